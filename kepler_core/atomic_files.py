@@ -39,9 +39,10 @@ def whole_folder(path: Path, mark: str = "", *, replace: bool = False) -> Iterat
     """Yield a new, empty folder that becomes `path` when the block ends. On any error, `path` stays unchanged.
 
     The new folder is `.<name><mark>.part` beside `path`. The block must flush the files that it writes there, as
-    `write_tree` does. With `replace`, an existing folder is removed after the new one has taken its name. If the
-    process is killed between the two renamings, `path` does not exist, and its old content is in
-    `.<name><mark>.old`. Raises `OSError`; without `replace`, also if `path` exists and is not an empty folder.
+    `write_tree` does. With `replace`, a folder that exists at `path` is first renamed to `.<name><mark>.old`, and
+    removed after the new folder has the name `path`. If the process is killed between the two renamings, `path` does
+    not exist, and the old content is in `.<name><mark>.old`. Raises `OSError`; without `replace`, also if `path` exists
+    and is not an empty folder.
     """
     part, old = (path.with_name(f".{path.name[:100]}{mark}.{suffix}") for suffix in ("part", "old"))
     part.mkdir()
@@ -64,9 +65,9 @@ def whole_folder(path: Path, mark: str = "", *, replace: bool = False) -> Iterat
 
 
 def check_output(output: str) -> None:
-    """Raise `UsageError` if the folder of the path `output` does not exist, or if the path is itself a folder.
+    """Raise `UsageError` if the folder of the path `output` does not exist, or if `output` itself is a folder.
 
-    Commands call this before they read their inputs, so that a typing mistake costs no time.
+    Commands call this function before they read their inputs, so that a typing mistake costs no time.
     """
     path = Path(output)
     if not path.resolve().parent.is_dir():
@@ -78,7 +79,7 @@ def check_output(output: str) -> None:
 def write_tree(folder: Path, files: Mapping[str, bytes]) -> None:
     """Write `files`, which maps paths below `folder` to contents, and flush files and folders to the disk.
 
-    Raises `ValueError` if a path leads outside of the folder, and `OSError`.
+    Raises `OSError`, and `ValueError` if a path leads outside of the folder.
     """
     folders = {folder}
     for name, content in files.items():
@@ -106,8 +107,8 @@ def write_flushed(path: Path, content: bytes) -> None:
 def make_folders(folder: Path, mode: int = 0o777) -> None:
     """Create a folder and its missing parents, so that they survive a power failure.
 
-    A new folder is an entry in the list of its parent's contents, and this list is flushed to the disk. Without
-    that, a power failure may remove the new folder with all its files, even if the files were flushed.
+    A new folder is an entry in the list of its parent's contents, and this list is flushed to the disk. Without this
+    flush, a power failure may remove the new folder with all its files, even if the files were flushed.
 
     `mode` sets the permissions of `folder`. New parents get the default permissions. Raises `OSError`.
     """

@@ -19,7 +19,7 @@ class EstimatorError(KeplerError):
 
 
 class Explanation(msgspec.Struct):
-    """What an estimator states about the watts of a reply (see docs/estimator.md). Further keys are ignored."""
+    """What an estimator states about the watts of a reply (see docs/estimator.md). Unknown keys are ignored."""
 
     model: str
     half_width: dict[str, list[float]]
@@ -29,7 +29,8 @@ class Explanation(msgspec.Struct):
     level: float | None = None
     """Probability with which an interval is meant to contain the true power."""
     problem: str = ""
-    """Why the model is not checked by its twin, or why its intervals are not used; empty if there is no problem."""
+    """Why the estimator does not check the model with its twin (a second model with fewer features), or why the
+    estimator does not use the model's intervals; empty if there is no problem."""
 
 
 class EstimatorClient:
@@ -77,8 +78,8 @@ class EstimatorClient:
     ) -> dict[str, Any]:
         """Return the estimator's whole reply: `powers`, `msg` and, if known, `core_ratio`.
 
-        If `explain` is true, the reply also has the key `explanation`, which `explanation` reads: the model, the
-        half-widths of the intervals and the reasons to doubt the watts.
+        If `explain` is true, the reply also has the key `explanation`, which the method `explanation` reads: the model,
+        the half-widths of the intervals and the reasons to doubt the watts.
 
         `core_ratio` is the number of cores of the estimator's machine, divided by the number of cores of the
         machine that the model was trained for. The arguments are those of the method `watts`. Raises `EstimatorError`.
@@ -119,14 +120,14 @@ class EstimatorClient:
         return explanation
 
     def status(self) -> dict[str, Any]:
-        """Return the estimator's status. Raises `EstimatorError`, e.g. if another program than an estimator replies."""
+        """Return the estimator's status. Raises `EstimatorError`, e.g. if the program that replies is no estimator."""
         reply = self.ask({"command": "status"})
         if "requests" not in reply or "models" not in reply:
             raise EstimatorError(f"{self.path}: the reply is not the status of an estimator")
         return reply
 
     def ask(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Send a request and return the reply unchecked. Raises `EstimatorError`."""
+        """Send a request and return the reply without checking its keys. Raises `EstimatorError`."""
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
                 connection.settimeout(self.timeout)

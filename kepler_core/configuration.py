@@ -35,7 +35,7 @@ _MAX_FILE_BYTES = 2**20
 _SETTING = re.compile(
     r"""(?<!\S)(?:\#.*|([A-Za-z_]\w*)[ \t]*=(?:[ \t]+(?!\#|[A-Za-z_]\w*[ \t]*=))?("[^"]*"|'[^']*'|\S*))""", re.ASCII
 )
-"""A comment or a setting in a line of MODEL_CONFIG. In `A= B=1`, the value of A is empty."""
+"""Matches a comment or a setting in a line of MODEL_CONFIG. In `A= B=1`, the value of A is empty."""
 _SERVICE_ADDRESS = re.compile(r"(tcp|udp|sctp)://")
 
 

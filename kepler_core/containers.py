@@ -1,7 +1,7 @@
 """Select containers by names that stay the same when a pod is replaced.
 
 A container is named namespace/pod/container. Kubernetes appends random letters (and a hash) to the names of
-pods that a Deployment, DaemonSet or Job creates. The part before them is the workload's name.
+pods that a Deployment, DaemonSet or Job creates. The part before these additions is the workload's name.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 # the letters and digits in Kubernetes' random suffixes (k8s.io/apimachinery, util/rand)
 _RANDOM = "[bcdfghjklmnpqrstvwxz2456789]"
-# The hash of a pod template has the same letters and digits as _RANDOM (SafeEncodeString). The name of a CronJob's job
-# ends with the scheduled time in minutes, a number of eight digits.
+# The hash of a pod template consists of the letters and digits in _RANDOM, too (SafeEncodeString). The name of a
+# CronJob's job ends with the scheduled time in minutes, a number of eight digits.
 _POD = re.compile(rf"(?P<workload>.+?)(?:-(?:{_RANDOM}{{6,10}}|[0-9]{{8}}))?-{_RANDOM}{{5}}")
 
 
@@ -59,7 +59,7 @@ def matching(names: Iterable[str], wanted: Collection[str]) -> list[bool]:
 
 
 def container_rows(dataset: Dataset, observations: Observations, wanted: Collection[str]) -> BoolArray:
-    """Return which rows of a data set with one row per container belong to wanted containers, shape (rows,).
+    """Return for each row of a data set by container whether the row belongs to a wanted container, shape (rows,).
 
     `wanted` contains names and patterns, which are compared as in `matching`.
     """

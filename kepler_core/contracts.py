@@ -185,9 +185,10 @@ class Extractor(Plugin, ABC):
     of timestamps between training rows and test rows."""
 
     def dataset_features(self, features: Sequence[str]) -> tuple[str, ...]:
-        """Return the features with which a training calls `extract` for a feature group with `features`.
+        """Return the features of the data sets on which models of a feature group are trained.
 
-        An extractor may add features that it computes itself.
+        `features` are the features of the feature group. The training passes the returned features to `extract`. An
+        extractor may add features that it computes itself.
         """
         return tuple(features)
 
@@ -205,8 +206,8 @@ class Extractor(Plugin, ABC):
 
         A sample is a node at a timestamp. Without `by_container`, a row has the node's watts. With
         `by_container`, a row has the watts of one container: for each component, the node's watts are divided
-        among the containers in proportion to the component's main feature. Rows with an unknown feature or
-        power are left out. `components` may be empty.
+        among the containers in proportion to the component's main feature (`kepler_core.vocabulary.main_feature`). Rows
+        with an unknown feature or power are left out. `components` may be empty: then the rows have no watts.
         """
 
 
@@ -249,11 +250,11 @@ class MetricSchema(Plugin, ABC):
 
     @abstractmethod
     def mappings(self, metric: str) -> Sequence[MetricMapping | UnusedMetric]:
-        """Return what the series of a metric measure; nothing if the metric belongs to another exporter.
+        """Return what the series of a metric measure; an empty sequence if the metric belongs to another exporter.
 
         A series is used by each mapping that selects it (`MetricMapping.where`). A series that no mapping selects
-        counts as unknown. For series that are known and not used, return an `UnusedMetric` with the reason.
-        Must be quick and must not raise.
+        counts as unknown. For series that are known and not used, return an `UnusedMetric` with the reason. This method
+        must be quick and must not raise.
         """
 
     def spelling(self, level: str, name: str) -> str:
@@ -288,9 +289,28 @@ class ExtensiblePredictor(Protocol):
     def extended(self, more: Predictor | JointPredictor, columns: Sequence[int]) -> JointPredictor | None:
         """Return a joint predictor of this predictor's components, and then of the components of `more`.
 
-        The first columns of the new predictor's X are the features of this predictor. `columns` has for each feature of
-        `more` its column in this X: a shared column or a further one. The predicted watts must be exactly those of the
-        two separate predictors. Return None if the two cannot be evaluated together.
+        The first columns of the new predictor's X are the features of this predictor. For each feature of `more`,
+        `columns` holds the index of its column in the same X. Features of `more` that this predictor has, too, share
+        its columns; the others have columns of their own after them. The predicted watts must be exactly those of the
+        two separate predictors. Return None if the two predictors cannot be evaluated together.
+        """
+
+
+RowFunction = Callable[[list[float]], list[float]]
+"""Function that predicts a single row: scaled features, rounded to single precision -> the watts of each component."""
+
+
+@runtime_checkable
+class SingleRowPredictor(Protocol):
+    """Interface of a `Predictor` or `JointPredictor` that can predict a single row without most of NumPy's overhead."""
+
+    def predict(self, X: SingleArray) -> FloatArray:
+        """Return watts; see `Predictor.predict` and `JointPredictor.predict`."""
+
+    def row_function(self) -> RowFunction | None:
+        """Return a function that predicts a single row of finite features; None if there is none.
+
+        Its watts must be exactly those that `predict` returns for the row alone, and as a row of several.
         """
 
 

@@ -1,8 +1,8 @@
 """A time limit for a whole task, such as a download with all its reads.
 
-The timeout of a socket limits each single read or write. A server that sends one byte from time to time
-never exceeds that timeout, and a process that waits for a socket does not notice that it should stop.
-`Deadline` limits the whole task instead:
+The timeout of a socket limits each single read or write. A server that sends one byte from time to time never exceeds
+that timeout. And a process that waits for a socket does not notice that it should stop. `Deadline` limits the whole
+task instead:
 
     deadline = Deadline(30.0, stop=stop)
 
@@ -82,11 +82,11 @@ class Deadline:
     def run(self, work: Callable[[], T], *, cancel: Callable[[], None] = lambda: None) -> T:
         """Run the function `work` in a new thread, and return its result or raise its error.
 
-        Raises `DeadlineError` as soon as the deadline has passed or a stop event is set, even if `work` waits
-        for the name server, a connection, a TLS handshake or an answer at that time. The thread of `work` is
-        then abandoned, and `cancel` is called. `cancel` should make `work` end, for example by shutting down
-        its socket. Without `cancel`, the thread ends when it next calls `check`, or when its socket times out.
-        An abandoned thread does not prevent the process from exiting.
+        Raises `DeadlineError` as soon as the deadline has passed or a stop event is set. It does so even if `work` then
+        waits for the name server, a connection, a TLS handshake or an answer. The thread of `work` is then abandoned,
+        and `cancel` is called. `cancel` should make `work` end, for example by shutting down its socket. Without
+        `cancel`, the thread ends when it next calls `check`, or when its socket times out. The process can exit
+        while an abandoned thread still runs.
         """
         self.check()
         task = _Task(work)
@@ -95,7 +95,7 @@ class Deadline:
         try:
             while not task.done.wait(min(self.remaining, _POLL_SECONDS) if self._stops else self.remaining):
                 self.check()
-        except BaseException as error:  # also KeyboardInterrupt, which is no Exception
+        except BaseException as error:  # `Exception` would not include KeyboardInterrupt
             if not isinstance(error, DeadlineError):
                 self._abandoned = True
             cancel()
@@ -146,7 +146,7 @@ def read_bounded(response: Readable, deadline: Deadline, max_bytes: int) -> byte
 
 
 def read_pieces(response: Readable, deadline: Deadline, max_bytes: int) -> Iterator[bytes]:
-    """Yield the body of an answer in the pieces in which it arrives, with the bounds of `read_bounded`."""
+    """Yield the body of an answer in the pieces in which it arrives, with the limits of `read_bounded`."""
     size = 0
     while piece := response.read1(_PIECE_BYTES):
         size += len(piece)

@@ -30,8 +30,8 @@ Number = (
 Scalar = Text | Number | bool | None
 
 # A number beyond MAX_NUMBER has at least sixteen digits in front of its decimal point, or a positive exponent. So
-# if this pattern matches nowhere in a JSON text, the text has no number beyond MAX_NUMBER. Each number is looked for
-# together with the character before it, because the search for a set of characters is faster than a look behind.
+# if this pattern matches nowhere in a JSON text, the text has no number beyond MAX_NUMBER. The pattern also matches the
+# character before the digits, because this is faster than a look-behind.
 _LARGE_NUMBER = re.compile(rb"[^\d.]\d{16}|\d[eE]\+?\d")
 _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 _SQUARE = bytes.maketrans(b"{}", b"[]")
@@ -87,7 +87,7 @@ def decode_object(content: bytes | bytearray) -> dict[str, Any]:
 
 
 def decode_value(content: bytes | bytearray) -> Any:
-    """Return a JSON value that has no schema, within the bounds of `decode_object`."""
+    """Return a JSON value that has no schema. Raises `DocumentError` in the same cases as `decode_object`."""
     value = decode_json(content, Any)
     _check_bounds(content, value)
     return value
@@ -102,9 +102,10 @@ def _check_bounds(content: bytes | bytearray, value: Any) -> None:
 
 
 def _outside_strings(content: bytes | bytearray) -> bytes:
-    """Return valid JSON with a space before it and without its strings, whose digests look like large numbers.
+    """Return valid JSON without its strings, and with a space before it.
 
-    If a string may contain a quotation mark, the strings stay.
+    A string may hold a digest, which looks like a large number. If a string may contain a quotation mark, no string is
+    removed.
     """
     pieces = [content] if b"\\" in content else content.split(b'"')[::2]
     return b" " + b"".join(pieces)

@@ -39,9 +39,10 @@ class Estimate:
     """Mean power and errors by component, in the form that `kepler-model estimate --json` prints."""
     timestamps: int
     doubts: dict[str, Any]
-    """Probability with which an interval is meant to contain the true power (`level`; None if the model states no
-    intervals), rows outside the range of the training (`outside`), rows in which the model and its twin disagree
-    (`disagreements`), and the flags of the estimate with a sentence each (`flags`)."""
+    """Reasons to doubt the estimates. `level`: probability with which an interval is meant to contain the true power;
+    None if the model states no intervals. `outside`: number of rows outside the range of the training. `disagreements`:
+    number of rows in which the model and its twin (a second model with fewer features) disagree. `flags`: flag ->
+    sentence that explains the flag."""
 
     def summary(self) -> dict[str, Any]:
         """Return the JSON object that `kepler-model estimate --json` prints."""
@@ -111,7 +112,7 @@ def estimate(
 
 
 def _comparison(measured: Dataset, component: str, predicted: FloatArray) -> dict[str, Any]:
-    """Return mean power and errors. Before the comparison, the watts of all rows of a sample are added up."""
+    """Return the mean power and the errors. The watts of all rows of a sample are added up before they are compared."""
     predicted_sums = _sums_by_timestamp(measured, predicted)
     measured_sums = _sums_by_timestamp(measured, measured.y(component))
     load = measured.features.index(load_feature(measured.features))
@@ -168,7 +169,7 @@ class _Isolation(msgspec.Struct):
 def _read_isolation(stored: StoredModel) -> _Isolation:
     """Return the isolator and background containers of a model's training, read from the pipeline's metadata.
 
-    Raises `StoreError` if the metadata does not contain them.
+    Raises `StoreError` if the metadata do not contain them.
     """
     where = f"{stored.snapshot.where}/{METADATA_FILE}"
     isolations = stored.snapshot.read_json(METADATA_FILE).get("isolation")

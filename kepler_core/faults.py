@@ -52,7 +52,7 @@ def _fault(change: Change) -> Change:
 
 
 def check_faults(names: Iterable[str], severity: int) -> None:
-    """Raise `UsageError` if a name is no kind of fault, or the severity is none of 1, 2 and 3."""
+    """Raise `UsageError` if a name is not the name of a fault, or if the severity is not 1, 2 or 3."""
     for name in names:
         if name not in FAULTS:
             raise UsageError(f"unknown fault {name!r}; {close_matches(name, FAULTS)}")
@@ -66,7 +66,7 @@ def scrape_seconds(names: Iterable[str], severity: int, step: int) -> int:
 
 
 def with_faults(series: list[Counter], names: Sequence[str], severity: int, seed: int) -> list[Counter]:
-    """Return the series of one node with faults, applied in the order of the names."""
+    """Return the series of one node with the faults `names`, which are applied in this order."""
     for name in names:
         rng = np.random.default_rng([seed, list(FAULTS).index(name), severity])
         series = FAULTS[name].change(series, severity, rng)
@@ -82,7 +82,7 @@ def _some_time(series: list[Counter], rng: np.random.Generator, length: int = 1)
 
 
 def _length(series: list[Counter], severity: int) -> int:
-    """Return for how many scrapes a counter stands still. Severity 1: 3 scrapes; 2: 20 scrapes; 3: a third of all."""
+    """Return for how many scrapes a counter stands still. Severity 1: 3; 2: 20; 3: a third of all scrapes."""
     return {1: 3, 2: 20, 3: len(scrapes_of(series)) // 3}[severity]
 
 
@@ -139,7 +139,7 @@ def _usage_counter_jump(series: list[Counter], severity: int, rng: np.random.Gen
 def _invalid_reading(series: list[Counter], severity: int, rng: np.random.Generator) -> list[Counter]:
     """The platform's meter does not answer, and its driver returns 0xFFFFFFFF.
 
-    Severities: one sample of the counter has this value; ten samples have it; the exporter takes the value for
+    Severities: one sample of the counter has this value; ten samples have it; the exporter reads the value as
     microwatts and adds 4,294.967295 W to the counter in three intervals.
     """
     scrapes = scrapes_of(series)

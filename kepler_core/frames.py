@@ -68,7 +68,7 @@ def container_dataset(
         [np.isfinite(node_features[name]) for name in features] + [np.isfinite(watts) for watts in power.values()]
     )
     # Keep only samples whose power was measured since the previous sample. If the power covers a longer time,
-    # containers may have come and gone in it.
+    # containers may have started and ended in this time.
     known_samples &= has_short_window(observations, source)
     is_known = known_samples[row_sample]
     for name in own:
@@ -81,7 +81,7 @@ def container_dataset(
 
     def share(component: str) -> FloatArray:
         name = main_feature(own, component)
-        # The key is not the column of the block: the cache would keep the whole block in memory.
+        # The column of the block is not used as the cache key, because the cache would keep the whole block in memory.
         shares: FloatArray = _memoized(
             observations,
             "share",
@@ -199,8 +199,8 @@ def _dataset(
 ) -> Dataset:
     """Return the data set with the columns of a block.
 
-    `sample` and `container` hold the number of each row's sample and container, shape (rows,). `container` is
-    None if a row stands for a whole node.
+    `sample` and `container` hold the number of each row's sample and container, shape (rows,). `container` is None if
+    each row is a whole node at a timestamp.
     """
     arrays = (sample,) if container is None else (sample, container)
     name = "node index" if container is None else "container index"

@@ -23,8 +23,8 @@ def sum_by(values: FloatArray, group: IntArray, n: int) -> FloatArray:
 def distinct(values: NDArray[Scalar]) -> NDArray[Scalar]:
     """Return the distinct `values`, sorted.
 
-    `numpy.unique` returns the same, but NumPy 2.3 and later find distinct values with a hash table, which takes several
-    times as long as sorting if there are millions of distinct values.
+    `numpy.unique` returns the same values. But NumPy 2.3 and later find them with a hash table: for millions of
+    distinct values, this takes several times as long as sorting.
     """
     ordered = np.sort(values)
     return ordered[np.concatenate([[True], ordered[1:] != ordered[:-1]])] if len(ordered) else ordered

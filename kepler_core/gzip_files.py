@@ -14,10 +14,11 @@ from kepler_core.errors import KeplerError
 MAGIC = b"\x1f\x8b"
 
 MAX_OVERHEAD_BYTES = 2**20
-"""Maximum number of bytes by which gzip data may be larger than its content. Valid data is hardly ever larger."""
+"""Maximum number of bytes by which gzip data may be larger than its content. Valid gzip data is almost never larger
+than its content."""
 MIN_MEMBER_BYTES = 4096
-"""After the first `MAX_SMALL_MEMBERS`, each gzip member must have this number of unpacked bytes on average. This bounds
-the time, because even an empty member takes time to unpack."""
+"""Minimum mean number of unpacked bytes per gzip member, for the members after the first `MAX_SMALL_MEMBERS`. This
+bounds the time of unpacking, because even an empty member takes time."""
 MAX_SMALL_MEMBERS = 1024
 """Number of gzip members that are accepted even if they are empty."""
 

@@ -51,10 +51,10 @@ class Intervals:
 
 
 def with_twin(stored: StoredModel, idle_watts: Mapping[str, float] | None = None) -> TwinnedModel:
-    """Load a stored model together with its twin, if its metadata name one (`kepler_core.honesty.document.Twin`).
+    """Load a stored model and, if its metadata name a twin (`kepler_core.honesty.document.Twin`), its twin.
 
-    If `idle_watts` (by component) is given, both models are shifted so that they predict it at the lowest load of
-    their training. Raises `StoreError` if the twin is not in the same version of the pipeline.
+    If `idle_watts` (by component) is given, both models are shifted so that they predict these watts at the lowest load
+    of their training. Raises `StoreError` if the twin is not in the same version of the pipeline.
     """
     model, own = _shifted(stored, idle_watts or {})
     honesty = read_honesty(stored.metadata)
@@ -73,7 +73,7 @@ def with_twin(stored: StoredModel, idle_watts: Mapping[str, float] | None = None
 
 
 def _shifted(stored: StoredModel, idle_watts: Mapping[str, float]) -> tuple[PowerModel, dict[str, Correction]]:
-    """Load a model, and return it with the idle power `idle_watts`, and the corrections that this needs."""
+    """Load a model and shift it to the idle power `idle_watts`. Return the model, and the corrections by component."""
     model = stored.load()
     corrections = idle_corrections(model, idle_watts) if idle_watts else {}
     return corrected_model(model, corrections) if corrections else model, corrections
@@ -82,9 +82,9 @@ def _shifted(stored: StoredModel, idle_watts: Mapping[str, float]) -> tuple[Powe
 def intervals_of(stored: StoredModel, rows: Dataset, checked: CheckedWatts, components: Sequence[str]) -> Intervals:
     """Return the intervals and flags of a model's estimates for the rows of a data set.
 
-    A node counts as a machine of the training if the training had a node of the same name. Names that every machine
-    can have, such as localhost:9102, do not count (`kepler_core.honesty.node_names`). The intervals of a node of the
-    training do not contain the error between machines, unless the training measured this error.
+    A node counts as a machine of the training if the model was trained on a node of the same name. Names that every
+    machine can have, such as localhost:9102, are ignored (`kepler_core.honesty.node_names`). The intervals of a node
+    of the training do not contain the error between machines, unless the training measured this error.
     """
     honesty = read_honesty(stored.metadata)
     trained = np.zeros(len(checked.outside), dtype=bool) if honesty is None else _trained(honesty, rows)
@@ -108,8 +108,8 @@ def half_widths_of_nodes(
 ) -> dict[str, FloatArray]:
     """Return the half-widths in watts of all components that have an interval, each of shape (rows,).
 
-    `components` are the components of `checked.watts`, in order. `trained` tells which rows belong to a machine of the
-    training, shape (rows,).
+    `components` are the components of `checked.watts`, in order. `trained` is true for rows of a machine that the model
+    was trained on, shape (rows,).
     """
     watts = dict(zip(components, checked.watts, strict=True))
     difference = None if checked.difference is None else dict(zip(components, checked.difference, strict=True))
@@ -119,6 +119,6 @@ def half_widths_of_nodes(
 
 
 def _trained(honesty: Honesty, rows: Dataset) -> BoolArray:
-    """Return which rows belong to a node of the training, shape (rows,)."""
+    """Return for each row whether it belongs to a node that the model was trained on, shape (rows,)."""
     known = {name for name in honesty.seen.node_names if host_of(name) is not None}
     return np.array([str(name) in known for name in rows.index.levels[1]], dtype=bool)[np.asarray(rows.index.codes[1])]

@@ -9,18 +9,19 @@ NODE_JOULES = "kepler_node_cpu_joules_total"
 """Counter of a zone's energy as the hardware counts it: it starts at any value and falls back to 0 at its maximum."""
 NODE_ACTIVE_JOULES = "kepler_node_cpu_active_joules_total"
 NODE_IDLE_JOULES = "kepler_node_cpu_idle_joules_total"
-"""Counters of the used and the unused part of a zone's energy. They do not fall back to 0."""
+"""Counters of the used part (active) and the unused part (idle) of a zone's energy. They do not fall back to 0."""
 NODE_WATTS = "kepler_node_cpu_watts"
 USAGE_RATIO = "kepler_node_cpu_usage_ratio"
-"""Gauge: the part of the time of all CPUs in which they were busy. Up to Kepler 0.11.4, it lags by one window."""
+"""Gauge: the fraction of the time of all CPUs in which they were busy. Up to Kepler 0.11.4, the gauge lags by one
+window."""
 CPU_INFO = "kepler_node_cpu_info"
 """One series with the value 1 per logical CPU (label `processor`)."""
 PROCESS_SECONDS = "kepler_process_cpu_seconds_total"
 PROCESS_JOULES = "kepler_process_cpu_joules_total"
 VM_JOULES = "kepler_vm_cpu_joules_total"
-"""Counter of a virtual machine's energy. It falls to 0 if a window has no active energy."""
+"""Counter of a virtual machine's energy. It falls to 0 if Kepler finds no active energy between two measurements."""
 VM_WATTS = "kepler_vm_cpu_watts"
-"""Gauge of a virtual machine's power in the last window."""
+"""Gauge of a virtual machine's mean power since Kepler's previous measurement."""
 CONTAINER_JOULES = "kepler_container_cpu_joules_total"
 BUILD_INFO = "kepler_build_info"
 
@@ -41,7 +42,8 @@ RECORDED_METRICS = (*PAIR_METRICS, NODE_WATTS)
 """The metrics of a host that `kepler-model pair host` records."""
 
 RUNNING = "running"
-"""Value of the label `state` of a workload that still exists. The watts of an ended workload are its last watts."""
+"""Value of the label `state` of a workload that still exists. The series of an ended workload show the last watts of
+the workload."""
 
 ZONE_COMPONENTS = {"package": "package", "core": "core", "uncore": "uncore", "dram": "dram"}
 """Label `zone` -> component. Zones overlap: package contains core and uncore. psys is no component, because it contains

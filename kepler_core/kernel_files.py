@@ -53,7 +53,7 @@ class KernelFile:
                 self.close()
 
     def close(self) -> None:
-        """Close the file. May be called several times."""
+        """Close the file. This method may be called several times."""
         if self._descriptor is not None:
             with contextlib.suppress(OSError):
                 os.close(self._descriptor)
@@ -73,8 +73,8 @@ class KernelFile:
 def files_mounted_over(root: Path) -> dict[str, str]:
     """Return the files below /proc that a container replaces with other files: path -> type of the file system.
 
-    For example, lxcfs mounts its own /proc/stat into a container. It has the CPU time of the container, not of the
-    machine. The dictionary is empty if /proc/self/mountinfo cannot be read.
+    For example, lxcfs mounts its own /proc/stat into a container. This file has the CPU time of the container, not of
+    the machine. The dictionary is empty if /proc/self/mountinfo cannot be read.
     """
     try:
         with open(root / "proc/self/mountinfo", "rb") as file:

@@ -73,16 +73,16 @@ class Machine:
 
     spec: MachineSpec
     id: str | None = None
-    """Name under which `node_type_index.json` lists the machine as a member of its node type. None: the node names
-    in the recordings."""
+    """Name under which `node_type_index.json` lists the machine as a member of its node type. If it is None, the node
+    names in the recordings are listed."""
 
 
 def identity(spec: Mapping[str, Any]) -> dict[str, Any]:
     """Return the known identifying attributes, which are equal for two machines of the same node type.
 
-    The processor's name has the form that `kepler_core.processor_names.comparable_processor` returns. An attribute
-    is left out as unknown if its value is neither a name nor a positive number, or if the processor's name fits
-    several generations of processors. The search for similar machines ignores these attributes, too.
+    The processor's name has the form that `kepler_core.processor_names.comparable_processor` returns. An attribute is
+    left out as unknown if its value is neither a name nor a positive number. A processor's name is also left out if it
+    fits several generations of processors. The search for similar machines ignores these attributes, too.
     """
     attributes: dict[str, Any] = {}
     for name in IDENTIFYING:

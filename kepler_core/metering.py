@@ -30,7 +30,7 @@ class Observation:
     """Length of the period in seconds, by a clock that never jumps."""
     features: Mapping[str, float]
     """Feature (of `kepler_core.vocabulary`) -> value; counters are rates per second. A feature that could not be
-    measured is missing. It is never 0 in place of an unknown value."""
+    measured is missing; its value is never 0 instead."""
     load: float | None = None
     """Fraction of the time of all CPUs in which they were busy, 0 to 1; None if it is not known."""
     steal: float | None = None
@@ -84,8 +84,9 @@ class Reading:
     full: Power | None = None
     """Power of the main component if all CPUs are busy; None if it is not known."""
     idle_share: Literal["reservation", "none", "all"] = "all"
-    """The part of the host's idle power in a virtual machine's power. "reservation": equal to the part of the host's
-    CPUs that the virtual machine has. "none": no idle power. "all": not a virtual machine, or its power is measured."""
+    """The part of the host's idle power in a virtual machine's power. "reservation": the same fraction as the virtual
+    machine has of the host's CPUs. "none": no idle power. "all": the whole idle power, because the machine is not
+    virtual or its power is measured."""
     flags: tuple[str, ...] = ()
     """Reasons to doubt the watts: names of `kepler_core.honesty.flags.EXPLANATIONS`."""
     observation: Observation | None = None
@@ -104,8 +105,8 @@ class Collector(Plugin, ABC):
     """
 
     provides: ClassVar[tuple[str, ...]]
-    """All features that the collector can measure. If several collectors measure a feature, the first one in the
-    setting `collectors` counts."""
+    """All features that the collector can measure. If several collectors measure a feature, the meter uses the first of
+    these collectors in the setting `collectors`."""
 
     def open(self) -> None:
         """Prepare to collect. Raises `CollectorError` with the reason if this machine cannot be measured this way."""
@@ -114,11 +115,11 @@ class Collector(Plugin, ABC):
     def collect(self) -> Observation:
         """Return what was measured since the previous call; the first call returns an observation without features.
 
-        Must return within a few milliseconds. Raises `CollectorError` if nothing could be measured.
+        This method must return within a few milliseconds. Raises `CollectorError` if nothing could be measured.
         """
 
     def close(self) -> None:
-        """Free what `open` has acquired. May be called several times."""
+        """Free what `open` has acquired. The meter may call this method several times."""
 
 
 class Output(Plugin, ABC):
@@ -134,19 +135,21 @@ class Output(Plugin, ABC):
     def restore(self) -> Mapping[str, float]:
         """Return the joules by component that an earlier process published last; empty if there are none.
 
-        The meter goes on counting from there, so that no counter falls. Called before `open`.
+        The meter continues its counters from these values, so that no counter falls. The meter calls this method before
+        `open`.
         """
         return {}
 
     @abstractmethod
     def open(self) -> None:
-        """Prepare to publish. Raises `OutputError` with the reason, e.g. if another process publishes there."""
+        """Prepare to publish. Raises `OutputError` with the reason, e.g. if another process uses the same files."""
 
     @abstractmethod
     def write(self, reading: Reading, joules: Mapping[str, float]) -> None:
         """Publish a new reading. `joules` are the energy counters by component at this moment.
 
-        Raises `OutputError` if that is not possible; the meter then tries again with the next reading.
+        Raises `OutputError` if the reading cannot be published; the meter then calls `write` again with the next
+        reading.
         """
 
     @abstractmethod
@@ -157,4 +160,7 @@ class Output(Plugin, ABC):
         """Publish the energy counters by component between two readings."""
 
     def close(self) -> None:
-        """Stop publishing, and leave no value behind that looks current. May be called several times."""
+        """Stop publishing, and leave no value behind that looks current.
+
+        The meter may call this method several times.
+        """

@@ -38,9 +38,9 @@ class MetricMapping:
     series of a node have equal values of these labels and of `summed_labels` at the same time, one of the two series
     is left out."""
     share_of: Literal["cpus"] | None = attrs.field(default=None, kw_only=True)
-    """Quantity of which the metric is a share. "cpus": the values, multiplied by `scale`, are fractions (0 to 1) of
-    the CPU time of all logical CPUs of the node, and the feature is CPU time in milliseconds per second. The number
-    of CPUs comes from a metric of the kind "cpus" of any exporter on the node. None: the metric is no share."""
+    """Quantity of which the metric is a share. "cpus": the values, multiplied by `scale`, are fractions (0 to 1) of the
+    CPU time of all logical CPUs of the node. The feature is CPU time in milliseconds per second. The number of CPUs
+    comes from a metric of the kind "cpus" of any exporter on the node. None: the metric is not a share."""
     counter: bool = attrs.field()
     """Whether the metric is a counter, which is used as a rate per second. Default: True, except for power and for
     shares (`share_of`)."""
@@ -64,19 +64,20 @@ class MetricMapping:
     """Labels that split a node or container into parts, e.g. `pid` for the processes of a container. The values of
     series that differ only in these labels are added up."""
     ignored_labels: tuple[str, ...] = attrs.field(default=(), kw_only=True)
-    """Labels of the exporter that neither distinguish units nor machines, e.g. the path of a meter's file, which may
-    change when a machine restarts."""
+    """Labels of the exporter that distinguish neither machines nor units of a machine. An example is the path of a
+    meter's file, which may change when a machine restarts."""
     part: str = attrs.field(default="", kw_only=True)
     """Name of the part of the feature or component that the series measure. Mappings of one feature or component with
     different parts add up, e.g. active and idle energy, or user and system CPU time. The sum is known only where all
     parts are known."""
     rank: int = attrs.field(default=0, kw_only=True)
-    """If several metrics measure the same, the metric with the lowest rank is used wherever its value is known."""
+    """If several metrics measure the same feature or component, Kepler Core uses the metric with the lowest rank
+    wherever its value is known."""
     wraps_at: float | None = attrs.field(default=None, kw_only=True)
     """Value, in the metric's unit, after which the counter begins at 0 again. None: this does not happen, or the
     value is not known. If a counter of energy falls and the value is not known, the interval is left out."""
     rest: str = attrs.field(default="", kw_only=True)
-    """Name of the unit for all series that have none of `unit_labels`, e.g. the processes outside of containers.
+    """Common name of all series without any of `unit_labels`, e.g. a name for the processes outside of containers.
     Empty: such series count as irregular, because a label is missing."""
 
     @counter.default

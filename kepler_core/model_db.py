@@ -5,8 +5,9 @@
     metadata.json, node_type_index.json, <source>_<output_type>_model_metadata.csv, profiles/<node_type>.json
     <source>/<output_type>/<feature_group>/<Trainer>_<node_type>.zip, .json and folder
 
-The folder has only those models whose errors are below limits. It is a pipeline that `store import` can read.
-All texts and dates come from the pipeline, not from the clock, so that equal pipelines give equal folders.
+If the user sets limits for the errors, the folder has only the models within these limits. The command `store import`
+can read the folder as a pipeline. All texts and dates come from the pipeline, not from the clock, so that equal
+pipelines give equal folders.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ where it has no meaning in Markdown."""
 
 @attrs.frozen
 class Publication:
-    """What the exported metadata states about the pipeline's origin. None keeps the value of the stored pipeline."""
+    """What the exported metadata state about the pipeline's origin. None keeps the value of the stored pipeline."""
 
     publisher: str | None = None
     """Account or name of the publisher."""
@@ -176,7 +177,7 @@ def _versions(models: Sequence[StoredModel]) -> str:
 
 
 def _recordings(streams: Any) -> str:
-    """Return how many nodes and recordings the latest training used; empty if the metadata does not state it."""
+    """Return how many nodes and recordings the latest training used; empty if the metadata do not state it."""
     if not isinstance(streams, list) or not streams or not all(isinstance(stream, dict) for stream in streams):
         return ""
     nodes, recordings = (len({str(stream.get(key)) for stream in streams}) for key in ("node", "recording"))

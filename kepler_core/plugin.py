@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import ClassVar
 
 PLUGIN_API = (1, 0)
-"""Version of the contracts of plugins: (major, minor). Minor versions only add parts; major ones may break plugins.
+"""Version of the contracts of plugins: (major, minor). A new minor version only adds to the contracts; a new major
+version may break plugins.
 
 A distribution declares the version that it was written for in the entry-point group
 `kepler.plugin_api`. "1.2" means that its plugins work with versions ≥ 1.2 and < 2.0 of the contracts.
@@ -16,4 +17,4 @@ class Plugin:
     """Base class of all plugins."""
 
     extra: ClassVar[str | None] = None
-    """The optional-dependency extra of kepler-core that the plugin needs, for example "xgboost"; None: no extra."""
+    """The extra of kepler-core (its optional dependencies) that the plugin needs, e.g. "xgboost"; None: no extra."""

@@ -5,7 +5,7 @@ The same processor has several spellings: the CPU reports "AMD EPYC 7763 64-Core
 `amd_epyc_7763` for all three. Every comparison of two processors compares normalised names.
 
 Some names fit processors of several generations, e.g. "Intel Xeon CPU @ 2.20GHz", which cloud providers show in
-virtual machines. The power of these generations differs, so such a name counts as no name.
+virtual machines. The power of these generations differs, so Kepler Core treats a processor with such a name as unknown.
 """
 
 from __future__ import annotations

@@ -12,13 +12,13 @@ The formula, for a node with `sockets` sockets and 16 · sockets logical CPUs at
 
 Normally distributed noise of 1.5 % is added to the power of each component in each sample. u^0.8 grows more
 slowly at high load, as on a processor that lowers its clock under load; the reported frequency falls by a
-fifth from idle to full load, with noise. Containers come and go, and their load alternates between idle,
-steady and bursts. Counters start again at 0 when the exporter restarts. Metric names and labels are those of
-Kepler 0.7, or those of Kepler 0.10 and later (module `simulated_kepler`).
+fifth from idle to full load, with noise. Containers start and end during the recording, and their load alternates
+between idle, steady and bursts. Counters start again at 0 when the exporter restarts. Metric names and labels are those
+of Kepler 0.7, or those of Kepler 0.10 and later (module `simulated_kepler`).
 
 Three attributes of `Simulation` add changes. With `shift_at`, the formula's power is multiplied by a factor from
 some time on, as after an update of the kernel. With `workloads`, different workloads follow each other. With
-`node_spread`, the formula's power is multiplied by a factor of each node's own.
+`node_spread`, each node has a random factor, by which the formula's power is multiplied.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ START = 1_700_000_000
 MAX_NODE_SPREAD = 0.3
 """Maximum of `Simulation.node_spread`. A wider spread would often give factors near 0."""
 MIN_NODE_FACTOR = 0.1
-"""Lowest factor of a node's power."""
+"""Lowest factor by which a node's power is multiplied. A lower random factor is replaced by it."""
 
 EXPORTERS = ("kepler-0.7", "kepler-0.10")
 """The exporters whose metrics a simulated recording can have: Kepler up to 0.9, and Kepler since 0.10."""
@@ -54,7 +54,7 @@ EXPORTERS = ("kepler-0.7", "kepler-0.10")
 
 @attrs.frozen
 class Simulation:
-    """Parameters of a simulated recording. Raises `UsageError` if one is out of its range."""
+    """Parameters of a simulated recording. Raises `UsageError` if a parameter is out of its range."""
 
     containers: int = 20
     """Containers per node."""
@@ -83,14 +83,15 @@ class Simulation:
     power is never multiplied."""
     shift_gain: float = 1.15
     node_spread: float = 0.0
-    """Standard deviation of a factor that each node has, with mean 1. The formula's power of a node is multiplied by
-    the node's factor, as machines of one type differ. 0: all nodes follow the formula itself."""
+    """Standard deviation of the nodes' random factors, whose mean is 1. The formula's power of a node is multiplied by
+    the node's factor: machines of one type differ in this way. 0: all nodes follow the formula itself."""
     faults: tuple[str, ...] = ()
-    """Kinds of faults of each node (`kepler_core.faults.FAULTS`)."""
+    """Names of the faults that each node has (keys of `kepler_core.faults.FAULTS`)."""
     severity: int = 1
     """Severity of the faults: 1, 2 or 3."""
     exporter: str = "kepler-0.7"
-    """The exporter (one of `EXPORTERS`) that measures the nodes. The nodes of a seed are the same for all exporters."""
+    """The exporter (one of `EXPORTERS`) that measures the nodes. Equal seeds give equal nodes, whichever exporter
+    measures them."""
 
     def __attrs_post_init__(self) -> None:
         for name, least in (
@@ -132,7 +133,7 @@ def true_power(u: FloatArray, misses: FloatArray, sockets: int) -> dict[str, Flo
 
 
 def recording(simulation: Simulation) -> dict[str, list[dict[str, Any]]]:
-    """Return the simulated recording as a JSON object, as `read_recording` accepts it."""
+    """Return the simulated recording as a JSON object in the form that `read_recording` reads."""
     result: dict[str, list[dict[str, Any]]] = {}
     for metric, labels, times, values in _all_series(simulation):
         result.setdefault(metric, []).append(
@@ -185,7 +186,7 @@ def _with_faults(simulation: Simulation, series: Iterator[Series], node: int) ->
 
 def node_factors(simulation: Simulation) -> FloatArray:
     """Return the factor of each node's power, shape (nodes,); see `Simulation.node_spread`."""
-    # A generator of its own leaves all other random numbers of the seed as they are.
+    # The factors have a random generator of their own, so that they do not change the seed's other random numbers.
     rng = np.random.default_rng([simulation.seed, 1])
     return np.maximum(1 + simulation.node_spread * rng.standard_normal(simulation.nodes), MIN_NODE_FACTOR)
 
@@ -214,10 +215,10 @@ def _node(simulation: Simulation, number: int, factor: float, rng: np.random.Gen
             node, exporter, times, simulation.step, simulation.sockets, CORES_PER_SOCKET * simulation.sockets,
             rates["bpf_cpu_time_ms"] / 1e3, alive, noisy, restarts,
         )  # fmt: skip
-        # A generator of its own leaves the nodes of a seed the same for all exporters.
+        # This exporter has a random generator of its own, so that equal seeds give equal nodes for all exporters.
         yield from kepler_series(machine, np.random.default_rng([simulation.seed, 2, number]))
         for _ in _system_series(simulation, exporter, u, times, restarts, rng):
-            pass  # only to take the same random numbers as for the other exporter
+            pass  # only draws the same random numbers as the exporter kepler-0.7
         return
     yield from _container_series(simulation, node, exporter, rates, alive, times, restarts)
     yield from _power_series(simulation, exporter, power, noisy, times, restarts)
@@ -329,7 +330,7 @@ def _system_series(
 def _load(simulation: Simulation, rng: np.random.Generator) -> tuple[FloatArray, BoolArray]:
     """Return the fraction of the node's CPUs that each container uses, and whether the container exists.
 
-    Both have shape (containers, timestamps).
+    Both arrays have shape (containers, timestamps).
     """
     n, n_times = simulation.containers, simulation.timestamps
     at = np.arange(n_times)
@@ -363,7 +364,7 @@ def _load(simulation: Simulation, rng: np.random.Generator) -> tuple[FloatArray,
 
 
 def _gain(simulation: Simulation) -> FloatArray:
-    """Return the factor by which the formula's power is multiplied, shape (timestamps,)."""
+    """Return the factor by which the formula's power is multiplied at each timestamp, shape (timestamps,)."""
     assert simulation.shift_at is not None
     at = np.arange(simulation.timestamps)
     return np.where(at >= simulation.shift_at * simulation.timestamps, simulation.shift_gain, 1.0)

@@ -76,7 +76,7 @@ class Counter:
         after = int(np.searchsorted(self.times, last, side="right"))
         if catches_up and after < len(increases):
             increases[after] += self.increases[still].sum()
-        # a reset while the counter stands still is not seen
+        # the series does not show a reset that happens while the counter stands still
         return self.with_increases(increases, self.resets & ~still)
 
 

@@ -1,16 +1,16 @@
-"""The series of a simulated machine as Kepler 0.11.4 exports them, with all properties that readers must know.
+"""The series of a simulated machine as Kepler 0.11.4 exports them, with all the peculiarities of this exporter.
 
-Kepler's *windows* end every 5 s, and also when it is scraped and its data is older than 0.5 s. So the
-windows are irregular, and a scrape may show values that are up to 0.5 s old. Further properties of the releases
+Kepler measures energy in *windows*. A window ends every 5 s, and also at a scrape if Kepler's data is older than 0.5 s.
+So the windows are irregular, and a scrape may show values that are up to 0.5 s old. Further properties of the releases
 0.10.0 to 0.11.4, as read from their source:
 
-- `kepler_node_cpu_joules_total` is the register: it starts at any value, and falls to 0 at its highest. With several
-  sockets it is the sum of the registers, and its path is "aggregated-<zone>".
+- `kepler_node_cpu_joules_total` is the hardware's register: it starts at any value, and falls to 0 after its highest
+  value. With several sockets it is the sum of the registers, and its path is "aggregated-<zone>".
 - Active energy is the energy of a window times the busy part of the *previous* window; idle energy is the rest.
 - Energy of workloads falls to 0 after a window in which no process had a tick of CPU time.
 - Workloads that have ended are shown once more with state="terminated"; CPU seconds have no label `state`.
-- CPU seconds are in ticks of 10 ms and count from the start of the process, also after a restart of Kepler.
-- There is no label `node_name` unless Kepler was started with it.
+- CPU seconds have a resolution of 10 ms. They are 0 at the start of the process, not at a restart of Kepler.
+- There is no label `node_name` unless the node's name was set when Kepler was started.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ VERSION = "v0.11.4"
 INTERVAL_SECONDS = 5.0
 """Kepler's default `monitor.interval`."""
 STALENESS_SECONDS = 0.5
-"""Kepler's default `monitor.staleness`: a scrape starts a new window if the data is older."""
+"""Kepler's default `monitor.staleness`: a scrape starts a new window if Kepler's data is older than this."""
 REGISTER_JOULES = 262143.328850
 """Highest value of the register of one socket."""
 TICKS_PER_SECOND = 100.0
@@ -73,12 +73,15 @@ class _Windows:
     of_scrape: IntArray
     """Index of the window that each scrape shows, shape (scrapes,)."""
     ratio: FloatArray
-    """Busy part of the CPUs in the previous window, shape (windows,)."""
+    """Fraction of the CPU time that was busy in the window before each window, shape (windows,)."""
     restart: BoolArray
-    """Whether Kepler was restarted before the window, shape (windows,)."""
+    """Whether Kepler was restarted just before each window, shape (windows,)."""
 
     def energy_of(self, joules: FloatArray) -> FloatArray:
-        """Return the counter since the last restart for the joules of each window; both have shape (…, windows)."""
+        """Return a counter that adds up the `joules` of all windows since the last restart of Kepler.
+
+        `joules` and the counter have shape (…, windows).
+        """
         total = np.cumsum(joules, axis=-1)
         before = np.where(self.restart, total - joules, 0.0)
         counter: FloatArray = total - np.maximum.accumulate(before, axis=-1)
@@ -98,7 +101,7 @@ def kepler_series(machine: SimulatedMachine, rng: np.random.Generator) -> Iterat
     at = np.concatenate([[start], machine.times.astype(np.float64)])
 
     def counted(rates: FloatArray) -> FloatArray:
-        """Return what the rates per second add up to from the start to the end of each window."""
+        """Return the total of rates per second from the start of the recording to the end of each window."""
         total = np.concatenate([[0.0], np.cumsum(rates * machine.step)])
         at_ends: FloatArray = np.interp(ends, at, total)
         return at_ends
@@ -261,7 +264,7 @@ def _energy_series(
     share: FloatArray,
     alive: BoolArray,
 ) -> Iterator[Series]:
-    """Yield the energy and the power of a workload in each zone. `share` is its part of all workloads' CPU time."""
+    """Yield the energy and the power of a workload in each zone. `share` is the workload's part of all CPU time."""
     total = _with_falls(windows, windows.ratio * energy["package"] * share, windows.ratio > 0)
     for state, shown in (("running", alive), ("terminated", _just_ended(alive))):
         at = np.flatnonzero(shown)

@@ -7,12 +7,15 @@ together take a fraction of the memory.
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 from functools import lru_cache
 from itertools import accumulate
 
 import attrs
 
 _COMPRESSION_LEVEL = 1
+_STORED_COMPRESSION_LEVEL = 6
+"""Compression level of blocks that are written to a file once, and read often."""
 _TEXTS_PER_BLOCK = 8
 """Number of texts that are compressed together. More texts would save memory, but make reading one text slower."""
 
@@ -41,12 +44,14 @@ class _Block:
         self.texts = []
 
     def text(self, number: int) -> bytes:
-        # Another thread may close the block meanwhile. `close` sets `packed` before it empties `texts`,
-        # so reading `texts` once is safe without a lock.
+        # Another thread may close the block while this method runs. `close` sets `packed` before it empties `texts`, so
+        # reading `texts` once is safe without a lock.
         texts = self.texts
         if texts:
             return texts[number]
-        return zlib.decompress(self.packed)[self.ends[number - 1] if number else 0 : self.ends[number]]
+        # The limit matters only for blocks from a file: such a block may be larger than it states.
+        joined = zlib.decompressobj().decompress(self.packed, self.ends[-1])
+        return joined[self.ends[number - 1] if number else 0 : self.ends[number]]
 
 
 @attrs.frozen(eq=False)
@@ -57,14 +62,29 @@ class PackedText:
     _number: int
 
     def unpack(self) -> bytes:
-        """Return the text."""
+        """Return the text that was packed."""
         return _unpack(self._block, self._number)
+
+
+def packed_blocks(texts: Sequence[bytes]) -> list[tuple[bytes, list[int]]]:
+    """Compress texts in blocks. Return each block with the end of each of its texts, in bytes."""
+    blocks = [texts[at : at + _TEXTS_PER_BLOCK] for at in range(0, len(texts), _TEXTS_PER_BLOCK)]
+    return [
+        (zlib.compress(b"".join(block), _STORED_COMPRESSION_LEVEL), list(accumulate(map(len, block))))
+        for block in blocks
+    ]
+
+
+def texts_of_block(packed: bytes, ends: Sequence[int]) -> list[PackedText]:
+    """Return the handles of the texts in a block that `packed_blocks` has made."""
+    block = _Block(packed=packed, ends=tuple(ends))
+    return [PackedText(block, number) for number in range(len(ends))]
 
 
 @lru_cache(maxsize=256)
 def _unpack(block: _Block, number: int) -> bytes:
-    # The texts of the models that many clients get are unpacked once. The cache holds on to blocks, not to models, so
-    # a catalogue that is no longer used can be freed.
+    # The texts of the models that many clients get are unpacked once. The cache has references to blocks, not to
+    # models, so a catalogue that is no longer used can be freed.
     return block.text(number)
 
 
@@ -82,3 +102,10 @@ class Packer:
             block.close()
             self._block = _Block()
         return packed_text
+
+
+class Unpacked(Packer):
+    """Keeps each text as it is, in a block of its own. Use it for texts that are soon dropped."""
+
+    def __call__(self, text: bytes) -> PackedText:
+        return PackedText(_Block([text]), 0)

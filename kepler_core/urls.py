@@ -14,7 +14,7 @@ from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit
 from kepler_core.errors import StoreError
 
 MIN_SECRET_CHARACTERS = 4
-"""Minimum length of a secret that is searched for in texts. Most texts would contain shorter ones by chance."""
+"""Minimum length of a secret that is searched for in texts. Shorter secrets would occur in most texts by chance."""
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _URL_IN_TEXT = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"<>]+")
@@ -44,7 +44,7 @@ def is_file_url(location: str) -> bool:
 
 
 def file_path(url: str) -> str:
-    """Return the path in a file URL; `StoreError` if the URL is malformed."""
+    """Return the path in a file URL. Raises `StoreError` if the URL is malformed."""
     return unquote(split_url(url).path)
 
 

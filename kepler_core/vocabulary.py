@@ -16,16 +16,16 @@ OutputType = Literal["AbsPower", "DynPower"]
 OUTPUT_TYPES: tuple[OutputType, ...] = get_args(OutputType)
 
 Target = Literal["machine", "kepler", "capacity", "marginal"]
-"""What the watts of a training are.
+"""What the watts are that models are trained on.
 
-machine: the power that a meter measures of a whole machine. The other targets are the power of a virtual machine, which
-no meter measures: it is a part of the host's power, and `kepler_core.pairs.targets` defines the part.
+machine: the power of a whole machine, as a meter measures it. The other targets are the power of a virtual machine,
+which no meter measures: it is a part of the host's power, and `kepler_core.pairs.targets` defines the part.
 """
 
 TARGETS: tuple[Target, ...] = get_args(Target)
 
 VM_SOURCES: Mapping[str, str] = {"kepler": "vm-kepler", "capacity": "vm-capacity", "marginal": "vm-marginal"}
-"""Energy source of the models of each target that is the power of a virtual machine."""
+"""Target -> energy source of the models for this target. Only the targets of virtual machines have such a source."""
 
 RAPL_COMPONENTS = ("package", "core", "uncore", "dram")
 PLATFORM_COMPONENTS = ("platform",)
@@ -48,6 +48,11 @@ IRQ_FEATURES = ("bpf_block_irq", "bpf_net_rx_irq", "bpf_net_tx_irq")
 ACCELERATOR_FEATURES = ("accelerator_intel_qat",)
 SYSTEM_FEATURES = ("cpu_scaling_frequency_hertz", "node_info")
 UNGROUPED_FEATURES = ("cpu_ref_cycles", "task_clock_ms")
+"""Features that some exporters report and no feature group contains.
+
+Some releases of Kepler report the values of cpu_cycles as cpu_ref_cycles. task_clock_ms is CPU time like
+bpf_cpu_time_ms, but measured with another counter.
+"""
 HOST_FEATURES = (
     "cpu_user_ms",
     "cpu_system_ms",
@@ -70,15 +75,10 @@ cpu_user_ms contains the modes user and nice, without the time of guests. cpu_gu
 guest_nice. cpu_system_ms contains the modes system, irq and softirq. memory_used_bytes is a gauge: MemTotal −
 MemAvailable. All other features are counters, so they are used as rates per second. bpf_cpu_time_ms of a machine is
 cpu_user_ms + cpu_guest_ms + cpu_system_ms. Disk features count whole disks (no partitions and no loop, RAM or
-device-mapper devices), network features count all interfaces but the loopback interface.
+device-mapper devices). Network features count all interfaces except the loopback interface.
 """
 CPU_FEATURES = ("bpf_cpu_time_ms", "cpu_cycles", "cpu_instructions")
 """The features that rise with the work of the CPUs, and with the power."""
-"""Features that some exporters report and no feature group contains.
-
-Some releases of Kepler report the values of cpu_cycles as cpu_ref_cycles. task_clock_ms is CPU time like
-bpf_cpu_time_ms, but measured with another counter.
-"""
 
 FEATURES = (
     COUNTER_FEATURES
@@ -91,7 +91,7 @@ FEATURES = (
 )
 
 GAUGES = (*SYSTEM_FEATURES, "memory_used_bytes")
-"""Features that are values of a node at a moment. All other features are counters."""
+"""Features that are gauges: values of a node at one moment. All other features are counters."""
 
 PREVIOUS_SUFFIX = "_previous"
 """Suffix of a feature that has the value of another feature at the previous timestamp, e.g. `cpu_cycles_previous`."""
@@ -122,17 +122,19 @@ REDUCED_GROUPS = {
     "BPFOnly": "CPUTime",
     **{group: f"{group}NoPageCache" for group in ("BPFIRQ", "Basic", "WorkloadOnly", "Full")},
 }
-"""Maps each feature group with an optional feature to the group that is trained in its place without this feature."""
+"""Maps each feature group with an optional feature to the group without this feature, which is trained in its place if
+the data lacks the feature."""
 
 _WHOLE_GROUPS = {reduced: group for group, reduced in REDUCED_GROUPS.items() if reduced not in FEATURE_GROUPS}
 
 GROUP_NAMES = (*FEATURE_GROUPS, *_WHOLE_GROUPS, THIRD_PARTY_GROUP)
 
 MIN_TIMESTAMPS = 20
-"""Minimum number of usable timestamps for a training. With fewer, too few would be left to test the models."""
+"""Minimum number of usable timestamps for a training. With fewer timestamps, too few would be left to test the
+models."""
 
 CONSTANT_WATTS = 1e-3
-"""Power that varies by at most this number of watts is constant: Kepler's protocol resolves 1 mW."""
+"""Power that varies by at most this number of watts is constant: Kepler's protocol has a resolution of 1 mW."""
 CONSTANT_FRACTION = 1e-4
 """Power that varies by at most this fraction of its highest value is constant: a model in single precision cannot
 reproduce smaller variations."""
@@ -175,7 +177,8 @@ def main_feature(features: Sequence[str], component: str) -> str:
     return features[0]
 
 
-_LOAD = (*_MAIN, "cpu_cycles")
+LOAD_FEATURES = (*_MAIN, "cpu_cycles")
+"""The features that describe a node's load, the best one first."""
 
 
 def load_feature(features: Sequence[str]) -> str:
@@ -187,23 +190,22 @@ def load_feature(features: Sequence[str]) -> str:
     """
     if not features:
         raise ValueError("a feature group without features has no load feature")
-    return next((feature for feature in _LOAD if feature in features), features[0])
+    return next((feature for feature in LOAD_FEATURES if feature in features), features[0])
 
 
 _EBPF = BPF_FEATURES + IRQ_FEATURES
 _DECISIVE = {_EBPF: ("bpf_cpu_time_ms",), COUNTER_FEATURES: ("cpu_cycles", "cpu_instructions")}
-"""All features that one part of Kepler measures (eBPF programs, or hardware counters) -> the features of this part
-that are above 0 whenever a CPU runs."""
+"""Features that one part of Kepler measures (eBPF programs, or hardware counters) -> those of these features that are
+above 0 whenever a CPU runs."""
 
 
 def dead_features(moves: Mapping[str, bool]) -> tuple[str, ...]:
     """Return the features that are always 0 because a part of Kepler measures nothing.
 
     `moves` maps each known feature to whether any of its values is above 0. A CPU that runs uses cycles,
-    instructions and CPU time. So if one of these features is above 0 and another is 0 at all times, the part of
-    Kepler that measures the feature with the zeros does not work: the eBPF programs were not loaded (e.g. on
-    real-time kernels), or there are no hardware counters (e.g. in virtual machines). Then the zeros of this part
-    mean nothing.
+    instructions and CPU time. If one of these features is above 0 and another is always 0, the part of Kepler that
+    measures the second feature does not work: the eBPF programs were not loaded (e.g. on real-time kernels), or there
+    are no hardware counters (e.g. in virtual machines). Then the zeros of this part mean nothing.
     """
     runs = any(moves.get(feature, False) for features in (*_DECISIVE.values(), ("cache_miss",)) for feature in features)
     if not runs:
@@ -233,8 +235,8 @@ def group_features(group: str, third_party: Iterable[str] = ()) -> tuple[str, ..
 
 
 def reduced_group(group: str, missing: Iterable[str]) -> str | None:
-    """Return the group to train in place of a group, of which the features `missing` are not in the data.
+    """Return the feature group that replaces `group` in a training whose data lacks the features `missing`.
 
-    None if the group has no such replacement, or if a feature is missing that is not optional.
+    Return None if the group has no replacement, or if a missing feature is not optional.
     """
     return REDUCED_GROUPS.get(group) if set(missing) <= set(OPTIONAL_FEATURES) else None

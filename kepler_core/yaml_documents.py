@@ -21,8 +21,7 @@ from kepler_core.messages import printable, quoted
 MAX_BYTES = 2**20
 """Maximum size of a YAML document that is accepted: in bytes for a file, in characters for decoded text."""
 MAX_VALUES = 10_000
-"""Maximum number of keys and values in a document that is accepted. Each alias counts as much as the
-value that it repeats."""
+"""Maximum number of keys and values in an accepted document. Each alias counts as much as the value that it repeats."""
 MAX_NUMBER_CHARACTERS = 40
 
 _TAG = "tag:yaml.org,2002:"
@@ -64,7 +63,7 @@ class _Value:
 
     content: Any
     count: int = 1
-    """Number of keys and values in this value, itself included."""
+    """Number of keys and values in this value, including the value itself."""
     height: int = 0
     """Number of nested levels of lists and mappings in this value; 0 for a scalar."""
 

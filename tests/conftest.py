@@ -19,10 +19,10 @@ from kepler_core.simulate import Simulation, recording
 settings.register_profile("kepler", deadline=None, derandomize=True, database=None)
 settings.load_profile("kepler")
 
-# By default, servers use folders below /mnt. This setting prevents that tests write to /mnt of this machine.
+# By default, servers write to folders below /mnt. With MNT_PATH, tests do not write to /mnt of this machine.
 os.environ["MNT_PATH"] = "/no-such-volume"
 
-# Each training would spend seconds on the pictures of its report. Tests of the report turn it on.
+# If KEPLER_REPORT was not false, each training would draw a report, which takes seconds. Tests of reports set it.
 os.environ["KEPLER_REPORT"] = "false"
 
 # Tests run in several processes. If each process used all cores, threads would wait for each other most of the time.
@@ -38,6 +38,7 @@ SLOW = (
     "online_trainer/test_retraining*",
     "online_trainer/test_kills*",
     "cli/test_accuracy_bench*",
+    "cli/test_herd_bench*",
     "cli/test_chaos*",
     "cli/test_plot*",
     "deploy/test_containerfile*",
@@ -114,7 +115,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 
 
 def documentation_summary(terminalreporter: Any) -> Iterator[str]:
-    """Yield how many blocks of the documentation were run, and which ones were not run for which reason."""
+    """Yield the number of documentation blocks that were run, and the reason for each block that was not run."""
     reports = [report for outcome in ("passed", "failed") for report in terminalreporter.stats.get(outcome, ())]
     counts = [value for report in reports for key, value in report.user_properties if key == "documentation"]
     if not counts:

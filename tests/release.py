@@ -34,7 +34,7 @@ def version() -> str:
 
 
 def check_sources(release: str) -> None:
-    """End the program if the checkout is not that of a release."""
+    """End the program if the checkout has uncommitted changes, or if CHANGELOG.md has no date for the version."""
     if changes := run("git", "status", "--porcelain"):
         sys.exit(f"the checkout has changes that are not committed:\n{changes}")
     headings = re.findall(
@@ -57,7 +57,7 @@ def build(folder: Path, release: str) -> tuple[Path, Path]:
 
 
 def packages() -> list[str]:
-    """Return the packages at the top of the wheel."""
+    """Return the names of the top-level packages in the wheel."""
     return ["kepler_core", "kepler_plugins", "kepler_profiler", "kepler_servers", "kepler_config"]
 
 

@@ -1,4 +1,4 @@
-"""Tests of `Deadline`, with real servers that send slowly, and with signals to a real process."""
+"""Tests of `Deadline` with real servers that send slowly, and with signals to a real process."""
 
 from __future__ import annotations
 

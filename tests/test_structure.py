@@ -1,4 +1,4 @@
-"""Tests of the structure of packages and tests: import cycles, lengths of modules, names of test files.
+"""Tests of the structure of packages and tests: import cycles, length of modules, names of test files.
 
 The contract `acyclic_siblings` of import-linter (`pyproject.toml`) compares modules and packages that are
 siblings. It misses a cycle between a package and one of the package's own modules. The test below finds such cycles.
@@ -49,7 +49,7 @@ def test_circles_are_found():
 
 def test_no_module_imports_itself_through_others():
     grimp = pytest.importorskip("grimp", reason="grimp comes with import-linter")
-    # The graph has imports inside of functions, too, but no imports under `if TYPE_CHECKING`.
+    # The graph includes imports inside of functions, but no imports under `if TYPE_CHECKING`.
     graph = grimp.build_graph(*PACKAGES, exclude_type_checking_imports=True, cache_dir=None)
     assert circles(graph.modules, graph.find_modules_directly_imported_by) == []
 

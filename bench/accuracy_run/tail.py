@@ -33,7 +33,7 @@ class Tail:
 def halves(document: Document) -> tuple[Document, Document, float]:
     """Return the first part, for the training, the second part, for the test, and the time at which the test begins."""
     times = times_of(document)
-    last = times[int(FIRST * (len(times) - 1))]  # the first timestamp does not count, because it has no rate
+    last = times[int(FIRST * (len(times) - 1))]  # the first timestamp is left out, because it has no rate
     return part(document, lambda time: time <= last), part(document, lambda time: time > last), last + GAP_SECONDS
 
 

@@ -1,1 +1,1 @@
-"""The pipelines and the sample recording that Kepler Core ships: data, no logic."""
+"""The data that Kepler Core ships: pipelines, a sample recording, tables of machines, and files for monitoring."""

@@ -1,1 +1,1 @@
-"""The program `kepler-model`. Each group of commands has a module, which is imported when the group is called."""
+"""The program `kepler-model`. Each group of commands has a module, which is imported only when it is needed."""

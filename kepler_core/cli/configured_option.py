@@ -16,7 +16,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 _SEPARATORS = re.compile(r"[,\n]")
 _NUMBER_TYPE = re.compile(r"not a valid (integer|float)( range)?")
-"""click's name for the type of a value that should be a number."""
+"""Matches click's words for a value that should be a number."""
 
 
 class ConfiguredOption(click.Option):

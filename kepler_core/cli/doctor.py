@@ -1,4 +1,4 @@
-"""The command `doctor`, which finds out what is wrong with a Kepler 0.10 or later."""
+"""The command `doctor`, which finds out what is wrong with an installation of Kepler 0.10 or later."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ EXIT_FOUND = 3
 
 @click.command(epilog=examples("doctor http://node:28282/metrics", "doctor recording.json.gz --json"))
 @click.argument("source", metavar="URL|FILE")
-@click.option("--duration", default="12s", show_default=True, help="How long to read a URL.")
+@click.option("--duration", default="12s", show_default=True, help="Time for which a URL is read.")
 @click.option(
     "--interval",
     type=click.FloatRange(0.6, 600),
@@ -34,12 +34,12 @@ EXIT_FOUND = 3
 )
 @json_option
 def doctor(source: str, duration: str, interval: float, as_json: bool) -> int:
-    """Find out what is wrong with a Kepler 0.10 or later, and say what to do.
+    """Find out what is wrong with an installation of Kepler 0.10 or later, and say what to do.
 
     Reads a running Kepler (URL, e.g. http://node:28282/metrics) several times, or a recording (FILE). Also shows the
     idle power of each zone if the node was idle, beside the power that Kepler calls idle.
 
-    The exit code is 3 if there is an error or a warning, and 0 if there is nothing or only notes.
+    The exit code is 3 if there is an error or a warning, and 0 if there are no findings, or only notes.
     """
     from kepler_core.doctor.examination import examine
     from kepler_core.doctor.idle import idle_power

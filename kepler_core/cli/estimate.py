@@ -42,8 +42,8 @@ if TYPE_CHECKING:
 @click.option("--trainer", help="Use only models of this trainer.")
 @click.option("--pipeline", help="Use only models of this pipeline.")
 @idle_watts_option(
-    "Known idle power of the machine: the estimates are shifted so that they are this power at the lowest load. A "
-    "number alone is the platform's or, if the model has none, the package's. Only with AbsPower."
+    "Known idle power of the machine: the estimates are shifted so that they equal this power at the lowest load. A "
+    "number alone is the power of the platform or, if the model has no platform, of the package. Only with AbsPower."
 )
 @click.option(
     "--vm",
@@ -146,7 +146,7 @@ def observed(
         vm_guests=vm_guests,
     )
     for feature in sorted(observations.counts.dead_features):
-        message = f"{feature} is 0 at all times of a node although its CPUs run; it is not used there"
+        message = f"{feature} is 0 at all times of a node although its CPUs run; it is not used on that node"
         click.echo(f"kepler-model: warning: {message}", err=True)
     if not observations.features:
         raise RecordingError(f"{inputs[0]}: the recording has no feature (see kepler-model validate)")

@@ -9,7 +9,7 @@ TITLE = "Examples:"
 """The line before the examples of a command."""
 PROGRAM = "kepler-model"
 WIDEST_CHARACTERS = 76
-"""Longer examples continue in the next line, so that they fit into a terminal with 80 columns."""
+"""Maximum width of an example. A longer example continues in the next line, so that it fits into 80 columns."""
 
 
 def examples(*commands: str) -> str:

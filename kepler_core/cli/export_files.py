@@ -21,7 +21,7 @@ def write_atomically(target: Path, content: bytes) -> None:
 
 
 def new_folder(output: str, force: bool) -> Path:
-    """Return the folder to write; raise `UsageError` if it exists and may not be replaced."""
+    """Return the path of the folder to write; raise `UsageError` if the folder exists and may not be replaced."""
     from kepler_core.model_db import README, REPORT_FOLDER
     from kepler_core.models.power_model import METADATA_FILE
 

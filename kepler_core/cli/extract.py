@@ -60,8 +60,8 @@ def _dataset_options(command: F) -> F:
                 help="Shipped pipeline or YAML file that names the extractor, the isolator and third-party metrics.",
             ),
             click.option("--extractor", metavar="NAME", help="Extractor (default: the one in the pipeline file)."),
-            energy_source_option("Energy source of the power (default: the only one)."),
-            click.option("--feature-group", metavar="GROUP", help="Feature group (default: the only one)."),
+            energy_source_option("Energy source of the power; needed if there are several."),
+            click.option("--feature-group", metavar="GROUP", help="Feature group; needed if there are several."),
             machine_spec_option(),
             vm_guest_option(),
             metric_prefix_option(),
@@ -174,7 +174,7 @@ def _load(
     vm_guests: tuple[str, ...],
     name: str | None = None,
 ) -> PipelineSpec:
-    """Load a pipeline. Plugins given by options replace the plugins of the pipeline file."""
+    """Load a pipeline. The plugins that the user names in options replace the plugins of the pipeline file."""
     from kepler_core.pipeline.load import load_pipeline
 
     named = [f"{key}={plugin}" for key, plugin in plugins if plugin is not None]

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from kepler_core.recording.findings import Finding
 
 _MAX_PLACES = 4
-"""Maximum number of metrics, features or components that a line names. The JSON output names all of them."""
+"""Maximum number of metrics, features or components that a printed line names. The JSON output names all of them."""
 
 
 def print_findings(findings: Sequence[Finding], indent: str = "  ") -> None:

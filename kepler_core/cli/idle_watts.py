@@ -15,7 +15,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def idle_watts_option(purpose: str) -> Callable[[F], F]:
-    """Return the click option `--idle-watts`."""
+    """Return the click option `--idle-watts` with the help text `purpose`."""
     return click.option("--idle-watts", metavar="[COMPONENT=]WATTS[,…]", help=purpose)
 
 
@@ -47,7 +47,7 @@ def parse_idle_watts(text: str, components: Collection[str]) -> dict[str, float]
 
 
 def check_components(idle_watts: Mapping[str, float], components: Collection[str]) -> None:
-    """Raise `UsageError` if no model has one of the components of `idle_watts`."""
+    """Raise `UsageError` if a component of `idle_watts` is not in `components`, the components of the models."""
     for component in idle_watts:
         if component not in components:
             raise UsageError(

@@ -125,19 +125,26 @@ def metric_prefix_option() -> Callable[[F], F]:
 
 
 def open_all(
-    inputs: Sequence[str], third_party: Collection[str] = (), metric_prefix: str | None = None
+    inputs: Sequence[str],
+    third_party: Collection[str] = (),
+    metric_prefix: str | None = None,
+    part_samples: int | None = None,
 ) -> list[Recording | RecordingParts]:
-    """Open the recordings in files like `read_all`, but read recordings in Parquet in parts, when they are observed.
+    """Open the recordings in files. Read recordings in JSON at once, as `read_all` does.
 
-    The hook `kepler_recording_loaded` is called for each part of such a recording.
+    A recording in Parquet is read in parts, only when it is observed. The hook `kepler_recording_loaded` is called for
+    each part. `part_samples` is the number of samples of a part; None stands for the default.
     """
     from kepler_core.pipeline.observing import open_known
 
-    return [_called(open_known(name, third_party, metric_prefix=metric_prefix)) for name in inputs]
+    return [
+        _called(open_known(name, third_party, metric_prefix=metric_prefix, part_samples=part_samples))
+        for name in inputs
+    ]
 
 
 def _called(recording: Recording | RecordingParts) -> Recording | RecordingParts:
-    """Call the hook `kepler_recording_loaded` for a recording, or arrange that it is called for each part."""
+    """Call the hook `kepler_recording_loaded` for a recording, or for each part of it when the part is read."""
     import attrs
 
     from kepler_core.plugins.hooks import hooks

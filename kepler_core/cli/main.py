@@ -39,7 +39,7 @@ _COMMANDS = {
     ),
     "doctor": LazyCommand(
         "kepler_core.cli.doctor:doctor",
-        "Find out what is wrong with a Kepler 0.10 or later, and say what to do.",
+        "Find out what is wrong with an installation of Kepler 0.10 or later, and say what to do.",
     ),
     "train": LazyCommand("kepler_core.cli.train:train", "Train, validate and publish the models of a pipeline."),
     "extract": LazyCommand(
@@ -53,6 +53,10 @@ _COMMANDS = {
     "estimate": LazyCommand(
         "kepler_core.cli.estimate:estimate",
         "Apply the best matching model of a store to a recording, and compare the estimates with the measured power.",
+    ),
+    "nodes": LazyCommand(
+        "kepler_core.cli.nodes:nodes",
+        "Show which nodes draw more or less power than other nodes of their type at the same work.",
     ),
     "recalibrate": LazyCommand(
         "kepler_core.cli.recalibrate:recalibrate",
@@ -161,7 +165,7 @@ def run(command: click.Command, program: str, *, verbose: bool = False, **settin
         error.show()
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
-        fail("interrupted; a store that was being written is as it was", EXIT_INTERRUPTED, program)
+        fail("interrupted; a store that was being written is unchanged", EXIT_INTERRUPTED, program)
     except BrokenPipeError:
         # the program that reads standard output, e.g. `head`, has closed the pipe; end without an error message
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -189,9 +193,10 @@ def run(command: click.Command, program: str, *, verbose: bool = False, **settin
 
 
 def _changed_form(command: click.Command) -> str | None:
-    """Return an error message with the new form of this process's command line.
+    """Return an error message that shows the new form of this process's command line.
 
-    Return None if `command` is not the program `kepler-model`, or if the command line is not of an old form.
+    Return None if `command` is not the program `kepler-model`, or if the command line is not one of kepler-model-server
+    0.7.
     """
     words = sys.argv[1:]
     while words and words[0].startswith("-"):

@@ -22,7 +22,7 @@ import attrs
 
 @attrs.frozen
 class OldOption:
-    """An option of the old command line. Each old command accepted all options."""
+    """An option of kepler-model-server 0.7. Each command of kepler-model-server accepted all options."""
 
     names: tuple[str, ...]
     """Spellings of the option; the last one is the long name."""
@@ -39,10 +39,10 @@ class Replacement:
     """What replaces an option of one old command."""
 
     new: str = ""
-    """The new words; empty if nothing replaces the option."""
+    """The words of the new command line that replace the option; empty if nothing replaces it."""
     note: str = ""
     each: bool = False
-    """Whether the words are repeated for each part of the value, which is separated by commas."""
+    """Whether the new words are repeated for each item of the value, which is a list separated by commas."""
     choices: Mapping[str, str] = attrs.field(factory=dict)
     """Value of the old option -> the new words for this value, which replace `new`."""
     single: bool = False
@@ -53,7 +53,7 @@ class Replacement:
 
 @attrs.frozen
 class OldCommand:
-    """What replaces a command of the old command line."""
+    """What replaces a command of kepler-model-server 0.7."""
 
     new: str
     """The first words of the new command line, after `kepler-model`."""
@@ -64,15 +64,15 @@ class OldCommand:
     defaults: Mapping[str, str] = attrs.field(factory=dict)
     """Old option -> its default value, if the new default differs, so that the new command must state the value."""
     needed: Mapping[str, str] = attrs.field(factory=dict)
-    """Maps each group of options of which the new command needs at least one to the text of a new option.
+    """Group of options, separated by blanks -> text of a new option.
 
-    This text is added to the new command line if the user gave none of the options in the group. ARGUMENT in a group
-    stands for an argument of the new command that is not an option.
+    The new command needs at least one option of each group. If the user gave none of them, the text is added to the new
+    command line. ARGUMENT in a group stands for an argument of the new command that is not an option.
     """
     old_defaults: tuple[str, ...] = ()
-    """Keys like those of `needed`, for options that had a default in the old command.
+    """Groups of options in the form of the keys of `needed`; the old command had a default for the options in a group.
 
-    The new command needs one of the options in each key.
+    The new command needs one of the options in each group.
     """
 
 

@@ -20,7 +20,7 @@ _DATA_FOLDER = "/data"
 """The old default of the option --data-path and of the environment variable DATAPATH."""
 _LINE_CHARACTERS = 2000
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_./:-]*")
-"""Text that needs no quotes in YAML."""
+"""Matches text that needs no quotes in YAML."""
 _PLACEHOLDERS = {
     "value": "VALUE", "list": "A,B", "json": "FILE.json", "csv": "FILE.csv", "png": "FILE.png", "trainer": "TRAINER",
     "folder": "FOLDER", "data": "DIR", "kind": "abs", "other": "dyn",
@@ -41,16 +41,18 @@ def changed_form(name: str, arguments: Sequence[str], command: click.Command) ->
     """Return the error message for the wrong command line of an old command that still exists.
 
     The message is the message of `new_form`. A command line is old if it has an old option, a file name without a
-    suffix, or a list that is separated by commas. It is also old if all its options exist in both kepler-model-server
-    0.7 and Kepler Core, and an option is missing for which kepler-model-server 0.7 had a default. Return None if the
-    command line is not old.
+    suffix, or a list that is separated by commas. It is also old if it lacks an option for which kepler-model-server
+    0.7 had a default, and all its options exist in both programs. Return None if the command line is not old.
     """
     line = _Line(name, arguments, command)
     return line.new_form() if line.is_old() else None
 
 
 def is_old_file_name(name: str) -> bool:
-    """Return whether only kepler-model-server 0.7 finds such a file: it split names at commas and added suffixes."""
+    """Return whether only kepler-model-server 0.7 finds a file of this name.
+
+    kepler-model-server 0.7 split names at commas, and added missing suffixes.
+    """
     if os.path.exists(name) or name == "-":
         return False
     return "," in name or not os.path.splitext(name)[1]
@@ -167,7 +169,8 @@ def _parse(
 ) -> tuple[dict[str, Any], list[str]]:
     """Return a dictionary, long name of each old option in `arguments` -> its value, and the other words.
 
-    The value is None if the user gave none. The values of a repeated option are joined with commas.
+    The value is None if the user gave the option without a value. The values of a repeated option are joined with
+    commas.
     """
     parser = _Parser(add_help=False, allow_abbrev=False)
     for option, spellings in options:

@@ -15,7 +15,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print the re
 json_errors_option = click.option(
     "--json", is_flag=True, expose_value=False, help="Print an error as JSON, for programs."
 )
-"""The option of commands whose result is a file, a document or a running server."""
+"""The option `--json` of commands whose result is a file, a document or a running server. It affects only errors."""
 
 
 def print_json(content: Any) -> None:

@@ -34,7 +34,8 @@ class PairFiles:
     vm: str
     guest_node: str | None
     target: Target | None
-    """None: the target of the pipeline or, if this target is the power of a machine, `kepler`."""
+    """Target of the training. None: the target of the pipeline or, if that is the power of a whole machine,
+    `kepler`."""
     offset: float | None
     largest_offset: float
     idle_watts: str | None
@@ -56,13 +57,13 @@ _OPTIONS = (
         metavar="FILE",
         multiple=True,
         help="Features of the virtual machine at the same time: a table (.csv, e.g. by `kepler-model pair guest`), or "
-        "a recording of an exporter in the guest. One for each --host.",
+        "a recording of an exporter in the guest. Give one for each --host.",
     ),
     click.option(
-        "--vm", "pair_vm", metavar="ID", help="The virtual machine: label vm_id or vm_name of the host's metrics."
+        "--vm", "pair_vm", metavar="ID", help="Label vm_id or vm_name of the virtual machine in the host's metrics."
     ),
     click.option(
-        "--guest-node", "pair_guest_node", metavar="NODE", help="The guest, if its recording has several nodes."
+        "--guest-node", "pair_guest_node", metavar="NODE", help="Node of the guest, if its recording has several nodes."
     ),
     click.option(
         "--target",
@@ -76,7 +77,8 @@ _OPTIONS = (
         "pair_offset",
         type=float,
         metavar="SECONDS",
-        help="How much earlier the guest shows work (default: estimated from the changes of CPU time and power).",
+        help="Number of seconds by which work appears earlier in the guest's file than in the host's file (default: "
+        "estimated from the changes of CPU time and power).",
     ),
     click.option(
         "--largest-offset",
@@ -119,7 +121,10 @@ def pair_options(command: F) -> F:
 
 
 def _pair_files(values: dict[str, Any]) -> PairFiles | None:
-    """Return the pairs that the options name, or None. Raises `UsageError` if an option is missing."""
+    """Return the pairs that the options name; None if they name no files.
+
+    Raises `UsageError` if an option is missing.
+    """
     hosts, guests, vm = values["pair_hosts"], values["pair_guests"], values["pair_vm"]
     if not hosts and not guests:
         alone = {
@@ -131,7 +136,7 @@ def _pair_files(values: dict[str, Any]) -> PairFiles | None:
             "--reserved": values["pair_reserved"],
         }
         if given := [name for name, value in alone.items() if value is not None]:
-            raise UsageError(f"{given[0]} goes with --host and --guest")
+            raise UsageError(f"{given[0]} needs --host and --guest")
         return None
     if len(hosts) != len(guests):
         raise UsageError(f"{len(hosts)} --host, but {len(guests)} --guest: give a guest's file for each host's file")
@@ -183,7 +188,7 @@ def _target(files: PairFiles, spec: PipelineSpec) -> Target:
 def _reservation(files: PairFiles, target: Target) -> Reservation | None:
     if target != "marginal":
         if files.idle_watts is not None or files.reserved is not None:
-            raise UsageError("--idle-watts and --reserved go with --target marginal")
+            raise UsageError("--idle-watts and --reserved need --target marginal")
         return None
     if files.idle_watts is None or files.reserved is None:
         raise UsageError(

@@ -31,7 +31,7 @@ KINDS = ("scatter", "time", "curve", "errors", "usage")
 _NEEDS_RECORDING = ("scatter", "time", "curve", "usage")
 _NEEDS_STORE = ("scatter", "time", "curve", "errors")
 MAX_ERROR_PANELS = 12
-"""Maximum number of error panels in one figure. It keeps the figure readable and bounds the memory."""
+"""Maximum number of error panels in one figure. The limit keeps the figure readable and bounds the memory."""
 
 
 @attrs.frozen(eq=False)
@@ -152,7 +152,7 @@ def _chosen_kinds(kinds: tuple[str, ...], store: str | None, inputs: tuple[str, 
 
 
 class _Figure:
-    """The panels of a figure. Selects the best model and applies models only if a panel needs the result."""
+    """The panels of a figure. The best model is selected, and models are applied, only if a panel needs the result."""
 
     def __init__(self, catalogue: Catalogue, observations: Observations | None, choice: _Choice) -> None:
         self.drawn: list[str] = []
@@ -162,13 +162,14 @@ class _Figure:
         self._choice = choice
         self._best: StoredModel | None = None
         self._estimates: dict[str, Estimate] = {}
-        """Path of a model -> its estimates. They are kept, because several panels need the best model's estimates."""
+        """Path of a model -> its estimates. The estimates are cached, because several panels need those of the best
+        model."""
 
     def panels(self, kinds: list[str], *, strict: bool) -> list[Panel]:
-        """Return the panels.
+        """Return the panels of the given kinds.
 
-        If `strict` is false, kinds that cannot be drawn from the data are left out, with a line on standard error.
-        If no kind can be drawn, the error of the last kind is raised.
+        If `strict` is false, kinds that cannot be drawn from the data are left out, with a line on standard error. If
+        no kind can be drawn, the error of the last kind is raised.
         """
         draw: Mapping[str, Callable[[], list[Panel]]] = {
             "scatter": self._scatter, "time": self._time, "curve": self._curve,
@@ -281,7 +282,7 @@ class _Figure:
         return [error_panel(f"{', '.join(key)}, {which}", of_key) for key, of_key in errors.items()]
 
     def _no_model(self) -> str:
-        """Return why no model fits the options: the first name that no model has, with similar names."""
+        """Return why no model fits the options: the first option with a name that no model has, and similar names."""
         models = self._catalogue.models
         if not models:
             return "there are no models"

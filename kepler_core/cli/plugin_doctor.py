@@ -221,6 +221,6 @@ def _print(results: dict[PluginEntry, ImportResult], problems: list[Finding], wa
             click.echo()
     count = f"{len(results)} plugin{'' if len(results) == 1 else 's'}"
     if problems:
-        click.echo(f"{count}, {len(wrong)} of them or of their names wrong")
+        click.echo(f"{count}, {len(wrong)} of them or of their names are wrong")
     else:
         click.echo(f"{count}, nothing is wrong")

@@ -44,7 +44,7 @@ After an error of any other kind, the same command resumes the query.
 class _Request:
     """Options that decide which samples are queried.
 
-    A command resumes an interrupted command only if all of these options are equal.
+    A command resumes an interrupted query only if all of these options are the same as in the interrupted command.
     """
 
     start: str | None
@@ -82,8 +82,8 @@ class _Request:
     "--step",
     metavar="SECONDS",
     type=click.FloatRange(0.001),
-    help="Query one sample every SECONDS, rounded to a multiple of the scrape interval; by default all samples as "
-    "they were scraped.",
+    help="Query one sample every SECONDS. The number is rounded to a multiple of the scrape interval. By default, all "
+    "scraped samples are queried.",
 )
 @click.option(
     "--pipeline", metavar="P", help="Query only the metrics that this pipeline needs; by default all known metrics."
@@ -215,7 +215,8 @@ def _run(client: PrometheusClient, request: _Request, output: str, jobs: int) ->
     missing = [index for index in range(len(queries)) if not spool.has(index)]
     if resumed:
         click.echo(
-            f"resuming {spool.folder}: {len(queries) - len(missing)} of {len(queries)} answers are there", err=True
+            f"resuming {spool.folder}: {len(queries) - len(missing)} of {len(queries)} answers are already in it",
+            err=True,
         )
     started = time.perf_counter()
     try:
@@ -304,7 +305,7 @@ def _window(client: PrometheusClient, request: _Request) -> tuple[float, float]:
 
 
 def _fetch(client: PrometheusClient, spool: Spool, queries: list[Query], missing: list[int], jobs: int) -> None:
-    """Fetch the missing answers into the spool; show a progress bar if stderr is a terminal.
+    """Write the missing answers to the spool (the folder FILE.part); show a progress bar if stderr is a terminal.
 
     `missing` holds the indices of the queries in `queries` whose answers are not on disk yet.
     """

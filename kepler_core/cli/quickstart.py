@@ -33,8 +33,8 @@ SAMPLE = "samples/quickstart.json.gz"
 def quickstart(store: str, as_json: bool) -> int:
     """Train and apply models on a bundled sample recording, as a first look at Kepler Core.
 
-    The command trains the pipeline `quickstart`, loads the models back from the store, applies the best
-    AbsPower model and the best DynPower model to the same recording, and prints the commands to try next.
+    The command trains the pipeline `quickstart` and loads the models back from the store. It applies the best AbsPower
+    model and the best DynPower model to the same recording, and prints the commands to try next.
     """
     from kepler_core.cli.train import run
     from kepler_core.cli.training_report import print_report

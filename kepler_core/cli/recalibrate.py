@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 @click.command(epilog=examples("recalibrate -s models -i metered.json"))
 @store_option()
 @input_option(required=False)
-@click.option("--pipeline", help="The pipeline to recalibrate; needed if the store has several.")
+@click.option("--pipeline", help="The pipeline to recalibrate; needed if the store has several pipelines.")
 @click.option("--source", metavar="NAME", help="Recalibrate only models of this energy source.")
 @click.option("--feature-group", metavar="GROUP", help="Recalibrate only models of this feature group.")
 @click.option(
     "--node-type",
     type=click.IntRange(0),
-    help="Recalibrate only models of this node type; needed if the pipeline has several.",
+    help="Recalibrate only models of this node type; needed if the pipeline has several node types.",
 )
 @click.option(
     "--models",
@@ -37,8 +37,9 @@ if TYPE_CHECKING:
 )
 @click.option("-j", "--jobs", type=click.IntRange(1), help="Number of fits at the same time (default: one per CPU).")
 @idle_watts_option(
-    "Instead of a recording: known idle power of the machine. The models are shifted so that they predict it at the "
-    "lowest load. A number alone is the platform's or, if the models have none, the package's."
+    "Known idle power of the machine, instead of a recording. The models are shifted so that they predict this power "
+    "at the lowest load. A number alone is the power of the platform or, if the models have no platform, of the "
+    "package."
 )
 @vm_guest_option()
 @metric_prefix_option()
@@ -59,9 +60,9 @@ def recalibrate(
 ) -> None:
     """Fit the AbsPower models of a pipeline to a short metered recording, and publish them as a new version.
 
-    Two minutes of a machine whose power is metered are enough. For each model, the model as it is, a fit to earlier
-    and new rows, and a fit to the new rows alone are compared on blocks of the new rows, and the best is published.
-    `kepler-model store rollback` returns to the earlier version.
+    Two minutes of a machine whose power is metered are enough. Each model has three candidates: the unchanged model, a
+    fit to the earlier and the new rows, and a fit to the new rows alone. The candidates are compared on blocks of the
+    new rows, and the best candidate is published. `kepler-model store rollback` returns to the earlier version.
 
     --vm-guest reads the usage and the power of a virtual machine.
     """
@@ -108,7 +109,7 @@ def _uses_vm_metrics(snapshot: Snapshot) -> bool:
 
 
 def _pipeline(store: Store, pipeline: str | None) -> str:
-    """Return the name of the pipeline to recalibrate: the only one of the store, or `pipeline`."""
+    """Return `pipeline` or, if it is None, the name of the store's only pipeline. Check that the pipeline exists."""
     names = store.pipelines()
     if pipeline is None:
         if len(names) != 1:

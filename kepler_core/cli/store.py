@@ -57,11 +57,11 @@ def list_(store: str, as_json: bool) -> None:
     type=click.IntRange(0),
     default=20,
     show_default=True,
-    help="Show at most this number of decisions, the latest ones.",
+    help="Show at most this number of the latest decisions.",
 )
 @json_option
 def history(pipeline: str, store: str, most: int, as_json: bool) -> None:
-    """List the stored versions of a PIPELINE, and the decisions of the online trainer and of recalibrate."""
+    """List the stored versions of a PIPELINE, and the decisions of the online trainer and of `recalibrate`."""
     opened = _open(store)
     current = opened.current_version(pipeline)
     versions = [
@@ -92,7 +92,7 @@ def history(pipeline: str, store: str, most: int, as_json: bool) -> None:
         )
         pages = [entry["page"] for entry in decisions if isinstance(entry.get("page"), str)]
         if pages:
-            click.echo(f"\nPage of the latest decision without a new version: {printable(pages[-1])}, below the store")
+            click.echo(f"\nPage of the latest decision without a new version: {printable(pages[-1])} in the store")
 
 
 @store.command(epilog=examples("store rollback quickstart -s models", "store rollback quickstart 3 -s models"))
@@ -128,7 +128,7 @@ def rollback(pipeline: str, version: int | None, store: str, as_json: bool) -> N
 
 @store.command("import", epilog=examples("store import pipeline.zip -s models --name mine"))
 @click.argument("location")
-@click.option("--name", metavar="NAME", help="Name of the pipeline in the store.  [default: its present name]")
+@click.option("--name", metavar="NAME", help="Name of the pipeline in the store.  [default: its name in LOCATION]")
 @store_option()
 @json_option
 def import_(location: str, name: str | None, store: str, as_json: bool) -> None:
@@ -179,7 +179,8 @@ def import_(location: str, name: str | None, store: str, as_json: bool) -> None:
     metavar="LIMIT",
     multiple=True,
     help="With --for: export only models within LIMIT. LIMIT is a number of watts (the highest mae) or conditions such "
-    "as mae:10;mape:20 (mape in percent), which must all hold. If the option is repeated, one LIMIT is enough.",
+    "as mae:10;mape:20 (mape in percent), which must all hold. If the option is repeated, a model needs to be within "
+    "only one of the LIMITs.",
 )
 @click.option("--publisher", metavar="NAME", help="With --for: name of the publisher, for metadata and README.")
 @click.option(
@@ -203,8 +204,8 @@ def export(
     """Write a PIPELINE to a zip file or folder, which `store import` can read.
 
     The zip file has all models and a manifest. At its top are metadata.json and the folders of the energy sources.
-    With --for model-db, the result is a folder for the public model database, kepler-model-db. It has only the
-    models within --max-error, and the error reports that the database has.
+    With --for model-db, the result is a folder for the public model database, kepler-model-db. It has only the models
+    within --max-error, and tables of their errors in the form of the database.
     """
     if form is not None:
         from kepler_core.model_db import Publication, export_files, parse_collect_date, parse_limits
@@ -305,7 +306,10 @@ def _open(location: str) -> Store:
 
 
 def _summary(read: Callable[[], Snapshot]) -> dict[str, Any]:
-    """Return the number, model count and update time of the version that `read` returns, or why reading failed."""
+    """Return the number of a version, the number of its models and the time of its last update.
+
+    `read` reads the version. If reading fails, the result contains the error.
+    """
     from kepler_core.models.power_model import METADATA_FILE
     from kepler_core.store.models import count_models
 
@@ -343,7 +347,7 @@ def _verify(opened: Store, name: str, number: int | None) -> dict[str, Any]:
 
 
 def _prune(opened: Store, name: str, keep: int, dry_run: bool) -> dict[str, Any]:
-    """Remove versions of a pipeline and return the result. An error is part of the result."""
+    """Remove versions of a pipeline and return the result. If removing fails, the result contains the error."""
     try:
         pruned = opened.prune(name, keep, dry_run=dry_run)
     except StoreError as error:

@@ -33,9 +33,10 @@ _KEYS = ("source", "output_type", "feature_group", "trainer")
 @store_option()
 @json_option
 def show(pipeline: str, store: str, as_json: bool) -> None:
-    """Show the errors by split, the intervals and the training data of a pipeline's models.
+    """Show the errors on each split, the intervals and the training data of a pipeline's models.
 
-    A split that was never measured is shown as "-". Without @VERSION, the current version is shown.
+    A split is a kind of held-out data. A split that was never measured is shown as "-". Without @VERSION, the current
+    version is shown.
     """
     models = _models(store, pipeline)
     entries = [_entry(model) for model in models]
@@ -59,7 +60,10 @@ def show(pipeline: str, store: str, as_json: bool) -> None:
 
 
 def _print_seen(models: list[StoredModel]) -> None:
-    """Print the amounts of training data and the range of each feature. Equal amounts are printed only once."""
+    """Print how much data the models were trained on, and the range of each feature.
+
+    Models that were trained on equal amounts of data are printed together.
+    """
     trainings: dict[tuple[int, int, int, int], dict[str, tuple[float, float]]] = {}
     for model in models:
         if (honesty := read_honesty(model.metadata)) is not None:
@@ -96,8 +100,8 @@ def compare(first: str, second: str, store: str, other_store: str | None, report
     """Compare the errors of the models of two pipelines, or of two versions of a pipeline.
 
     Two models are compared if they have the same energy source, output type, feature group and trainer. The
-    comparison uses the hardest split that was measured for both models. With --report, the comparison also has the
-    models that `select` would take, the training data, and the settings that differ.
+    comparison uses the hardest split that was measured for both models. The report of --report also has the models that
+    Kepler Core would select, the training data, and the settings that differ.
     """
     from kepler_core.comparison.comparison import compare_sides
     from kepler_core.comparison.pairs import pairs_of
@@ -125,7 +129,10 @@ def compare(first: str, second: str, store: str, other_store: str | None, report
 
 
 def _compared(pair: Pair) -> dict[str, Any]:
-    """Return the errors of two models on the hardest split that was measured for both, and the better model."""
+    """Return the errors of two models, and the better model, on the split with the largest error.
+
+    Only splits (kinds of held-out data) that were measured for both models are considered.
+    """
     entry: dict[str, Any] = {**dict(zip(_KEYS, pair.key, strict=True)), "split": pair.split}
     for name, model in (("first", pair.first), ("second", pair.second)):
         entry[name] = None if model is None or pair.split is None else model.errors[pair.split].mae
@@ -143,9 +150,10 @@ def _report_kind(report: str) -> str:
 
 
 def _sides(first: tuple[str, str], second: tuple[str, str]) -> tuple[Side, Side]:
-    """Read the sides of a comparison, each given by its name and its store.
+    """Read the two pipelines that a user compares. Each of `first` and `second` is (name of the pipeline, store).
 
-    Raises `UsageError` if their targets differ: an error of one is no error of the other.
+    Raises `UsageError` if the targets of the pipelines differ, because errors in estimating different watts cannot be
+    compared.
     """
     from kepler_core.comparison.sides import read_side
     from kepler_core.pipeline.targets import target_of
@@ -161,7 +169,7 @@ def _sides(first: tuple[str, str], second: tuple[str, str]) -> tuple[Side, Side]
 
 
 def _write_report(comparison: Comparison, path: str, kind: str | None) -> None:
-    """Write a comparison as JSON, or as the page that a listener makes."""
+    """Write a comparison as JSON, or as the HTML page that a listener of the hook `kepler_pipelines_compared` makes."""
     if kind == ".json":
         content = indented_json(comparison.as_dict())
     else:

@@ -6,12 +6,13 @@ import re
 from collections.abc import Sequence
 
 SEPARATOR = "  "
-"""Between two columns, and before the values of a record."""
+"""Text between two columns, and indentation of the numbers of a record."""
 NARROWEST_TEXT_CHARACTERS = 10
-"""A column of text is not made narrower than this. Shorter pieces of names cannot be read any more."""
+"""Minimum width of a column of text. In a narrower column, the pieces of names would be too short to be readable."""
 
 _PIECES = re.compile(r"(?<=[ /_,;:=-])|(?<=[a-z0-9])(?=[A-Z])")
-"""Where a text may be continued in the next line: after blanks and separators, and before the capitals of a name."""
+"""Matches the positions at which a text may be continued in the next line: after blanks and separators, and before the
+capitals of a name."""
 
 
 def table_text(rows: Sequence[Sequence[str]], headers: Sequence[str], width: int | None) -> str:
@@ -71,7 +72,7 @@ def _total(widths: Sequence[int]) -> int:
 
 
 def _shared(narrowest: Sequence[int], natural: Sequence[int], spare: int) -> list[int]:
-    """Share `spare` characters among the columns: always one more for the column that lacks most."""
+    """Share `spare` characters among the columns. Each character goes to the column that lacks most characters."""
     chosen = list(narrowest)
     for _ in range(spare):
         index = max(range(len(chosen)), key=lambda column: natural[column] - chosen[column])

@@ -54,8 +54,8 @@ def table_options(command: F) -> F:
                 "component's power, e.g. package_power=watts. Can be repeated.",
             ),
             energy_source_option(
-                "Energy source of the power in --data (default: the pipeline's; else acpi for the platform, and "
-                "rapl-sysfs for all other components)."
+                "Energy source of the power in --data (default: the energy source of the pipeline; if it names none, "
+                "acpi for the platform, and rapl-sysfs for all other components)."
             ),
         )
     ):
@@ -79,10 +79,10 @@ def table_files(
         raise UsageError("give either recordings (--input) or tables (--data)")
     if paths:
         if only_recordings:
-            raise UsageError(f"{only_recordings[0]} goes with --input, not with --data")
+            raise UsageError(f"{only_recordings[0]} can be used with --input, not with --data")
         return TableFiles(paths, columns, energy_source)
     if columns or energy_source is not None:
-        raise UsageError(f"{'--column' if columns else '--energy-source'} goes with --data")
+        raise UsageError(f"{'--column' if columns else '--energy-source'} needs --data")
     return None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import click
@@ -16,7 +17,6 @@ from kepler_core.cli.inputs import (
     input_option,
     machine_spec_option,
     metric_prefix_option,
-    open_all,
     parse_vm_guests,
     profile_option,
     read_object,
@@ -28,6 +28,7 @@ from kepler_core.cli.output import json_option, print_json
 from kepler_core.cli.pairs import PairFiles, pair_options, read_pairs
 from kepler_core.cli.pipelines import set_option
 from kepler_core.cli.tables import TableFiles, read_tables, table_files, table_options
+from kepler_core.cli.training_recordings import check_part_options, observe_recordings
 from kepler_core.errors import (
     EXIT_SOME_FAILED,
     KeplerError,
@@ -48,7 +49,6 @@ if TYPE_CHECKING:
     from kepler_core.pipeline.tables import TableTraining
     from kepler_core.plugins.hooks import HookCall, Hooks
     from kepler_core.recording.findings import Finding
-    from kepler_core.recording.observations import Observations
 
 
 @click.command(
@@ -69,7 +69,8 @@ if TYPE_CHECKING:
     type=click.Choice(["loky", "threading", "dask"]),
     default="loky",
     show_default=True,
-    help="Where models are fitted: in processes (loky), in threads, or on a Dask cluster.",
+    help="Where Parquet recordings are read and models are fitted: in processes (loky), in threads, or on a Dask "
+    "cluster.",
 )
 @click.option(
     "--scheduler",
@@ -77,12 +78,30 @@ if TYPE_CHECKING:
     help="Address of a Dask scheduler, e.g. tcp://host:8786 (default: start a local Dask cluster).",
 )
 @click.option("-j", "--jobs", type=click.IntRange(1), help="Number of simultaneous fits (default: one per core).")
+@click.option(
+    "--part-samples",
+    type=click.IntRange(1),
+    help="Number of samples of a Parquet recording that a process reads at a time (default: 4,000,000, which take "
+    "about 300 MB). A part is larger if a single machine has more samples.",
+)
+@click.option(
+    "--sample-rows",
+    type=click.IntRange(1000),
+    help="Number of rows (containers and nodes, each at a timestamp) of Parquet recordings to keep for the training "
+    "(default: 2,000,000, which take about 300 MB).",
+)
 @machine_spec_option()
 @click.option(
     "--machine-id",
     metavar="ID",
     help="Name under which the store lists the machine as a member of its node type (default: the node names in "
     "the recordings).",
+)
+@click.option(
+    "--machine-specs",
+    metavar="FILE",
+    help="JSON file with the description of each node's machine, by name of the node. Models are trained for each node "
+    "type, and published as one version.",
 )
 @idle_option()
 @profile_option()
@@ -97,7 +116,8 @@ if TYPE_CHECKING:
     type=click.Choice(["html", "none"]),
     default="html",
     show_default=True,
-    help="Whether report.html is added to the pipeline: errors, pictures, and what was left out.",
+    help="Add the page report.html to the pipeline, with errors, pictures and the data that was left out (html), or "
+    "add no page (none).",
 )
 @vm_guest_option()
 @metric_prefix_option()
@@ -114,8 +134,11 @@ def train(
     backend: Backend,
     scheduler: str | None,
     jobs: int | None,
+    part_samples: int | None,
+    sample_rows: int | None,
     machine_spec: str | None,
     machine_id: str | None,
+    machine_specs: str | None,
     idle: tuple[str, ...],
     profile: str | None,
     trace_hooks: bool,
@@ -135,10 +158,14 @@ def train(
     scheme holds out blocks of time, the end of each recording, or whole nodes. It never holds out single
     rows at random.
 
-    Exit code 3 means that models were published, but at least one trainer failed, as the report lists.
+    Exit code 3 means that models were published, but at least one trainer failed. The report lists the failures.
 
     With --machine-spec, the models belong to the node type of the described machine. The pipeline's models
     of other node types stay in the store.
+
+    With --machine-specs, nodes with equal machines are one node type, and each type gets models of its own. If a type
+    has at least 5 nodes, the report lists the outliers: nodes whose power differs from that of the other nodes at the
+    same work (see also the command `nodes`).
 
     --vm-guest sets the keys use_vm_metrics and vm_guests of the pipeline.
 
@@ -148,7 +175,12 @@ def train(
     (see docs/pairs.md).
     """
     of_recordings = {"--vm-guest": vm_guests, "--metric-prefix": None if idle else metric_prefix}
+    of_recordings["--machine-specs"] = machine_specs
     only = [option for option, value in of_recordings.items() if value]
+    if machine_specs is not None:
+        others = {"--machine-spec": machine_spec, "--machine-id": machine_id, "--profile": profile}
+        if given := [option for option, value in others.items() if value]:
+            raise UsageError(f"{given[0]} describes one machine, so it does not go with --machine-specs")
     result = run(
         pipeline,
         inputs,
@@ -166,6 +198,9 @@ def train(
         tables=_instead_of_recordings(inputs, tables, columns, energy_source, pairs, only),
         metric_prefix=metric_prefix,
         with_page=report == "html",
+        part_samples=part_samples,
+        sample_rows=sample_rows,
+        machine_specs=machine_specs,
     )
     if as_json:
         print_json(result.as_dict())
@@ -189,7 +224,7 @@ def _instead_of_recordings(
         return table_files(inputs, tables, columns, energy_source, only_recordings)
     others = {"--input": inputs, "--data": tables, "--column": columns, "--energy-source": energy_source}
     if given := [*only_recordings, *(option for option, value in others.items() if value)]:
-        raise UsageError(f"{given[0]} does not go with --host and --guest")
+        raise UsageError(f"{given[0]} cannot be used with --host and --guest")
     return pairs
 
 
@@ -198,7 +233,7 @@ def _machine(machine_spec: str | None, machine_id: str | None) -> Machine | None
     from kepler_core.machine import Machine, read_machine_spec
 
     if machine_id is not None and machine_spec is None:
-        raise UsageError("--machine-id goes with --machine-spec")
+        raise UsageError("--machine-id needs --machine-spec")
     return None if machine_spec is None else Machine(read_machine_spec(machine_spec), machine_id)
 
 
@@ -220,28 +255,40 @@ def run(
     tables: TableFiles | PairFiles | None = None,
     metric_prefix: str | None = None,
     with_page: bool = True,
+    part_samples: int | None = None,
+    sample_rows: int | None = None,
+    machine_specs: str | None = None,
 ) -> Report:
     """Read recordings or tables, train a pipeline's models on them and publish the models.
 
     Shows a progress bar if standard error is a terminal.
     """
+    from kepler_core.machine import Machine, MachineSpec
+    from kepler_core.pipeline.machine_groups import machine_groups, most_cores, read_machine_specs
     from kepler_core.pipeline.train import train as train_pipeline
     from kepler_core.plugins.hooks import hooks
     from kepler_core.recording.findings import findings
     from kepler_core.store import open_store
 
+    check_part_options((*inputs, *idle), part_samples, sample_rows)
     spec = _load_pipeline(pipeline, settings, name, store)
+    specs = None if machine_specs is None else read_machine_specs(machine_specs)
+    largest = machine if specs is None else Machine(MachineSpec(cores=most_cores(specs)))
     with _shown(listeners := hooks(), trace_hooks), nullcontext() if with_page else listeners.without(REPORT_LISTENER):
         stored_profile = None if profile is None else read_object(profile)
         started = time.perf_counter()
         table_data = _read_tables(tables, spec, machine)
+        observed = partial(
+            observe_recordings, spec, machine=largest, metric_prefix=metric_prefix, part_samples=part_samples,
+            sample_rows=sample_rows, backend=backend, scheduler=scheduler, jobs=jobs,
+        )  # fmt: skip
         if table_data is None:
-            observations = _observe(spec, inputs, machine, metric_prefix)
+            observations = observed(inputs)
         else:
             spec, observations = table_data.spec, table_data.rows.data.observations
         if strict and (lines := finding_lines(findings(observations.counts))):
             raise RecordingError(f"--strict: {len(lines)} kinds of findings; {' | '.join(lines)}")
-        idle_observations = _observe(spec, idle, machine, metric_prefix) if idle else None
+        idle_observations = observed(idle) if idle else None
         read_seconds = time.perf_counter() - started
         try:
             report = train_pipeline(
@@ -256,6 +303,7 @@ def run(
                 idle=idle_observations,
                 profile=stored_profile,
                 tables=table_data,
+                groups=() if specs is None else machine_groups(observations, specs, idle_observations),
             )
         except KeplerError:
             _print_severe(findings(observations.counts))
@@ -271,15 +319,6 @@ def _read_tables(
     if tables is None:
         return None
     return read_pairs(tables, spec, machine) if isinstance(tables, PairFiles) else read_tables(tables, spec, machine)
-
-
-def _observe(
-    spec: PipelineSpec, recordings: tuple[str, ...], machine: Machine | None, metric_prefix: str | None
-) -> Observations:
-    """Return the observations in recordings, according to the pipeline."""
-    from kepler_core.pipeline.observing import observe_for
-
-    return observe_for(spec, open_all(recordings, spec.third_party, metric_prefix), machine)
 
 
 def _print_severe(all_findings: Sequence[Finding]) -> None:

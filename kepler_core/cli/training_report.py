@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import click
+from msgspec import convert
 
 from kepler_core.cli.findings import finding_lines
 from kepler_core.cli.output import print_table, watts
 from kepler_core.honesty.flags import ONE_RECORDING
+from kepler_core.pipeline.node_tables import NodeTable, headline
 from kepler_core.pipeline.report import Report
 from kepler_core.recording.findings import Finding
 
@@ -26,6 +28,7 @@ _COLUMNS = (
     "zero W",
     "constant/line",
 )
+_SHOWN_OUTLIERS = 7
 _LEGEND = """
 regimes W: MAE on kinds of work that were held out; other rec. W: MAE on recordings that were held out (- if there is
 only one recording). ± 90 % W: typical half-width of the interval that contains 90 % of the true values. idle bias W:
@@ -36,14 +39,22 @@ constant/line: MAE of a constant and of a straight line through the main feature
 
 def print_report(report: Report) -> None:
     """Print a table of the models and their errors, then findings, notes, skipped data sets and failures."""
+    several = len(report.node_types) > 1
     print_table(
-        [_model_row(model) for model in report.models],
-        _COLUMNS,
+        [(*([model["node_type"]] if several else []), *_model_row(model)) for model in report.models],
+        (*(["node type"] if several else []), *_COLUMNS),
     )
     measured_on = " or ".join(dict.fromkeys(model["held_out"] for model in report.models))
     click.echo(f"\nMAE W and MAPE % are measured on {measured_on}.{_LEGEND}")
     if all(model["splits"]["recordings"] is None for model in report.models):
         click.echo(f"\n{ONE_RECORDING}")
+    for table in (convert(table, NodeTable) for table in report.nodes):
+        if outliers := table.outliers:
+            shown = ", ".join(
+                f"{node.node} {100 * ((node.gain or 1) - 1):+.1f} %" for node in outliers[:_SHOWN_OUTLIERS]
+            )
+            more = f" and {len(outliers) - _SHOWN_OUTLIERS} more" if len(outliers) > _SHOWN_OUTLIERS else ""
+            click.echo(f"\nOutliers, {headline(table)}: {shown}{more}")
     if report.findings:
         click.echo("\nFindings in the data:")
         for line in finding_lines([Finding(**finding) for finding in report.findings]):

@@ -1,4 +1,4 @@
-"""What differs between the sides besides the models: the pipeline's settings, the recordings, the software."""
+"""Differences between the two sides of a comparison, besides the models: settings, recordings and software."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from kepler_core.comparison.sides import Side
 from kepler_core.messages import printable
 
 MAX_CHANGES = 200
-"""Maximum number of changes in the result. Hostile metadata may have any number."""
+"""Maximum number of changes in the result. Metadata from outside may contain any number of settings."""
 MAX_RECORDINGS = 50
 _VALUE_CHARACTERS = 200
 
@@ -20,7 +20,7 @@ _NAMED_LISTS = ("abs_trainers", "dyn_trainers", "isolator", "extractor")
 
 
 class Change(msgspec.Struct, frozen=True):
-    """A setting with different values. None: the side does not have the setting."""
+    """A setting that differs between side A (`first`) and side B (`second`); None if a side does not have it."""
 
     key: str
     """Path of the setting, e.g. `validation.folds`."""
@@ -29,7 +29,7 @@ class Change(msgspec.Struct, frozen=True):
 
 
 class Recordings(msgspec.Struct, frozen=True):
-    """The recordings of the trainings, each with the names of its nodes."""
+    """The recordings that both sides, only side A, or only side B were trained on, each with the name of a node."""
 
     both: list[str]
     only_first: list[str]
@@ -37,14 +37,14 @@ class Recordings(msgspec.Struct, frozen=True):
 
 
 def changes_of(one: Side, two: Side) -> list[Change]:
-    """Return the settings of the pipelines, the lineage and the plugins that differ, sorted by key."""
+    """Return the settings that differ, sorted by key: pipeline files, lineage (data and software), and plugins."""
     flat = [dict(_settings(side)) for side in (one, two)]
     keys = sorted(key for key in flat[0].keys() | flat[1].keys() if flat[0].get(key) != flat[1].get(key))
     return [Change(printable(key), *(_shown(side.get(key)) for side in flat)) for key in keys[:MAX_CHANGES]]
 
 
 def recordings_of(one: Side, two: Side) -> Recordings:
-    """Return the recordings of both trainings, of A alone and of B alone."""
+    """Return the recordings that both sides, only side A, and only side B were trained on."""
     first, second = _recordings(one), _recordings(two)
     return Recordings(
         [name for name in first if name in second][:MAX_RECORDINGS],
@@ -54,7 +54,10 @@ def recordings_of(one: Side, two: Side) -> Recordings:
 
 
 def same_data(one: Side, two: Side) -> bool | None:
-    """Return whether both trainings have the same lineage of data; None if a side does not state it."""
+    """Return whether both sides were trained on the same data, according to the digests in their metadata.
+
+    Return None if a side states no digest.
+    """
     digests = [side.part("lineage").get("data") for side in (one, two)]
     return None if None in digests else digests[0] == digests[1]
 

@@ -1,4 +1,4 @@
-"""Which models `select` would take from A alone, from B alone, and from both together."""
+"""The models that the command `select` would take from side A alone, from side B alone, and from both sides."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ class Choice:
     features: str
     """`ALL_FEATURES`, or the feature group whose features the client measures."""
     first: SideModel | None
-    """The model that is taken from A alone; None if no model of A can be used."""
+    """The model that is taken if there are only the models of side A; None if no model of side A can be used."""
     second: SideModel | None
     model: SideModel
-    """The model that is taken from both together. It need not be the one that is taken from its side alone: a split
-    that was not measured on the other side then does not count."""
+    """The model that is taken from the models of both sides. It may differ from the model that is taken from its own
+    side alone, because a split counts only if it was measured on both sides."""
     taken: SideName
     """The side of `model`."""
     compared_by: str
-    """How the errors were compared, in the words of `select`."""
+    """The errors by which `model` was chosen, in the words of the command `select`."""
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the JSON form of the choice."""
+        """Return the choice as a JSON object."""
         return {
             "source": self.source,
             "output_type": self.output_type,
@@ -51,7 +51,7 @@ class Choice:
 
 
 def choices_of(one: Side, two: Side) -> list[Choice]:
-    """Return the choices for each energy source and output type, with all features and with those of each group.
+    """Return the choices for each energy source and output type: with all features, and with those of each group.
 
     Only models that Kepler Core can load are considered. Models of all node types are compared with each other, as if
     the client's machine were not known.

@@ -28,10 +28,10 @@ class Comparison:
     same_data: bool | None
     """Whether the errors of both sides were measured on the same recordings; None if a side does not state it."""
     summary: Sequence[str]
-    """Sentences for people who read nothing else."""
+    """Sentences that summarise the comparison."""
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the JSON form."""
+        """Return the comparison as a JSON object."""
         document: dict[str, Any] = {
             "A": self.first.as_dict(),
             "B": self.second.as_dict(),
@@ -46,7 +46,7 @@ class Comparison:
 
 
 def compare_sides(first: Side, second: Side) -> Comparison:
-    """Compare two sides. Their pipelines must have the same target."""
+    """Compare two versions of pipelines. Both pipelines must have the same target."""
     pairs, choices = pairs_of(first, second), choices_of(first, second)
     same = same_data(first, second)
     return Comparison(

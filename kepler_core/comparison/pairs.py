@@ -1,4 +1,4 @@
-"""Pairs of models that have the same energy source, output type, feature group and trainer on both sides."""
+"""Pairs of models with equal energy source, output type, feature group and trainer, one from each side."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ from kepler_core.honesty.document import SPLIT_NAMES, SplitName
 from kepler_core.pipeline.held_out_samples import HeldOutSamples
 
 MIN_COMMON_SAMPLES = 20
-"""Two models are compared sample by sample if both keep predictions for at least this number of equal samples."""
+"""Two models are compared sample by sample if at least this number of samples have stored predictions of both
+models."""
 SAME_WATTS = 0.01
-"""Measured watts of one sample that differ by at most this fraction are equal: the file has four digits."""
+"""Two values of the measured watts of a sample count as equal if they differ by at most this fraction. The files with
+held-out samples store only four digits."""
 
 
 @attrs.frozen
 class CommonError:
-    """The errors of both models on the samples that both held out, for the component with the largest error."""
+    """The errors of two models on the samples that neither was trained on, for the component with the largest error."""
 
     component: str
     split: SplitName
@@ -29,12 +31,13 @@ class CommonError:
     second: float
     """Mean absolute error of the model of B in watts."""
     standard_error: float
-    """Standard error of `second - first` in watts. The samples are spread over the recording at random."""
+    """Standard error of `second - first` in watts. The samples count as independent, because they are spread over the
+    recording at random."""
 
 
 @attrs.frozen(eq=False)
 class Pair:
-    """A model of A and the model of B with the same key; one of them may be missing."""
+    """A model of side A and the model of side B with the same key (see `Key`). One of the models may be missing."""
 
     key: Key
     node_type: int
@@ -43,7 +46,7 @@ class Pair:
 
     @property
     def split(self) -> SplitName | None:
-        """The hardest split that was measured for both models; None if there is none."""
+        """Of the splits that were measured for both models, the split with the largest error; None if there is none."""
         if self.first is None or self.second is None:
             return None
         one, two = self.first.errors, self.second.errors
@@ -52,7 +55,7 @@ class Pair:
 
     @property
     def better(self) -> SideName | None:
-        """The side with the lower error on `split`; None if it is unknown or equal."""
+        """The side whose model has the lower error on `split`; None if an error is unknown or the errors are equal."""
         split = self.split
         if split is None or self.first is None or self.second is None:
             return None
@@ -61,11 +64,11 @@ class Pair:
 
     @property
     def only(self) -> SideName | None:
-        """The side that has this model if the other side has none."""
+        """The side that has a model with this key, if the other side has no such model; otherwise None."""
         return "A" if self.second is None else "B" if self.first is None else None
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the JSON form of the pair."""
+        """Return the pair as a JSON object."""
         keys = ("source", "output_type", "feature_group", "trainer")
         return {
             **dict(zip(keys, self.key, strict=True)),
@@ -81,8 +84,8 @@ class Pair:
 def pairs_of(one: Side, two: Side) -> list[Pair]:
     """Return the pairs of the models of A and B, sorted by key.
 
-    Models of node types with the same number form a pair. If each side has exactly one model with a key, both form a
-    pair even if the numbers differ, because each pipeline numbers its node types itself.
+    Models of node types with the same number form a pair. If each side has exactly one model with a key, these two
+    models form a pair even if the numbers differ. The reason is that each pipeline numbers its node types itself.
     """
     by_key: dict[Key, tuple[dict[int, SideModel], dict[int, SideModel]]] = {}
     for number, side in enumerate((one, two)):
@@ -102,7 +105,10 @@ def pairs_of(one: Side, two: Side) -> list[Pair]:
 
 
 def common_samples(one: SideModel, two: SideModel) -> tuple[HeldOutSamples, HeldOutSamples] | None:
-    """Return the samples that both models keep and that both measured alike, in the same order; None without any."""
+    """Return the held-out samples that are stored for both models, in the same order; None if there are none.
+
+    Only samples with equal measured watts are returned (see `SAME_WATTS`).
+    """
     first, second = one.held_out, two.held_out
     if isinstance(first, str) or isinstance(second, str):
         return None
@@ -121,10 +127,10 @@ def common_samples(one: SideModel, two: SideModel) -> tuple[HeldOutSamples, Held
 
 
 def common_error(pair: Pair) -> CommonError | None:
-    """Return the errors on the samples that both models held out in the hardest split that both keep.
+    """Return the errors on the held-out samples that are stored for both models, in the split with the largest error.
 
-    None if there are fewer than `MIN_COMMON_SAMPLES` such samples. The samples must also have equal measured watts:
-    the names and times of simulated recordings may be equal although the recordings are not.
+    Return None if there are fewer than `MIN_COMMON_SAMPLES` such samples. The samples must also have equal measured
+    watts, because different simulated recordings may have equal names and times.
     """
     samples = None if pair.first is None or pair.second is None else common_samples(pair.first, pair.second)
     if samples is None:

@@ -1,4 +1,4 @@
-"""The two sides of a comparison: the models of a version of a pipeline, with what they state about their errors."""
+"""The sides A and B of a comparison. Each side is a version of a pipeline: its models, with the errors they state."""
 
 from __future__ import annotations
 
@@ -29,13 +29,16 @@ Key = tuple[str, str, str, str]
 
 
 class SideModel:
-    """A model of one side, with what it states about its errors. A block `honesty` that is malformed is a problem."""
+    """A model of one side of a comparison, with the errors in the block `honesty` of its metadata.
+
+    If this block is malformed, `problem` is the reason.
+    """
 
     def __init__(self, stored: StoredModel) -> None:
         self.stored = stored
         self.honesty: Honesty | None = None
         self.problem: str | None = None
-        """Why the errors by split are not known; None if they are known."""
+        """Why the errors on the splits (kinds of held-out data) are not known; None if they are known."""
         try:
             self.honesty = read_honesty(stored.metadata)
             if self.honesty is None:
@@ -45,7 +48,7 @@ class SideModel:
 
     @property
     def key(self) -> Key:
-        """What identifies the model among the models of one node type."""
+        """The attributes that identify the model among the models of one node type."""
         return (self.stored.source, self.stored.output_type, self.stored.feature_group, self.stored.trainer)
 
     @property
@@ -56,12 +59,12 @@ class SideModel:
 
     @property
     def half_width(self) -> float | None:
-        """The typical half-width of the widest interval in watts; None if the model states no interval."""
+        """Typical half-width in watts for the component with the widest intervals; None if there are none."""
         return None if self.honesty is None else widest_half_width(self.honesty)
 
     @cached_property
     def held_out(self) -> HeldOutSamples | str:
-        """The predictions for held-out samples that the model keeps, or the reason why there are none."""
+        """The stored predictions of the model for held-out samples, or the reason why there are none."""
         snapshot, name = self.stored.snapshot, f"{self.stored.path}/{HELD_OUT_FILE}"
         if name not in snapshot.names:
             return NO_HELD_OUT_SAMPLES
@@ -71,7 +74,7 @@ class SideModel:
             return f"its predictions for held-out samples cannot be read: {error}"
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the JSON form of the model."""
+        """Return the model as a JSON object."""
         return {
             "path": self.stored.path,
             "mae": self.stored.scores.get("mae"),
@@ -99,7 +102,7 @@ class Side:
 
     @property
     def seen(self) -> Seen | None:
-        """The training data of the model that was trained on most samples; None if no model states it."""
+        """Description of the training data of the model with the most training samples; None if no model has one."""
         blocks = [model.honesty.seen for model in self.models if model.honesty is not None]
         return max(blocks, key=lambda seen: seen.samples, default=None)
 
@@ -114,7 +117,7 @@ class Side:
         return value if isinstance(value, dict) else {}
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the JSON form of the side, without its models."""
+        """Return the side as a JSON object, without its models."""
         updated = self.metadata.get("last_update_time")
         return {
             "name": self.name,

@@ -15,7 +15,7 @@ SPLIT_WORDS: dict[SplitName, str] = {
     "recordings": "another recording",
     "nodes": "another node",
 }
-"""Names of the splits for people."""
+"""Split (kind of held-out data) -> its name in sentences."""
 
 MAX_CASES = 6
 """Maximum number of energy sources and output types in the summary."""
@@ -56,7 +56,7 @@ def _of_case(choice: Choice) -> str:
         side = "A" if choice.second is None else "B"
         return f"{where}: only {side} has models that can be used, so select takes {_name(choice.model)} of {side}."
     if _name(choice.first) == _name(choice.second):
-        names = f"{_name(choice.first)} from each of both"
+        names = f"{_name(choice.first)} from A and from B"
     else:
         names = f"{_name(choice.first)} from A and {_name(choice.second)} from B"
     parts = [f"{where}: select takes {names}"]
@@ -64,7 +64,7 @@ def _of_case(choice: Choice) -> str:
     if (error := common_error(Pair(choice.first.key, 0, choice.first, choice.second))) is not None:
         parts.append(_common(error))
     reason = choice.compared_by.rstrip(",")
-    parts.append(f"From both, select takes {_name(choice.model)} of {choice.taken}, compared by {reason}")
+    parts.append(f"From A and B together, select takes {_name(choice.model)} of {choice.taken}, compared by {reason}")
     return ". ".join(parts) + "."
 
 
@@ -73,7 +73,10 @@ def _name(model: SideModel) -> str:
 
 
 def _differences(one: SideModel, two: SideModel) -> list[str]:
-    """Return sentences without a full stop: on what B is better, worse, or equal, and what only one side measured."""
+    """Return sentences, without full stops, that compare the errors of a model of A and a model of B.
+
+    They state on which splits B is better, worse or about equal, and which splits were not measured for both models.
+    """
     better: list[str] = []
     worse: list[str] = []
     equal: list[str] = []
@@ -102,15 +105,15 @@ def _differences(one: SideModel, two: SideModel) -> list[str]:
     if single:
         sentences.append(f"The error was measured {' and '.join(single)}")
     if never:
-        sentences.append(f"Neither was measured on {' or '.join(never)}")
+        sentences.append(f"No error was measured on {' or '.join(never)}")
     return sentences
 
 
 def _common(error: CommonError) -> str:
     difference = error.second - error.first
     text = (
-        f"On {error.samples} samples that both held out ({SPLIT_WORDS[error.split]}, {error.component}), the mean "
-        f"error is {error.first:.2f} W with A and {error.second:.2f} W with B"
+        f"On {error.samples} held-out samples that A and B have in common ({SPLIT_WORDS[error.split]}, "
+        f"{error.component}), the mean error is {error.first:.2f} W with A and {error.second:.2f} W with B"
     )
     if abs(difference) <= SIGNIFICANT * error.standard_error:
         return f"{text}: the difference is within the noise of {SIGNIFICANT * error.standard_error:.2f} W"
@@ -122,8 +125,8 @@ def _counts(pairs: Sequence[Pair]) -> str:
     numbers = {side: sum(pair.better == side for pair in both) for side in ("A", "B")}
     only = {side: sum(pair.only == side for pair in pairs) for side in ("A", "B")}
     text = (
-        f"{_models(len(both))} {'is' if len(both) == 1 else 'are'} in both: on the hardest split that both have "
-        f"measured, A has the lower error in {numbers['A']}, B in {numbers['B']}"
+        f"{_models(len(both))} {'is' if len(both) == 1 else 'are'} in both: on the hardest split that was "
+        f"measured for A and B, A has the lower error in {numbers['A']}, B in {numbers['B']}"
     )
     more = [f"{_models(count)} only in {side}" for side, count in only.items() if count]
     return text + (f"; {' and '.join(more)}" if more else "") + "."

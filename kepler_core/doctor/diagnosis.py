@@ -1,4 +1,4 @@
-"""What a rule found in the metrics of a Kepler."""
+"""The rules of `kepler-model doctor`, and the problems that they find in Kepler's metrics."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ import attrs
 from kepler_core.pairs.host_node import HostNode
 
 Severity = Literal["error", "warning", "note"]
-"""error: the numbers are wrong or missing. warning: numbers will be misread. note: Kepler Core corrects it."""
+"""error: numbers are wrong or missing. warning: users will misread numbers. note: Kepler Core corrects the numbers."""
 
 
 @attrs.frozen
 class Diagnosis:
-    """Something that is wrong with a Kepler, or easily misread."""
+    """A problem of an installation of Kepler: numbers that are wrong, missing or easily misread."""
 
     rule: str
     severity: Severity
     node: str
-    """The node that the finding is about; "" if the recording names none."""
+    """Name of the node that has the problem; "" if the recording does not name it."""
     seen: str
-    """What was seen, in one sentence."""
+    """What the rule found in the metrics, in one sentence."""
     advice: str
-    """What to do, in one sentence."""
+    """What the user can do, in one sentence."""
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the fields as they are printed as JSON."""
+        """Return the fields in the form that `kepler-model doctor --json` prints."""
         return attrs.asdict(self)
 
 
 @attrs.frozen
 class Found:
-    """The result of a rule for one node."""
+    """A problem that a rule found on one node: what the rule saw, and what the user can do."""
 
     seen: str
     advice: str
@@ -46,4 +46,4 @@ class Rule:
     name: str
     severity: Severity
     check: Callable[[HostNode], Found | None]
-    """Returns what was found on a node; None if nothing is wrong."""
+    """Returns the problem of a node; None if the rule finds no problem."""

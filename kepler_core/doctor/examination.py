@@ -16,8 +16,8 @@ _OLD_CONTAINER = "kepler_container_joules_total"
 def nodes_of(recording: Recording) -> list[HostNode]:
     """Return the nodes of a recording of Kepler 0.10 or later.
 
-    Nodes are told apart by the label instance, as kepler_build_info has no other label. Raises `RecordingError` if
-    the recording has no metric of Kepler 0.10 or later.
+    Nodes are told apart by the label instance, because kepler_build_info has no other label for the node. Raises
+    `RecordingError` if the recording has no metric of Kepler 0.10 or later.
     """
     instances: dict[str, None] = {}
     for name in (names.BUILD_INFO, names.NODE_JOULES, names.PROCESS_SECONDS, names.VM_JOULES):
@@ -38,7 +38,7 @@ def nodes_of(recording: Recording) -> list[HostNode]:
 
 
 def examine(recording: Recording) -> list[Diagnosis]:
-    """Return what the rules find on each node, severe findings first."""
+    """Return the problems that the rules find on each node, severe problems first."""
     nodes = nodes_of(recording)
     return [
         Diagnosis(rule.name, rule.severity, node.labels.get("instance", ""), found.seen, found.advice)

@@ -1,7 +1,7 @@
-"""The idle power of each zone of a node, learned from the quiet times of a recording.
+"""The idle power of each zone of a node, estimated from the quiet times of a recording: the times of low load.
 
-Kepler's own "idle" power is only the unused part of each window's energy, (1 − usage) · energy: it falls to 0 as the
-machine gets busy. The idle power of a machine is what it draws while it does nothing.
+Kepler's own "idle" power is only the unused part of the energy between two measurements, (1 − usage) · energy: it falls
+to 0 as the machine gets busy. The idle power of a machine is what it draws while it does nothing.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class ZoneIdle:
     kepler_watts: float | None
     """Mean of Kepler's "idle" power over the whole recording; None if the recording does not have it."""
     load: float
-    """Load in the quietest times: a part of all CPUs or, if their number is unknown, of the highest load."""
+    """Load in the quietest times, as a fraction of all CPUs or, if their number is unknown, of the highest load."""
     readings: int
     """Number of readings while the node was idle."""
 
@@ -52,7 +52,7 @@ class ZoneIdle:
         return f"only {self.readings} readings while idle; {FEWEST_IDLE_SAMPLES} are needed"
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the fields as they are printed as JSON."""
+        """Return the fields in the form that `kepler-model doctor --json` prints."""
         return {**attrs.asdict(self), "reason": self.reason}
 
 
@@ -91,7 +91,7 @@ def _of_node(node: HostNode) -> list[ZoneIdle]:
 
 
 def _load(node: HostNode, grid: FloatArray, cpus: int | None) -> FloatArray | None:
-    """Return the CPU milliseconds per second in each interval of the grid; None if the load is not known."""
+    """Return the CPU milliseconds per second between each two times of `grid`; None if the load is not known."""
     if node.metric(names.PROCESS_SECONDS) is not None:
         return 1000.0 * node.cpu_seconds(grid) / np.diff(grid)
     ratio = node.metric(names.USAGE_RATIO)

@@ -1,4 +1,4 @@
-"""The rules of `kepler-model doctor`: one function for each thing that can be wrong with a Kepler 0.10 or later.
+"""The rules of `kepler-model doctor`: one function for each problem that Kepler 0.10 or later can have.
 
 Source of the facts: Kepler's code, v0.10.0 to v0.11.4 and its main branch of August 2026 (internal/device,
 internal/monitor, internal/resource, internal/exporter/prometheus/collector).
@@ -21,23 +21,24 @@ from kepler_core.pairs.usage_lag import usage_of_windows
 from kepler_core.recording.columns import Metric
 
 LEAST_WATTS = 0.01
-"""A zone of a real machine draws more watts than this. The fake meter adds about 0.15 mJ per reading."""
+"""A zone of a real machine draws more watts than this. Kepler's fake meter counts about 0.15 mJ per reading."""
 OTHER_WINDOW = 0.05
-"""The gauge and the counter belong to different windows if they differ by more than this fraction."""
+"""If Kepler's gauge of watts and its counter of joules differ by more than this fraction, they cover different windows.
+A window is the time between two measurements of Kepler."""
 OFTEN = 0.2
-"""The windows are disturbed if gauge and counter differ in more than this fraction of the readings."""
+"""The rule `disturbed-windows` applies if gauge and counter differ in more than this fraction of the readings."""
 FEWEST_READINGS = 5
 _FAKE_PATH = re.compile(r"/energy_[a-z]+(-\d+)?$")
-"""Path of a zone of Kepler's fake meter. A powercap zone's path is a folder such as …/intel-rapl:0."""
+"""Matches the path of a zone of Kepler's fake meter. A powercap zone's path is a folder such as …/intel-rapl:0."""
 _ESTIMATE = re.compile(r"kepler-core:(model|formula):[^/]*")
-"""The end of the path of a zone that the meter publishes (`kepler_core.metering.Provenance.slug`)."""
+"""Matches the end of the path of a zone that Kepler Core's meter publishes (`kepler_core.metering.Provenance.slug`)."""
 _RELEASE_WITH_LAG = re.compile(r"v?0\.(10|11)\.\d+")
 _HYPERVISORS = re.compile(r"qemu|kvm|virtqemud")
 _SHOWN = 3
 
 
 def fake_meter(node: HostNode) -> Found | None:
-    """Find the meter for development, whose values are random."""
+    """Find Kepler's fake meter, which is made for development and has random values."""
     joules = node.metric(names.NODE_JOULES)
     paths = [labels.get("path", "") for labels in _labels(joules)]
     fake = sorted({path for path in paths if _FAKE_PATH.search(path)})
@@ -71,7 +72,7 @@ def estimated_power(node: HostNode) -> Found | None:
 
 
 def zones_summed(node: HostNode) -> Found | None:
-    """Find energy whose zones somebody has added up."""
+    """Find series of energy that are sums over zones, because a query or a recording rule added the zones up."""
     without = [labels for labels in _labels(node.metric(names.NODE_JOULES)) if not labels.get("zone")]
     if not without:
         return None
@@ -108,11 +109,11 @@ def empty_node_name(node: HostNode) -> Found | None:
 
 
 def release_lag(node: HostNode) -> Found | None:
-    """Find a usage ratio that is that of the previous window."""
+    """Find a release of Kepler that calculates watts with the CPU usage of the previous window."""
     version = next((v for labels in _labels(node.metric(names.BUILD_INFO)) if (v := labels.get("version", ""))), "")
     seen = None
     if _RELEASE_WITH_LAG.fullmatch(version):
-        seen = f"version {printable(version, 40)} calculates watts with the CPU usage of the window before"
+        seen = f"version {printable(version, 40)} calculates watts with the CPU usage of the previous window"
     elif not version and _lags(node):
         seen = f"{names.USAGE_RATIO} follows the CPU seconds of the processes one reading later"
     if seen is None:
@@ -126,7 +127,7 @@ def release_lag(node: HostNode) -> Found | None:
 
 
 def no_power(node: HostNode) -> Found | None:
-    """Find a Kepler that runs, but reports no power at all."""
+    """Find an installation of Kepler that runs, but reports no power at all."""
     if node.metric(names.BUILD_INFO) is None or node.metric(names.NODE_JOULES) is not None:
         return None
     return Found(
@@ -152,7 +153,7 @@ def power_with_gaps(node: HostNode) -> Found | None:
 
 
 def guests_typed_as_containers(node: HostNode) -> Found | None:
-    """Find virtual machines of KubeVirt, which Kepler takes for containers."""
+    """Find virtual machines of KubeVirt that Kepler mistakes for containers."""
     guests = {
         labels.get("comm", "")
         for labels in _labels(node.metric(names.PROCESS_SECONDS))
@@ -179,25 +180,25 @@ def shared_vm_id(node: HostNode) -> Found | None:
     vm, found = max(shared.items(), key=lambda item: len(item[1]))
     return Found(
         f"{len(found)} processes have the vm_id {printable(vm, 60)}",
-        "Kepler takes them for one virtual machine: start each QEMU with its own -uuid or -name, e.g. by libvirt",
+        "Kepler treats them as one virtual machine: start each QEMU with its own -uuid or -name, e.g. by libvirt",
     )
 
 
 def counter_wraps(node: HostNode) -> Found | None:
-    """Find where the raw counter falls back to 0 because it reached its maximum."""
+    """Find zones whose energy counter falls back to 0 because the hardware's counter reached its maximum."""
     falls = Counter(labels.get("zone", "") for labels in _falling(node.metric(names.NODE_JOULES)))
     if not falls or _falling(node.metric(names.NODE_ACTIVE_JOULES)):
-        return None  # if the counter of active energy falls, too, Kepler was started anew
+        return None  # if the counter of active energy falls, too, Kepler was restarted
     shown = ", ".join(f"{zone} {count} times" for zone, count in sorted(falls.items()))
     return Found(
         f"{names.NODE_JOULES} falls back to 0 at the maximum of the hardware counter ({shown})",
         f"increase() and rate() of Prometheus lose energy there: add {names.NODE_ACTIVE_JOULES} and "
-        f"{names.NODE_IDLE_JOULES}, which do not fall back; Kepler Core does",
+        f"{names.NODE_IDLE_JOULES} instead, as Kepler Core does; these counters do not fall back",
     )
 
 
 def disturbed_windows(node: HostNode) -> Found | None:
-    """Find readings between which Kepler made several windows, because of its timer or another reader."""
+    """Find readings between which Kepler measured several times, because of its timer or another reader."""
     gauge, joules = node.metric(names.NODE_WATTS), node.metric(names.NODE_JOULES)
     if gauge is None or joules is None:
         return None
@@ -218,7 +219,7 @@ def disturbed_windows(node: HostNode) -> Found | None:
         return None
     return Found(
         f"in {others} of {total} readings, {names.NODE_WATTS} differs from the energy since the reading before by "
-        f"more than {100 * OTHER_WINDOW:.0f} %: Kepler made other windows in between",
+        f"more than {100 * OTHER_WINDOW:.0f} %: Kepler also measured in between",
         "watts cover only the last window: use joules; for recordings, set monitor: {interval: 0s} in Kepler's "
         "configuration, let only one reader scrape it, and record each scrape",
     )

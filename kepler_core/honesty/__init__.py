@@ -1,1 +1,1 @@
-"""The stated reliability of models: errors by split, the range of the training, and intervals."""
+"""How reliable a model is: errors by split, the range of the training data, and intervals."""

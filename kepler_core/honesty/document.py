@@ -1,7 +1,7 @@
-"""The block `honesty` in a model's `metadata.json`: measured errors, the range of the training, and interval terms.
+"""The block `honesty` in a model's `metadata.json`: errors, intervals, and the range of the training data.
 
-A training writes the block (`kepler_core.pipeline`). Selection, the servers and the commands read it with
-`read_honesty`. Models from other programs have no such block.
+The training of a pipeline (`kepler_core.pipeline`) writes the block. Selection, the servers and the commands read it
+with `read_honesty`. Models from other programs have no such block.
 """
 
 from __future__ import annotations
@@ -54,15 +54,17 @@ class SplitErrors(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True
     parts: Count
     """Number of parts that were held out one after the other: folds, regimes, recordings or groups of nodes."""
     worst: Watts | None = None
-    """Mean absolute error on the hardest of these parts, in watts: the largest of all parts and components. Models are
-    ranked by it, because the mean over all parts hides how wrong a model is for work that is unlike the training. With
-    three nodes or more, it is computed without the gains of the nodes, so it can be lower than `mae`. None after a
-    recalibration: then models are ranked by `mae`."""
+    """Mean absolute error on the hardest held-out part, in watts: the largest error of all parts and components. Models
+    are ranked by this error, because the mean over all parts hides how wrong a model is for work that is unlike its
+    training data. With three nodes or more, the error is computed without the gains of the nodes (the factors between
+    machines of one type). So it can be lower than `mae`. None after a recalibration: then models are ranked by
+    `mae`."""
     standard_error: Watts | None = None
-    """Standard error of `mae` in watts, from the errors on the parts. Only a recalibration states it."""
+    """Standard error of `mae` in watts, from the errors on the held-out parts. Only a recalibration sets it."""
     earlier: Watts | None = None
-    """Mean absolute error of the trainer's model on its hardest split before a recalibration, in watts; None if there
-    was no recalibration or no such model. See `kepler_core.selection.ranking`."""
+    """Error before the recalibration, in watts: the mean absolute error of this trainer's earlier model, on the split
+    on which that model had its largest error. None if there was no recalibration, or no earlier model of this trainer.
+    See `kepler_core.selection.ranking`."""
 
     @property
     def hardest(self) -> float:
@@ -88,18 +90,19 @@ class Seen(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class IntervalTerms(msgspec.Struct, forbid_unknown_fields=True):
-    """The terms from which `kepler_core.honesty.interval` computes the interval of one component."""
+    """The errors from which `kepler_core.honesty.interval` computes the intervals of one component."""
 
     lowest: Watts
     """Lowest measured power of a node, in watts."""
     highest: Watts
     """Highest measured power of a node, in watts."""
     edges: list[Watts]
-    """Predicted watts that separate the load bins, ascending."""
+    """Predicted watts that separate the load bins (ranges of predicted power), ascending."""
     quantiles: list[Watts]
     """Conformal quantile of the absolute error in each load bin, in watts. The list has one item more than `edges`."""
     session: Watts
-    """Error between two sessions (days) of one machine, in watts: its quantile at the level `Honesty.level`."""
+    """Error between two sessions (days) of one machine, in watts: the quantile of this error at the level
+    `Honesty.level`."""
     machine_idle: Watts
     """Error between two machines of one node type at the lowest power, as a fraction of the predicted power."""
     machine_loaded: Watts
@@ -109,7 +112,8 @@ class IntervalTerms(msgspec.Struct, forbid_unknown_fields=True):
     session_measured: bool = False
     """Whether `session` was measured with several recordings. If not, `session` is a prior or 0."""
     machine_measured: bool = False
-    """Whether `machine_idle` and `machine_loaded` were measured with several nodes. If not, they are the priors."""
+    """Whether `machine_idle` and `machine_loaded` were measured with several nodes. If not, they are the priors in
+    `kepler_core.honesty.interval`."""
 
 
 class Twin(msgspec.Struct, forbid_unknown_fields=True):
@@ -118,14 +122,15 @@ class Twin(msgspec.Struct, forbid_unknown_fields=True):
     model_name: str
     feature_group: str
     limits: dict[str, Watts]
-    """For each component, the 99 % quantile of the difference between both models' predictions in the validation."""
+    """For each component, the 99 % quantile of the difference between the predictions of the model and of its twin, in
+    the validation."""
 
 
 class Honesty(msgspec.Struct, forbid_unknown_fields=True):
-    """The block `honesty`: the errors of a model, the data of its training, and the terms of its intervals."""
+    """The block `honesty`: the errors of a model, its training data, and the errors that make up its intervals."""
 
     splits: dict[SplitName, SplitErrors | None]
-    """Errors by split; None if this error was never measured, e.g. `nodes` in a training with one node."""
+    """Errors by split; None if the errors of a split were never measured, e.g. `nodes` in a training with one node."""
     hardest: SplitName
     """The measured split with the largest error. Models are ranked by their error on this split."""
     seen: Seen
@@ -139,12 +144,12 @@ class Honesty(msgspec.Struct, forbid_unknown_fields=True):
     def hardest_errors(self) -> SplitErrors:
         """The errors on the split `hardest`."""
         errors = self.splits[self.hardest]
-        assert errors is not None  # `read_honesty` has checked it
+        assert errors is not None  # `read_honesty` has checked that this split has errors
         return errors
 
 
 def read_honesty(metadata: Mapping[str, Any]) -> Honesty | None:
-    """Return the block `honesty` of a model's metadata; None if the metadata has no such block.
+    """Return the block `honesty` of a model's metadata; None if the metadata have no such block.
 
     Raises `ModelError` if the block does not fit the schema `Honesty`, or contradicts itself.
     """

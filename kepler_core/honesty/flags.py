@@ -26,8 +26,8 @@ def flags(honesty: Honesty | None, match: MachineMatch, *, outside: bool, disagr
     """Return the flags of an estimate.
 
     `honesty` is None if the metadata of the model have no such block. Then the recordings and machines of the training
-    are not known, and their flags are not raised. `outside` tells whether a row is outside the range of the training.
-    `disagrees` tells whether the predictions of the model and of its twin differ by more than the limit.
+    are not known, so no flag about them is raised. `outside` tells whether a row is outside the range of the training
+    data. `disagrees` tells whether the predictions of the model and of its twin differ by more than the limit.
     """
     raised: dict[Flag, bool] = {
         "one_session_only": honesty is not None and honesty.splits.get("recordings") is None,

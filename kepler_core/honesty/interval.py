@@ -5,21 +5,21 @@ The half-width of the interval around a prediction of P watts is
     √( (w · q)² + s² + (m · P)² + d² )
 
 - q is the conformal quantile of the prediction's load bin, measured on held-out workloads.
-- w is `OUTSIDE_FACTOR` for a row outside the range of the training, and 1 for all other rows.
+- w is `OUTSIDE_FACTOR` for a row outside the range of the training data, and 1 for all other rows.
 - s is the error between sessions.
 - m is the error between machines of one node type, as a fraction of the power.
 - d is the absolute difference between the predictions of the model and of its twin.
 
 The block `honesty` contains q, s and m (`kepler_core.honesty.document`).
 
-If the model was trained on the machine itself, m counts as 0. There is one exception: if the training measured m with
-several machines, the model predicts the mean of these machines. Each machine differs from this mean, so m counts.
+If the model was trained on the machine itself, m is replaced by 0. There is one exception: if the training measured m
+with several machines, the model predicts the mean of these machines. Each machine differs from this mean, so m is used.
 
 The errors q, s and m have independent causes, so their squares add up. The difference d shows an error of the model or
 of the twin in this row. Its sign has nothing to do with the day or the machine, and the usual difference is already
-part of q. So d is one more independent term. The half-width is never smaller than d: the interval around the prediction
-that is used always contains the prediction of the other model. If a training could not measure s or m, it uses the
-priors below.
+part of q. So d is one more independent term. The half-width is never smaller than d. So the interval around the
+prediction of one model always contains the prediction of the other model. If a training could not measure s or m, it
+uses the priors below.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ NORMAL_QUANTILE = 1.6448536269514722
 deviations."""
 
 OUTSIDE_FACTOR = 2.5
-"""Factor of the conformal quantile for rows outside the range of the training."""
+"""Factor of the conformal quantile for rows outside the range of the training data."""
 
 SESSION_PRIOR = 0.15
 """Prior of the error between two sessions of one machine, as a fraction of the machine's power range (highest −
@@ -79,8 +79,8 @@ LEAST_SIMILARITY = 0.1
 def other_type(similarity: float | None) -> MachineMatch:
     """Return the match of a machine that does not have the node type of the model.
 
-    The error between machines is divided by `similarity`, the similarity of the two machines from 0 to 1. None: it is
-    not known.
+    The error between machines is divided by `similarity`, the similarity of the two machines from 0 to 1. None: the
+    similarity is not known.
     """
     known = UNKNOWN_SIMILARITY if similarity is None else similarity
     return MachineMatch(dissimilarity=1.0 / min(max(known, LEAST_SIMILARITY), 1.0) - 1.0)
@@ -95,10 +95,9 @@ def half_width(
 ) -> FloatArray:
     """Return the half-width of each prediction's interval in watts, shape (rows,).
 
-    `watts` are the predictions of one component. `outside` tells which rows are outside the range of the training.
-    `disagreement` is the absolute difference between the predictions of the model and of its twin, in watts. It is
-    None if the model has no twin.
-    All arrays have the shape (rows,).
+    `watts` are the predictions of one component. `outside` tells which rows are outside the range of the training data.
+    `disagreement` is the absolute difference between the predictions of the model and of its twin, in watts. It is None
+    if the model has no twin. All arrays have the shape (rows,).
     """
     quantile = np.asarray(terms.quantiles)[np.searchsorted(terms.edges, watts, side="right")]
     squares = np.square(np.where(outside, OUTSIDE_FACTOR * quantile, quantile)) + terms.session**2
@@ -118,7 +117,7 @@ def _between_machines(terms: IntervalTerms, watts: FloatArray) -> FloatArray:
 
 
 def typical_half_width(terms: IntervalTerms, match: MachineMatch = SAME_MACHINE) -> float:
-    """Return the mean half-width over the load bins, in watts, for rows within the range of the training.
+    """Return the mean half-width over the load bins, in watts, for rows within the range of the training data.
 
     Each load bin is represented by the middle of its range of predicted watts. The bins have about equally many
     samples, so the result is close to the mean over the samples of the training.
@@ -129,7 +128,7 @@ def typical_half_width(terms: IntervalTerms, match: MachineMatch = SAME_MACHINE)
 
 
 def widest_half_width(honesty: Honesty) -> float | None:
-    """Return the largest `typical_half_width` of all components, in watts; None if the model states no interval."""
+    """Return the largest `typical_half_width` of all components, in watts; None if the model has no interval."""
     return max(map(typical_half_width, honesty.intervals.values()), default=None)
 
 

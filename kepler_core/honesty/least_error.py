@@ -2,9 +2,9 @@
 
 A recalibration measures the errors on a few minutes. They are so uncertain that the lowest of many errors is often low
 by chance. So a model counts as equally good if the difference to the lowest error is within one standard error of the
-difference (compare the one-standard-error rule of Breiman, Friedman, Olshen and Stone, "Classification and Regression
-Trees", 1984). Among equally good models, the model whose trainer had the lowest error before the recalibration is the
-best, because this error was measured on far more data.
+difference. A similar rule is the one-standard-error rule (Breiman, Friedman, Olshen and Stone, "Classification and
+Regression Trees", 1984). Of equally good models, the rule chooses the model whose trainer had the lowest error before
+the recalibration. That error was measured on far more data.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from kepler_core.arrays import FloatArray
 
 
 def least_error(errors: FloatArray, standard_errors: FloatArray, earlier: FloatArray) -> tuple[int, bool]:
-    """Return the index of the chosen model, and whether the error before a recalibration decided.
+    """Return the index of the chosen model, and whether the error before a recalibration decided the choice.
 
     `errors` are the models' errors in watts, `standard_errors` their standard errors, and `earlier` the errors before
     the recalibration, all of shape (models,). Unknown values are NaN: models that were not recalibrated have no

@@ -38,13 +38,13 @@ from kepler_core.plugins import registry
 from kepler_core.vocabulary import main_feature
 
 TOLERANCE = 0.001
-"""Largest allowed difference between the predictions of the exported and the fitted model on a row, as a fraction of
-the range of the measured power (maximum − minimum). Weights on uninformative features that change predictions by at
-most this difference are set to 0 (`without_negligible`)."""
+"""Largest allowed difference between the predictions of the exported and the fitted model on a row. It is a fraction of
+the range of the measured power (maximum − minimum). Weights on features that were rare or constant in training are set
+to 0 if this changes predictions by at most this difference (`without_negligible`)."""
 
 LIMITS_KEY = "limits"
-"""Key in `metadata.json` and `weight.json` of the highest values: `features` maps each feature to the value at which
-it is cut, `power` maps each component to the upper limit of its power. Kepler ignores the key, and cuts nothing."""
+"""Key of the upper limits in `metadata.json` and `weight.json`: `features` maps each feature to its upper limit,
+`power` maps each component to the upper limit of its power. Kepler ignores the key, and applies no limits."""
 
 _DEFAULT_FORMATS = ("weights", "onnx")
 
@@ -60,7 +60,8 @@ class FittedComponent:
     gain: float = 1.0
     """Factor of the predictions."""
     weights_gain: float = 1.0
-    """Factor of the weights for Kepler, which Kepler does not cut at the ceiling."""
+    """Factor of the weights for Kepler. It differs from `gain`, because Kepler does not limit the power to the
+    ceiling."""
     zero_at_idle: bool = False
     """Whether the prediction for a row of zeros is subtracted from all predictions, before the gain is applied."""
 
@@ -100,7 +101,7 @@ def export(
         if len(files[file]) > MAX_COMPONENT_BYTES:
             raise ModelError(
                 f"{component}: the exported model has {len(files[file])} bytes, more than {MAX_COMPONENT_BYTES}; "
-                "train a smaller model, e.g. with fewer or less deep trees"
+                "train a smaller model, e.g. with fewer or shallower trees"
             )
         proportional = _proportional_to(component, name, features)
         ceiling = ceiling_of(highest, proportional)
@@ -138,12 +139,13 @@ def export(
 def proportional_feature(
     component: str, regressor: Regressor, features: Sequence[str], model_format: str | None
 ) -> str | None:
-    """Return what `ComponentPart.proportional_to` of the exported regressor is.
+    """Return the feature to which the power of the exported model will be proportional; None if there is none.
 
-    `model_format` is `Trainer.model_format`. Raises `ModelError` if no model format supports the regressor.
+    The result is the value of `ComponentPart.proportional_to`. `model_format` is `Trainer.model_format`. Raises
+    `ModelError` if no model format supports the regressor.
     """
     if PROPORTIONAL_FEATURES.get(component) not in features:
-        return None  # without a search for the model format, which may import a library
+        return None  # return before the search for the model format: the search may import a library
     return _proportional_to(component, _format_for(regressor, _candidates(model_format))[0], features)
 
 

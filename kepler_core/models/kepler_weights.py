@@ -1,21 +1,21 @@
-"""The format of weights that Kepler evaluates itself, and functions that check whether this is safe.
+"""The format of weights that Kepler evaluates itself, and functions that check whether Kepler can do this safely.
 
-Kepler picks the formula by the trainer's name: Kepler receives it as the first part of `model_name`, which is
-`<trainer>_<node type>`. Kepler fails if the weights do not have the form that the formula needs:
+Kepler picks the formula by the trainer's name: the first part of `model_name`, which is `<trainer>_<node type>`. Kepler
+fails if the weights do not have the form that the formula needs:
 
     linear (SGDRegressorTrainer)   Bias_Weight + Σ weight · x / scale
     LogarithmicRegressionTrainer   a · ln(b·x + 1) + c
     ExponentialRegressionTrainer   a · e^(b·x) + c
     LogisticRegressionTrainer      A / (1 + e^(-k·(x - x0))) + off
 
-In the linear formula, x is the value of a feature, and the sum includes the features that Kepler has. In
-the other formulas (curves), a, b, c, A, k, x0 and off are the numbers in `CurveFit_Weights`. For the curves
-of all components, Kepler takes as x the unscaled value of one feature: the first in Kepler's own list.
+In the linear formula, x is the value of a feature, and the sum includes only the features that Kepler knows. In the
+other formulas (curves), a, b, c, A, k, x0 and off are the numbers in `CurveFit_Weights`. For the curves of all
+components, Kepler takes as x the unscaled value of one feature: the first in Kepler's own list.
 
-Kepler stores power as an unsigned number, so that a result below 0 W becomes an enormous number. Weights
-are safe if neither the choice of x nor a result below 0 W can make Kepler report a wrong power. Kepler limits
-neither the features nor the result. So linear weights must be safe beyond the values of the training, too
-(`HEAD_ROOM`), and must not be on a feature about which the training data tell nothing (`RARE_MAXIMUM`).
+Kepler stores power as an unsigned number, so that a result below 0 W becomes an enormous number. Weights are safe if
+neither the choice of x nor a result below 0 W can make Kepler report a wrong power. Kepler limits neither the features
+nor the result. So linear weights must be safe beyond the values of the training, too (`HEAD_ROOM`). They must not be on
+a feature about which the training data tell nothing (`RARE_MAXIMUM`).
 """
 
 from __future__ import annotations
@@ -54,8 +54,9 @@ KEPLER_CURVES = {
 HEAD_ROOM = 3.0
 """Linear weights must not give less than 0 W for features up to this multiple of their highest values in training.
 
-The contract with Kepler demands bias + 3 · Σ negative weights ≥ 0, because Kepler 0.7.12 limits no feature. The
-reason is a model in kepler-model-db that gave 1.8e19 mW as soon as a feature exceeded its highest value in training."""
+So bias + 3 · Σ negative weights must be at least 0. The condition is necessary, because Kepler 0.7.12 limits no
+feature: there was a model in kepler-model-db that gave 1.8e19 mW as soon as a feature exceeded its highest value in
+training."""
 
 NO_WEIGHTS_KEY = "no_weights"
 """Key of a model's `metadata.json`. Its value is the reason why the model has no weights, although the model format can
@@ -110,7 +111,7 @@ _encoder = msgspec.json.Encoder()
 
 @attrs.frozen(eq=False)
 class KeplerWeights:
-    """The weights of a model, which are safe for Kepler to evaluate."""
+    """Weights of a model that Kepler can evaluate safely."""
 
     trainer: str
     """Trainer name that makes Kepler pick the right formula: `LINEAR_TRAINER`, or a name in `KEPLER_CURVES`."""
@@ -188,7 +189,7 @@ def read_weights(
 
 
 def uninformative_features(features: Sequence[str], scale: FloatArray, X: FloatArray) -> dict[str, str]:
-    """Return, by feature, why a weight on a feature that is rare or constant in training is unsafe.
+    """Map each feature that is rare or constant in training to the reason why a weight on it is unsafe.
 
     `scale` holds the features' highest values, shape (features,), and `X` the rows, shape (rows, features).
     """
@@ -206,10 +207,10 @@ def _rare_reason(scale: float) -> str:
 
 
 def without_negligible(weights: dict[str, Any], features: Collection[str], watts: float) -> dict[str, Any]:
-    """Return a component's linear weights with 0 in place of the weights on `features`, if these are negligible.
+    """Return a component's linear weights with 0 in place of weights on `features` that are negligible.
 
-    `weights` has the member `All_Weights`. The weights on `features` are negligible if the sum of
-    their absolute values is at most `watts`: features up to their scale then change the power by at most `watts`.
+    `weights` has the member `All_Weights`. The weights on `features` are negligible if the sum of their absolute values
+    is at most `watts`: then these features, with values up to their scale, change the power by at most `watts`.
     """
     try:
         component = msgspec.convert(weights, _Component)
@@ -228,8 +229,8 @@ def without_negligible(weights: dict[str, Any], features: Collection[str], watts
 def without_idle_power(weights: dict[str, Any], trainer: str, gain: float) -> dict[str, Any]:
     """Return the weights of gain · (f(x) − f(0)) from a component's weights of f(x), with exactly 0 W at idle.
 
-    `weights` has the member `All_Weights`. Linear weights with a bias below 0 W keep this bias, as a model keeps
-    predictions of 0 W.
+    `weights` has the member `All_Weights`. A bias below 0 W is multiplied by `gain`, but not set to 0: a linear model
+    with such a bias already predicts 0 W at idle.
     """
     try:
         component = msgspec.convert(weights, _Component)
@@ -242,7 +243,7 @@ def without_idle_power(weights: dict[str, Any], trainer: str, gain: float) -> di
         # in all three formulas, the first weight is the height of the curve and the last weight its offset
         curve = [gain * numbers.CurveFit_Weights[0], *numbers.CurveFit_Weights[1:-1], 0.0]
         curve[-1] = -_at_idle(trainer, curve)
-        while _at_idle(trainer, curve) < 0:  # by a rounding error
+        while _at_idle(trainer, curve) < 0:  # because of a rounding error
             curve[-1] = math.nextafter(curve[-1], math.inf)
         numbers.CurveFit_Weights = curve
     if numbers.Bias_Weight is not msgspec.UNSET:
@@ -300,8 +301,9 @@ def _check_linear(component: str, weights: AllWeights, uninformative: Mapping[st
     if lowest < 0:
         feature = min(weight_of, key=lambda name: weight_of[name])
         raise ModelError(
-            f"{component}: down to {lowest:.3g} W at {HEAD_ROOM:g} times the highest values in training, with a "
-            f"weight of {weight_of[feature]:.3g} W on {feature}; Kepler reports power below 0 W as an enormous number"
+            f"{component}: the power falls to {lowest:.3g} W if features rise to {HEAD_ROOM:g} times their highest "
+            f"values in training, because {feature} has a weight of {weight_of[feature]:.3g} W; Kepler reports power "
+            "below 0 W as an enormous number"
         )
 
 

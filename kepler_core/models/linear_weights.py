@@ -1,7 +1,7 @@
-"""Power models from linear weights in Kepler's form (see `kepler_weights`), which Kepler Core evaluates itself.
+"""Power models made from linear weights in Kepler's form (see `kepler_weights`), for Kepler Core to evaluate.
 
-The public kepler-model-db stores its models as pickles, which Kepler Core never loads. Beside the pickles of its
-linear models are their weights as JSON. From these, this module makes the files of a model of Kepler Core.
+The public kepler-model-db stores its models as pickles, which Kepler Core never loads. For its linear models, it also
+has the weights as JSON. From these weights, this module makes the files of a model of Kepler Core.
 
 Kepler Core also accepts weights that can give a negative power, and replaces this power by 0 W. Kepler does not.
 """
@@ -89,7 +89,8 @@ def load_linear_weights(encoded: bytes, metadata: Mapping[str, Any], where: str 
         main = PROPORTIONAL_FEATURES.get(component)
         proportional = main if main in used and used[main].weight else None
         ceiling = ceiling_of(_full_load(weights), proportional)
-        # A component's own scales may differ from those of the other components: a model has one scale per feature.
+        # Each component may have its own scale of a feature. A model has only one scale per feature, so convert the
+        # weights.
         scaled = {f: v.weight * scales[f] / v.scale for f, v in used.items() if v.weight}
         bias = _bias(weights)
         if not scaled:
@@ -103,7 +104,7 @@ def load_linear_weights(encoded: bytes, metadata: Mapping[str, Any], where: str 
 
 
 def unmeasured_features(encoded: bytes) -> tuple[str, ...]:
-    """Return the counters whose weights are not used, because they did not count anything in training."""
+    """Return the counters whose weights are not used, because the counters were always 0 in training."""
     components = decode_weights(b"{%s}" % encoded)[0].values()
     return tuple(
         dict.fromkeys(
@@ -139,7 +140,7 @@ def _full_load(weights: AllWeights) -> float:
 
 
 def _used_variables(weights: AllWeights) -> dict[str, Variable]:
-    """Return the features of the formula, without features of scale 0 and counters that hardly counted in training."""
+    """Return the features of the formula, without features of scale 0 and counters nearly always 0 in training."""
     return {
         feature: variable
         for feature, variable in weights.Numerical_Variables.items()
@@ -154,7 +155,7 @@ def _is_unmeasured(feature: str, variable: Variable) -> bool:
 
 
 def _scales(linear: LinearWeights) -> dict[str, float]:
-    """Return the scale of each feature: the largest that a component has; 1 if no component uses the feature."""
+    """Return the scale of each feature: the largest of all components; 1 if no component uses the feature."""
     scales = dict.fromkeys(linear.features, 0.0)
     for weights in linear.components.values():
         for feature, variable in _used_variables(weights).items():

@@ -33,12 +33,11 @@ from kepler_core.vocabulary import COMPONENTS
 def load_model(source: Path | str | Mapping[str, bytes], where: str = "model", *, resident: bool = False) -> PowerModel:
     """Load a model from its folder, or from a mapping of its file names to contents.
 
-    Only `metadata.json`, `model.json` and the files that `model.json` names are read from the folder or the
-    mapping, each up to `max_bytes_to_load`. `where` names the model in errors. A process that keeps the model
-    passes `resident=True`: then model formats may take longer to load the model, so that later predictions of
-    a few rows are faster. Raises `ModelError` if a file is missing, wrong or too large. Raises it also if
-    the model cannot predict the power of an idle machine (all features 0) or of a fully loaded machine (each feature
-    at its scale).
+    Only `metadata.json`, `model.json` and the files that `model.json` names are read from the folder or the mapping,
+    each up to `max_bytes_to_load`. `where` names the model in errors. A process that keeps the model passes
+    `resident=True`: then model formats may take longer to load the model, so that later predictions of a few rows are
+    faster. Raises `ModelError` if a file is missing, wrong or too large. The error is also raised if the model cannot
+    predict the power of an idle machine (all features 0) or of a fully loaded machine (each feature at its scale).
     """
     files, where = (source, where) if isinstance(source, Mapping) else (_Folder(Path(source)), str(source))
     try:

@@ -16,16 +16,18 @@ import msgspec
 import numpy as np
 
 from kepler_core.arrays import BoolArray, FloatArray, IndexArray, SingleArray
-from kepler_core.contracts import JointPredictor, Predictor
+from kepler_core.contracts import JointPredictor, Predictor, RowFunction
 from kepler_core.errors import ModelError, close_matches
 from kepler_core.messages import one_line
-from kepler_core.models.predictors import ComponentPredictor
+from kepler_core.models.predictors import ComponentPredictor, row_function
+from kepler_core.models.single_rows import Proportional, RowEvaluator
 
 MODEL_FILE = "model.json"
 METADATA_FILE = "metadata.json"
 WEIGHT_FILE = "weight.json"
 HELD_OUT_FILE = "held_out.json.gz"
-"""Predictions for held-out samples (`kepler_core.pipeline.held_out_samples`). The model's zip file does not have it."""
+"""Name of the file with predictions for held-out samples (`kepler_core.pipeline.held_out_samples`). The model's zip
+file does not contain this file."""
 LAYOUT_VERSION = 1
 
 MAX_FILE_BYTES = 256 * 2**20
@@ -33,16 +35,17 @@ MAX_FILE_BYTES = 256 * 2**20
 MAX_DOCUMENT_BYTES = 2 * 2**20
 """Maximum size of `metadata.json`, `model.json` and `weight.json`."""
 MAX_COMPONENT_BYTES = 32 * 2**20
-"""Maximum size of the file of one component, because a process that uses the model has to load it into memory."""
+"""Maximum size of the file of one component, because a process that uses the model has to load the file into memory."""
 FEATURE_LIMIT = 1.05
-"""A feature is cut at this multiple of its largest value in training, because no model is known to be right beyond."""
+"""Upper limit of a feature, as a multiple of its largest value in training. Larger values are replaced by the limit,
+because no model is known to be right for them."""
 CEILING_FACTOR = 1.2
 """The predictions of a component are limited to this multiple of its highest known power."""
 PROPORTIONAL_LIMIT = 3.0
 """Replaces `FEATURE_LIMIT` and `CEILING_FACTOR` for the power of DRAM that a formula computes from cache misses: the
-energy of DRAM is proportional to the number of accesses, also beyond the accesses that training has seen."""
+energy of DRAM is proportional to the number of accesses, also above the highest number of accesses in training."""
 PROPORTIONAL_FEATURES = {"dram": "cache_miss"}
-"""Maps each component whose power is proportional to one feature to this feature."""
+"""Component -> feature, for each component whose power is proportional to a single feature."""
 
 _MAX_COLUMN_ORDERS = 32
 _MAX_CACHED_NAMES = 64
@@ -80,7 +83,7 @@ class ComponentPart(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=Tr
     file: str | None = None
     constant: float | None = None
     proportional_to: str | None = None
-    """The feature that is cut at `PROPORTIONAL_LIMIT` instead of `FEATURE_LIMIT` for this component."""
+    """The feature whose upper limit is `PROPORTIONAL_LIMIT` instead of `FEATURE_LIMIT` for this component."""
     gain: float = 1.0
     shift: float = 0.0
     """A prediction below 0 W becomes 0 W. Then the prediction is multiplied by `gain`, and `shift` (watts) is added.
@@ -100,8 +103,8 @@ class ModelFile(msgspec.Struct, forbid_unknown_fields=True):
     """Largest absolute value of each feature in training; 1 for a feature that was always 0."""
     components: dict[str, ComponentPart]
     lowest: list[float] | None = None
-    """Lowest value of each feature that the model was trained for: that of a node, or 0 for the power of containers.
-    None if it is not known."""
+    """Lowest value of each feature for which the model was trained: the lowest value of a node or, for models of
+    containers, 0. None if these values are not known."""
 
 
 @attrs.frozen(eq=False)
@@ -112,23 +115,23 @@ class PowerModel:
     features: tuple[str, ...]
     scale: FloatArray
     lowest: FloatArray
-    """Lowest value of each feature that the model was trained for, shape (features,); see `ModelFile.lowest`. It is
-    minus infinity if it is not known."""
+    """Lowest value of each feature for which the model was trained, shape (features,); see `ModelFile.lowest`. Minus
+    infinity stands for an unknown value."""
     parts: Mapping[str, ComponentPart]
     predictors: Sequence[ComponentPredictor]
     """The predictors of the components whose power is not constant."""
     _proportional: tuple[list[int], int] | None = attrs.field(init=False)
-    """The components that are proportional to a feature, and this feature, as their numbers; None if there is none.
-    All such components are proportional to the same feature."""
+    """The numbers of the components whose power is proportional to a feature, and the number of this feature. None if
+    there are no such components. All of them are proportional to the same feature."""
     _limits: tuple[FloatArray, FloatArray] = attrs.field(init=False)
     _range: tuple[FloatArray, FloatArray] = attrs.field(init=False)
-    """Lowest and highest value of each feature that is not outside the range of the training (see `outside`)."""
+    """Lowest and highest value of each feature that is not outside the range of the training data (see `outside`)."""
     _ceilings: FloatArray = attrs.field(init=False)
     _rows: list[tuple[list[int], Predictor | JointPredictor]] = attrs.field(init=False)
-    """For each predictor: (the rows that it fills in the result of `watts`, the predictor). Each row is a component."""
+    """Pairs (rows, predictor): the predictor computes these rows of the result of `watts`. Each row is a component."""
     _joint: JointPredictor | None = attrs.field(init=False)
     """The predictor that predicts all components together, in the order of `parts`; None if no predictor does so."""
-    _columns: dict[tuple[str, ...], IndexArray] = attrs.field(init=False, factory=dict)
+    _columns: dict[tuple[str, ...], tuple[IndexArray, list[int]]] = attrs.field(init=False, factory=dict)
     _corrections: tuple[FloatArray, FloatArray] | None = attrs.field(init=False)
     """`gain` and `shift` of each component, as two arrays of shape (components, 1). None if no component has a gain
     other than 1 or a shift other than 0, as in most models."""
@@ -196,18 +199,18 @@ class PowerModel:
         return self.watts_of(self.columns(values, features))
 
     def outside(self, values: Any, features: Sequence[str] | None = None) -> BoolArray:
-        """Return which rows have a feature outside the range of the training, shape (rows,). See `watts`.
+        """Return which rows have a feature outside the range of the training data, shape (rows,). See `watts`.
 
-        The range of a feature ends at `FEATURE_LIMIT` times its largest value in training, where the feature is cut.
-        It begins below the lowest value in training, by the same margin.
+        The range of a feature ends at `FEATURE_LIMIT` times its largest value in training, the upper limit of the
+        feature. It begins below the lowest value in training, by the same margin.
         """
         return self.outside_of(self.columns(values, features))
 
     def columns(self, values: Any, features: Sequence[str] | None = None) -> FloatArray:
         """Return the model's features, shape (rows, features), for `watts_of` and `outside_of`.
 
-        A caller that needs both results passes the features through here once. See `watts` for the arguments and
-        the errors.
+        A caller that needs the results of `watts_of` and of `outside_of` calls this method only once. See `watts` for
+        the arguments and the errors.
         """
         names = self.features if features is None else features
         try:
@@ -217,7 +220,7 @@ class PowerModel:
         if X.ndim != 2 or X.shape[1] != len(names):
             raise ModelError(f"{self.name}: expected rows of {len(names)} values, got shape {X.shape}")
         if (columns := tuple(names)) != self.features:
-            X = X.take(self._columns_of(columns), axis=1)
+            X = X.take(self.columns_of(columns)[0], axis=1)
         if not _all_finite(X):
             raise ModelError(f"{self.name}: a feature is NaN or infinite")
         return X
@@ -239,8 +242,46 @@ class PowerModel:
             raise ModelError(f"{self.name}: the prediction for {component} is NaN or infinite for these features")
         return watts
 
+    def row_evaluator(self, own_features: int) -> RowEvaluator | None:
+        """Return an evaluator of single rows; None if a predictor cannot predict single rows.
+
+        A row counts as outside the range of the training only because of its first `own_features` features.
+        """
+        predict = self._row_function()
+        if predict is None:
+            return None
+        return RowEvaluator(
+            predict,
+            self.scale.tolist(),
+            list(zip(*(limit.tolist() for limit in self._range), strict=True)),
+            list(zip(*(limit.tolist() for limit in self._limits), strict=True)),
+            own_features,
+            None if self._proportional is None else Proportional(*self._proportional, float(np.float32(FEATURE_LIMIT))),
+            [part.ceiling for part in self.parts.values()],
+            None if self._corrections is None else [(part.gain, part.shift) for part in self.parts.values()],
+        )
+
+    def _row_function(self) -> RowFunction | None:
+        """Return a function that predicts all components of a single row, before limits and corrections are applied."""
+        if self._joint is not None:
+            return row_function(self._joint)
+        functions = [(rows, row_function(predictor)) for rows, predictor in self._rows]
+        known = [(rows, function) for rows, function in functions if function is not None]
+        if len(known) < len(functions):
+            return None
+        constants = [part.constant or 0.0 for part in self.parts.values()]
+
+        def predict_row(row: list[float]) -> list[float]:
+            watts = constants.copy()
+            for rows, predict in known:
+                for component, predicted in zip(rows, predict(row), strict=True):
+                    watts[component] = predicted
+            return watts
+
+        return predict_row
+
     def outside_of(self, X: FloatArray) -> BoolArray:
-        """Return which rows of the result of `columns` are outside the range of the training. See `outside`."""
+        """Return which rows of the result of `columns` are outside the range of the training data. See `outside`."""
         lowest, highest = self._range
         beyond = lowest > X
         beyond |= highest < X
@@ -272,10 +313,11 @@ class PowerModel:
                 watts[rows] = predictor.predict(X)
         return watts
 
-    def _columns_of(self, names: tuple[str, ...]) -> IndexArray:
-        """Return the position in `names` of each feature of the model.
+    def columns_of(self, names: tuple[str, ...]) -> tuple[IndexArray, list[int]]:
+        """Return the position in `names` of each feature of the model, as an array and as a list.
 
-        The result is cached, because a client usually sends its columns in the same order again.
+        The result is cached, because a client usually sends its columns in the same order again. Raises `ModelError`
+        if a feature is missing or named twice.
         """
         columns = self._columns.get(names)
         if columns is None:
@@ -285,7 +327,8 @@ class PowerModel:
                 raise ModelError(f"{self.name}: feature {twice!r} is given twice")
             if missing := [name for name in self.features if name not in index_of]:
                 raise ModelError(f"{self.name} needs {', '.join(missing)}; {close_matches(missing[0], names)}")
-            columns = np.array([index_of[name] for name in self.features], dtype=np.intp)
+            positions = [index_of[name] for name in self.features]
+            columns = np.array(positions, dtype=np.intp), positions
             if len(names) <= _MAX_CACHED_NAMES and sum(map(len, names)) <= _MAX_CACHED_CHARACTERS:
                 if len(self._columns) >= _MAX_COLUMN_ORDERS:
                     self._columns.clear()
@@ -294,13 +337,13 @@ class PowerModel:
 
 
 def any_true(mask: BoolArray) -> bool:
-    """Return whether an element is true. Several times as fast as `mask.any()` if the mask is small."""
+    """Return whether any element is true. This is several times as fast as `mask.any()` if the mask is small."""
     return 1 in mask.tobytes()
 
 
 def _all_finite(numbers: FloatArray) -> bool:
-    # If the sum of squares is finite, all numbers are, and the sum is fast to compute. If the sum is not finite, it
-    # may have overflowed: then check each number.
+    # If the sum of squares is finite, all numbers are finite, and the sum is fast to compute. If the sum is not finite,
+    # it may have overflowed: then check each number.
     return math.isfinite(np.vdot(numbers, numbers)) or bool(np.isfinite(numbers).all())
 
 
@@ -311,7 +354,7 @@ def feature_limits(scale: FloatArray) -> tuple[FloatArray, FloatArray]:
 
 
 def scaled(X: FloatArray, scale: FloatArray, limits: tuple[FloatArray, FloatArray] | None = None) -> SingleArray:
-    """Return features as component files take them: divided by their scale, in single precision.
+    """Return features in the form that component files take: divided by their scale, in single precision.
 
     Models are fitted on these rounded numbers, so that a decision tree compares its thresholds with the same
     numbers in training and in prediction. The result always has C memory order, because NumPy may round sums

@@ -6,7 +6,7 @@ import attrs
 import numpy as np
 
 from kepler_core.arrays import FloatArray, IndexArray, SingleArray
-from kepler_core.contracts import JointPredictor, Predictor
+from kepler_core.contracts import JointPredictor, Predictor, RowFunction, SingleRowPredictor
 
 
 @attrs.frozen(eq=False)
@@ -24,7 +24,7 @@ class PredictorPair:
     first: ComponentPredictor
     second: ComponentPredictor
     first_features: int | None
-    """Number of columns of X that are the features of `first`; None if all columns are."""
+    """Number of columns at the start of X that are the features of `first`; None if all columns are its features."""
     second_columns: IndexArray
     """Columns of X that are the features of `second`, in their order."""
 
@@ -37,3 +37,24 @@ class PredictorPair:
         watts[:components] = self.first.predictor.predict(own)
         watts[components:] = self.second.predictor.predict(X.take(self.second_columns, axis=1))
         return watts
+
+    def row_function(self) -> RowFunction | None:
+        """Return a function that predicts a single row; None if one of the predictors has no such function."""
+        first, second = row_function(self.first.predictor), row_function(self.second.predictor)
+        if first is None or second is None:
+            return None
+        return _of_both(first, second, self.first_features, self.second_columns.tolist())
+
+
+def row_function(predictor: Predictor | JointPredictor) -> RowFunction | None:
+    """Return the function of a predictor that predicts a single row; None if there is none."""
+    return predictor.row_function() if isinstance(predictor, SingleRowPredictor) else None
+
+
+def _of_both(
+    first: RowFunction, second: RowFunction, first_features: int | None, second_columns: list[int]
+) -> RowFunction:
+    def predict_row(row: list[float]) -> list[float]:
+        return first(row[:first_features]) + second([row[column] for column in second_columns])
+
+    return predict_row

@@ -37,14 +37,14 @@ UNCORRECTED = Correction(1.0)
 
 
 def recalibrated(files: Mapping[str, bytes], corrections: Mapping[str, Correction]) -> dict[str, bytes]:
-    """Return a model's files with corrected predictions, by file name. This works for every model format.
+    """Correct the predictions of a model of any format, and return the changed model's files by name.
 
-    `files` are the model's files by name. `corrections` maps components to corrections. The
-    weights for Kepler are corrected too. They are left out if Kepler could no longer evaluate them safely, e.g.
-    because of less than 0 W at idle. Then `metadata.json` has the reason under `no_weights`.
-    `metadata.json` lists the corrections under `recalibration`. The terms of the intervals and the limits of the twin
-    are converted like the predictions. The errors in `metadata.json` do not change, so they still describe the
-    uncorrected predictions. Raises `ModelError` if the files are not a model, or a gain is not above 0.
+    `files` are the model's files by name. `corrections` maps components to corrections. The weights for Kepler are
+    corrected too. They are left out if Kepler could no longer evaluate them safely, e.g. because they give less than 0
+    W at idle. Then `metadata.json` has the reason under `no_weights`. `metadata.json` lists the corrections under
+    `recalibration`. The intervals and the limits of the twin are corrected like the predictions. The
+    errors in `metadata.json` do not change, so they still describe the uncorrected predictions. Raises `ModelError` if
+    the files are not a model, or a gain is not above 0.
     """
     for component, correction in corrections.items():
         if not correction.gain > 0:
@@ -65,7 +65,7 @@ def recalibrated(files: Mapping[str, bytes], corrections: Mapping[str, Correctio
     }
     if (honesty := read_honesty(metadata)) is not None:
         metadata[HONESTY_KEY] = msgspec.to_builtins(_corrected_honesty(honesty, corrections))
-    # what the uncorrected model predicted for held-out samples is not what the corrected model would have predicted
+    # leave out the file of held-out samples: it has predictions of the uncorrected model
     changed = {name: content for name, content in files.items() if name != HELD_OUT_FILE}
     if WEIGHT_FILE in changed:
         trainer = str(metadata.get("trainer", ""))
@@ -84,7 +84,7 @@ def corrected_model(model: PowerModel, corrections: Mapping[str, Correction]) ->
 
 
 def idle_corrections(model: PowerModel, idle_watts: Mapping[str, float]) -> dict[str, Correction]:
-    """Return the corrections with which a model predicts `idle_watts` (by component) at the lowest load it has seen.
+    """Return the corrections that make a model predict `idle_watts` (by component) at the lowest load of its training.
 
     The model's predictions shift by the same watts at every load. The lowest load is the lowest value of each feature
     in the training or, if it is not known, 0. Components that the model lacks are left out.
@@ -99,9 +99,11 @@ def idle_corrections(model: PowerModel, idle_watts: Mapping[str, float]) -> dict
 
 
 def widened(twin: Twin, own: Mapping[str, Correction], other: Mapping[str, Correction]) -> Twin:
-    """Return the description of a model's twin after corrections with a gain of 1 of the model and of the twin.
+    """Return the description of a model's twin with limits that are wide enough for corrected predictions.
 
-    If both models shift by different watts, each difference between their predictions may grow by the difference of
+    `own` are the corrections of the model, `other` those of the twin, by component. All of them have the gain 1.
+
+    If the two models shift by different watts, each difference between their predictions may grow by the difference of
     the shifts. The limits grow by the same watts, so that the corrections alone never cause a disagreement.
     """
     limits = {
@@ -121,7 +123,7 @@ def _corrected_part(part: ComponentPart, correction: Correction) -> ComponentPar
 
 
 def _corrected_honesty(honesty: Honesty, corrections: Mapping[str, Correction]) -> Honesty:
-    """Return the block `honesty` with terms and limits for corrected predictions of the model and of its twin.
+    """Return the block `honesty` with intervals and twin limits for corrected predictions of the model and its twin.
 
     A gain multiplies all watts, so also errors. A shift moves only the watts at which the bins of an interval end.
     """

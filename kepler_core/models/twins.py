@@ -1,14 +1,16 @@
 """Twins: models with fewer features that check the predictions of other models.
 
 The metadata of a model may name a twin (`kepler_core.honesty.document.Twin`). In validation, the predictions of the
-model and of the twin differed by at most the twin's limits, except in 1 % of the samples. If they differ by more than
-a limit in a row, the row is unlike the data of the training. Then the twin is more likely to be right, because it has
-fewer features that may leave the range of the training.
+model and of the twin differed by at most the twin's limits, except in 1 % of the samples. If they differ by more than a
+limit in a row, the row is unlike the training data. Then the twin is more likely to be right, because it has fewer
+features that may leave the range of the training data.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
+from operator import gt
 from typing import Any
 
 import attrs
@@ -20,6 +22,7 @@ from kepler_core.errors import ModelError
 from kepler_core.honesty.document import Twin
 from kepler_core.models.power_model import PowerModel, any_true
 from kepler_core.models.predictors import ComponentPredictor, PredictorPair
+from kepler_core.models.single_rows import MAX_ROWS, RowEvaluator
 
 
 @attrs.frozen(eq=False)
@@ -29,7 +32,7 @@ class CheckedWatts:
     watts: FloatArray
     """Predicted watts, shape (components, rows). In rows that `disagrees` marks, all watts come from the twin."""
     outside: BoolArray
-    """Rows with a feature outside the range of the training, shape (rows,). See `PowerModel.outside`."""
+    """Rows with a feature outside the range of the training data, shape (rows,). See `PowerModel.outside`."""
     disagrees: BoolArray
     """Rows in which model and twin differ by more than the limit of a component, shape (rows,)."""
     difference: FloatArray | None = None
@@ -38,12 +41,13 @@ class CheckedWatts:
 
 @attrs.frozen(eq=False)
 class TwinnedModel:
-    """A model and, if it has one, its twin."""
+    """A model and, if it has a twin, the twin."""
 
     model: PowerModel
     twin: PowerModel | None = None
     _limits: FloatArray = attrs.field(factory=lambda: np.empty((0, 1)))
-    """Largest difference between both predictions that is not a disagreement, shape (components, 1)."""
+    """Largest difference between the predictions of model and twin that is not a disagreement, shape (components,
+    1)."""
     _columns: IndexArray = attrs.field(factory=lambda: np.empty(0, dtype=np.intp))
     """Columns of the model's features that are the twin's features, in the twin's order."""
     _components: IndexArray | None = None
@@ -59,11 +63,18 @@ class TwinnedModel:
         """Whether one pass evaluates the model and its twin. It takes less time than two passes."""
         return self._both is not None
 
+    @property
+    def predicts_single_rows(self) -> bool:
+        """Whether single rows are predicted without most of NumPy's overhead."""
+        return self._row_evaluator is not None
+
     def watts(self, values: Any, features: Sequence[str] | None = None) -> CheckedWatts:
         """Return the predicted watts, and the rows in which they are doubtful.
 
         See `PowerModel.watts` for the arguments and the errors.
         """
+        if (checked := self._watts_of_single_rows(values, features)) is not None:
+            return checked
         X = self.model.columns(values, features)
         outside = self.model.outside_of(X)
         if self.twin is None:
@@ -76,6 +87,63 @@ class TwinnedModel:
             return CheckedWatts(watts, outside, np.zeros(len(X), dtype=bool), difference)
         disagrees: BoolArray = np.logical_or.reduce(beyond, axis=0)
         return CheckedWatts(np.where(disagrees, twins, watts), outside, disagrees, difference)
+
+    @cached_property
+    def _row_evaluator(self) -> RowEvaluator | None:
+        # Made on first use: requests for the power of processes have more rows.
+        if self.twin is not None and self._both is None:
+            return None
+        return (self._both or self.model).row_evaluator(len(self.model.features))
+
+    @cached_property
+    def _row_columns(self) -> list[int] | None:
+        return None if self._both_columns is None else self._both_columns.tolist()
+
+    @cached_property
+    def _row_limits(self) -> list[float]:
+        limits: list[float] = self._limits.ravel().tolist()
+        return limits
+
+    def _watts_of_single_rows(self, values: Any, features: Sequence[str] | None) -> CheckedWatts | None:
+        """Predict at most `MAX_ROWS` rows one after the other. Return exactly what `watts` returns without this method.
+
+        Return None if there are more rows, or if a row needs `PowerModel.watts` (`RowEvaluator.watts`).
+        """
+        if not (isinstance(values, np.ndarray) and values.dtype == np.float64 and 0 < len(values) <= MAX_ROWS):
+            return None
+        names = self.model.features if features is None else tuple(features)
+        if values.shape != (len(values), len(names)) or self._row_evaluator is None:
+            return None
+        columns = None if names == self.model.features else self.model.columns_of(names)[1]
+        rows = []
+        for row in values.tolist():
+            own = row if columns is None else [row[column] for column in columns]
+            if self._row_columns is not None:
+                own = [own[column] for column in self._row_columns]
+            predicted = self._row_evaluator.watts(own)
+            if predicted is None:
+                return None
+            rows.append(predicted)
+        return self._checked_rows(rows)
+
+    def _checked_rows(self, rows: Sequence[tuple[list[float], bool]]) -> CheckedWatts:
+        """Compare the watts of the model and of the twin in each row. `rows` are results of `RowEvaluator.watts`."""
+        outside, disagrees = np.zeros(len(rows), dtype=bool), np.zeros(len(rows), dtype=bool)
+        components = len(self.model.parts)
+        answers, differences = [], []
+        for number, (watts, is_outside) in enumerate(rows):
+            own, twins = watts[:components], watts[components:]
+            difference = [abs(one - other) for one, other in zip(own, twins, strict=False)]  # no twin, no difference
+            if any(map(gt, difference, self._row_limits)):
+                disagrees[number] = True
+                own = twins
+            if is_outside:
+                outside[number] = True
+            answers.append(own)
+            differences.append(difference)
+        return CheckedWatts(
+            np.array(answers).T, outside, disagrees, None if self.twin is None else np.array(differences).T
+        )
 
     def _watts_of_both(self, X: FloatArray, twin: PowerModel) -> tuple[FloatArray, FloatArray]:
         """Return the watts of the model and of the twin, each of shape (components, rows)."""
@@ -91,7 +159,7 @@ def twinned(model: PowerModel, twin: PowerModel, description: Twin) -> TwinnedMo
     """Return the model with its twin. `description` is what the model's metadata state about the twin.
 
     A component without a limit is not compared. Raises `ModelError` if `twin` is not the model that `description`
-    names, if it needs a feature that `model` does not need, or if both predict different components.
+    names, if it needs a feature that `model` does not need, or if the two models predict different components.
     """
     if (twin.name, twin.metadata.get("feature_group")) != (description.model_name, description.feature_group):
         raise ModelError(f"{twin.name} is not the twin of {model.name}")
@@ -117,12 +185,12 @@ def twinned(model: PowerModel, twin: PowerModel, description: Twin) -> TwinnedMo
 def _in_one_pass(
     model: PowerModel, twin: PowerModel, columns: Sequence[int]
 ) -> tuple[PowerModel, IndexArray | None] | None:
-    """Return a model that predicts the components of both models, and the columns that are its features.
+    """Return a model that predicts the components of `model` and of `twin`, and the columns that are its features.
 
-    `columns` has for each feature of the twin its column in the features of the model. A feature that the two models
-    divide by different scales is a feature of its own for the twin. So the predicted watts are exactly those of the two
-    models. Return None if a model has several predictors, or if the twin has a component that is proportional to a
-    feature which the two models divide by different scales. See `TwinnedModel` for the result.
+    `columns` has for each feature of the twin its column in the features of the model. If the two models divide a
+    feature by different scales, the twin gets a column of its own for this feature. So the predicted watts are exactly
+    those of the two models. Return None if a model has several predictors. Return None also if a component of the twin
+    is proportional to a feature that the two models divide by different scales. See `TwinnedModel` for the result.
     """
     if len(model.predictors) != 1 or len(twin.predictors) != 1:
         return None

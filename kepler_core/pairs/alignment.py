@@ -1,12 +1,13 @@
 """Find the offset between the clocks of a host and of a guest.
 
-Two clocks differ, and Kepler's watts come later than the work: a window ends when the metrics are read. The offset is
-the one at which changes of the guest's CPU time best explain those of the host's watts. CPU time and watts are compared
-in the windows of the host: for each offset, the guest's CPU time is averaged over the shifted windows, and the watts
-are fitted with a line. The residuals of neighbouring windows are correlated, so the line is fitted to the changes
-w(t) − ρ·w(t − 1) with the ρ from 0 to 0.95 that fits best (Cochrane and Orcutt, 1949). Twice the difference of the
-log-likelihoods tells how much worse another offset is. If it is below the 90 % quantile of χ² (one degree of freedom),
-the other offset is within the interval.
+The two clocks may differ, and Kepler reports watts later than the work is done: a window (the time between two
+readings) ends when the metrics are read. `align` chooses the offset with which changes of the guest's CPU time best
+explain changes of the host's watts. CPU time and watts are compared in the windows of the host: for each offset, the
+guest's CPU time is averaged over the shifted windows, and the watts are fitted with a line. The residuals of
+neighbouring windows are correlated. So the line is fitted to the changes w(t) − ρ·w(t − 1), where ρ is the number from
+0 to 0.95 that fits best (Cochrane and Orcutt, 1949). Twice the difference of the log-likelihoods tells how much worse
+another offset is. If it is below the 90 % quantile of χ² (one degree of freedom), the other offset is within the
+interval.
 """
 
 from __future__ import annotations
@@ -22,15 +23,18 @@ from kepler_core.pairs.host import HostWindows
 LARGEST_OFFSET_SECONDS = 15.0
 STEP_SECONDS = 0.1
 FEWEST_WINDOWS = 30
-"""If fewer windows than this are in both recordings, the offset is not estimated."""
+"""Minimum number of windows that must be in both recordings, so that the offset is estimated."""
 WITHIN = 2.71
-"""90 % quantile of the χ² distribution with one degree of freedom."""
+"""How much worse than the best fit an offset in the interval may fit, in twice the log-likelihood: the 90 % quantile of
+the χ² distribution with one degree of freedom."""
 PEAK_SECONDS = 1.5
-"""Offsets that are further than this, and than one window, from the best one must fit clearly worse."""
+"""Offsets that differ from the best offset by more than this time plus one window must fit clearly worse."""
 LEAST_ADVANTAGE = 6.63
-"""How much worse such offsets must fit: the 99 % quantile of the χ² distribution with one degree of freedom."""
+"""How much worse distant offsets (see `PEAK_SECONDS`) must fit, in twice the log-likelihood: the 99 % quantile of the
+χ² distribution with one degree of freedom."""
 LEAST_EFFECT = 20.0
-"""How much better a fit with a line must be than one without; else the watts do not follow the CPU time."""
+"""How much better a line over the CPU time must fit the watts than a constant, in twice the log-likelihood. Otherwise,
+the watts do not follow the CPU time."""
 LOADS = ("bpf_cpu_time_ms", "cpu_instructions", "cpu_cycles", "task_clock_ms")
 """Features that can be compared with the watts, in order of preference."""
 _CORRELATIONS = np.arange(0.0, 0.96, 0.05)
@@ -47,7 +51,7 @@ class Alignment:
     offset: float
     """Seconds to subtract from the host's time to get the guest's time of the same work."""
     lower: float
-    """Lower end of the 90 % interval of the offset; equal to `offset` if the user gave it."""
+    """Lower end of the 90 % interval of the offset; equal to `offset` if the user gave the offset."""
     upper: float
     windows: int
     """Number of windows that were compared."""
@@ -132,7 +136,7 @@ def _require_clear(
 
 
 def _fit(load: FloatArray, watts: FloatArray) -> float:
-    """Return twice the log-likelihood of a rising line with correlated residuals, without its constant term."""
+    """Return twice the log-likelihood of the best rising line with correlated residuals, without the constant term."""
     best = -np.inf
     for correlation in _CORRELATIONS:
         x = load[1:] - correlation * load[:-1]

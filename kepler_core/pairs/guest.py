@@ -1,4 +1,4 @@
-"""The features that a guest, the system in a virtual machine, measured of itself."""
+"""The features that a guest (the operating system in a virtual machine) measured of itself."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LEAST_KNOWN = 0.99
 
 @attrs.frozen(eq=False)
 class GuestUsage:
-    """Features of a guest. The value at a time is the mean since the previous time."""
+    """Features of a guest. The value at a timestamp is the mean since the previous timestamp."""
 
     node: str
     """Name of the guest; "" if its recording has none."""
@@ -31,7 +31,7 @@ class GuestUsage:
 
     @property
     def step(self) -> float:
-        """The usual seconds between two samples."""
+        """Usual time between two samples, in seconds."""
         return float(np.median(np.diff(self.time)))
 
     def means(self, feature: str, start: FloatArray, end: FloatArray) -> FloatArray:
@@ -46,7 +46,8 @@ class GuestUsage:
         covered = np.concatenate([[0.0], np.cumsum(np.where(known, seconds, 0.0))])
 
         def within(total: FloatArray) -> FloatArray:
-            # before and after the samples, np.interp returns the first or last total, so these times add nothing
+            # before the first sample and after the last, np.interp returns the first or last total, so this time adds
+            # nothing
             return np.asarray(np.interp(end, self.time, total) - np.interp(start, self.time, total))
 
         known_seconds = within(covered)

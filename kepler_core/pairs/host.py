@@ -1,8 +1,8 @@
 """Read the power of a virtual machine from a recording of its host's Kepler 0.10 or later.
 
-A *window* is the time between two readings of the host. Kepler's own windows are irregular: it refreshes all metrics at
-an interval, and also when somebody reads them. So a window ends when the values change, and not at each timestamp of
-the recording: repeated values belong to the window that ends with the next change.
+A *window* is the time between two readings of the host. Kepler's own windows are irregular: Kepler refreshes all
+metrics at an interval, and also when somebody reads them. So a window ends when the values change, and not at each
+timestamp of the recording: repeated values belong to the window that ends with the next change.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from kepler_core.recording.columns import Metric, Recording
 from kepler_core.vocabulary import Target, in_component_order
 
 SHORTEST_WINDOW_SECONDS = 0.9
-"""Windows that are shorter are left out. CPU time has a resolution of 10 ms, which is 1 % of one CPU in a second."""
+"""Shorter windows are left out. CPU time has a resolution of 10 ms, which is 1 % of one CPU in a second."""
 LONGEST_WINDOW = 5.0
 """Windows that are longer than this multiple of the median window are left out: the recording has a gap there."""
 WINDOWS_AFTER_START = 2
-"""Number of windows that are left out after Kepler starts: Kepler counts all past CPU time of each process as
-time of its first window."""
+"""Number of windows that are left out after Kepler starts: Kepler counts all past CPU time of each process as time of
+Kepler's first window."""
 
 
 @attrs.frozen(eq=False)
 class Reservation:
-    """What the target `marginal` needs besides the recording."""
+    """What the target `marginal` needs besides the recording: the host's idle power, and the reserved part."""
 
     idle_watts: Mapping[str, float]
     """Power of the idle host in watts, by component."""
@@ -69,7 +69,7 @@ def read_host(recording: Recording, vm: str, target: Target, reservation: Reserv
     """Return the power of a virtual machine in a recording of its host.
 
     `vm` is the label `vm_id` or `vm_name` of the virtual machine. The watts come from counters of joules if the
-    recording has them, and otherwise from the gauge of watts, which is enough only for the target `kepler`. Raises
+    recording has them, and otherwise from the gauge of watts. The gauge is enough only for the target `kepler`. Raises
     `RecordingError` if the recording does not have the virtual machine or the metrics that the target needs.
     """
     host = _Host(recording, vm)
@@ -80,7 +80,7 @@ def read_host(recording: Recording, vm: str, target: Target, reservation: Reserv
 
 @attrs.frozen(eq=False)
 class _Windows:
-    """The intervals of a grid of timestamps, joined into windows."""
+    """The intervals between ascending timestamps (`grid`), joined into windows."""
 
     grid: FloatArray
     first: IntArray
@@ -104,7 +104,7 @@ class _Windows:
         return np.append(self.first[1:], self.count) if self.count else self.first
 
     def sums(self, values: FloatArray) -> FloatArray:
-        """Return the sum over each window's intervals; NaN if one of these values is unknown."""
+        """Return the sum of `values` over each window's intervals; NaN if one of the values is unknown."""
         if not self.count:
             return np.empty(0)
         sums: FloatArray = np.add.reduceat(values[: self.count], self.first)
@@ -121,7 +121,10 @@ class _Host:
         self.node = HostNode(recording, self.labels)
 
     def reported(self) -> HostWindows:
-        """Return the target `kepler`: corrected if Kepler lags, else from joules or, without them, from watts."""
+        """Return the watts of the target `kepler`, from joules or, if the recording has none, from the gauge of watts.
+
+        If Kepler's CPU usage lags (`kepler_core.pairs.usage_lag`), the watts are corrected.
+        """
         joules = self._of_vm(names.VM_JOULES)
         if joules is None:
             gauge = self._of_vm(names.VM_WATTS)
@@ -137,7 +140,7 @@ class _Host:
         return self._result(windows, watts, f"differences of {names.VM_JOULES}", ())
 
     def of_target(self, target: Target, reservation: Reservation | None) -> HostWindows:
-        """Return the target `capacity` or `marginal`."""
+        """Return the watts of the target `capacity` or `marginal`."""
         grid, energy = self.node.energy()
         vm_seconds, all_seconds = self._cpu_seconds(grid)
         windows = _joined(grid, energy, np.zeros(len(grid) - 1, dtype=bool))
@@ -157,11 +160,14 @@ class _Host:
                 watts[component] = marginal_watts(used, seconds, work, total, idle, reservation.part)
         if not watts:
             known = ", ".join(energy)
-            raise RecordingError(f"the idle power of none of {known} is known", document=self.recording.name)
+            raise RecordingError(f"no idle power is known for {known}", document=self.recording.name)
         return self._result(windows, watts, f"differences of {names.NODE_JOULES} and {names.PROCESS_SECONDS}", ())
 
     def _repaired(self) -> HostWindows | None:
-        """Return the target `kepler` with the usage of the right window; None if the host's Kepler has no lag."""
+        """Return the watts of the target `kepler`, corrected for the lag of Kepler's CPU usage.
+
+        Return None if there is no lag, or if the recording does not show it.
+        """
         active = self.node.metric(names.NODE_ACTIVE_JOULES)
         parts = (active, self.node.metric(names.NODE_IDLE_JOULES), self.node.metric(names.CPU_INFO), self._processes())
         if active is None or any(part is None for part in parts):
@@ -200,8 +206,8 @@ class _Host:
         windows = _Windows(grid, ends[:-1], int(ends[-1]) if len(ends) else 0)
         watts = {zone: values[ends[1:]] for zone, values in zones.items()}
         note = (
-            f"the watts are values of the gauge {names.VM_WATTS}, which covers only Kepler's last window: work between "
-            f"two windows that were read is not in them. Record {names.VM_JOULES} to get all energy"
+            f"the watts are values of the gauge {names.VM_WATTS}, which covers only Kepler's last window: they lack "
+            f"the energy of windows that were not read. Record {names.VM_JOULES} to get all energy"
         )
         repeated = 1.0 - len(ends) / max(len(grid) - 1, 1)
         return self._result(windows, watts, f"values of {names.VM_WATTS}", (note,), repeated)
@@ -240,8 +246,11 @@ class _Host:
             repeats = 1.0 - len(end) / max(windows.count, 1)
         kept, left_out = _usable(start, end, watts)
         if not kept.any():
-            reasons = ", ".join(f"{reason}: {count}" for reason, count in left_out.items()) or "no window"
-            raise RecordingError(f"no usable window of {quoted(self.vm)} ({reasons})", document=self.recording.name)
+            reasons = ", ".join(f"{reason}: {count}" for reason, count in left_out.items()) or "constant energy"
+            raise RecordingError(
+                f"the power of {quoted(self.vm)} is not known between any two readings ({reasons})",
+                document=self.recording.name,
+            )
         return HostWindows(
             self.vm,
             start[kept],
@@ -255,7 +264,7 @@ class _Host:
 
 
 def _usable(start: FloatArray, end: FloatArray, watts: Mapping[str, FloatArray]) -> tuple[BoolArray, dict[str, int]]:
-    """Return whether each window can be used, shape (windows,), and how many cannot be used, by reason."""
+    """Return whether each window can be used, shape (windows,), and the number of unusable windows by reason."""
     seconds = end - start
     unknown = ~np.any([np.isfinite(values) for values in watts.values()], axis=0)
     short = seconds < SHORTEST_WINDOW_SECONDS
@@ -270,7 +279,7 @@ def _usable(start: FloatArray, end: FloatArray, watts: Mapping[str, FloatArray])
 
 
 def _joined(grid: FloatArray, zones: Mapping[str, FloatArray], fell: BoolArray) -> _Windows:
-    """Join each interval in which no energy changed with the next one, unless a counter fell in it.
+    """Join each interval in which no energy changed with the next interval, unless a counter fell in the interval.
 
     If a counter of the node fell (Kepler was started again), the next windows are unknown, too.
     """
@@ -297,7 +306,10 @@ def _fell(metric: Metric, grid: FloatArray) -> BoolArray:
 
 
 def _labels_of(recording: Recording, vm: str) -> Labels:
-    """Return the labels of one series of the virtual machine. Raises `RecordingError` if there is not exactly one."""
+    """Return the labels of one series of the virtual machine.
+
+    Raises `RecordingError` if no virtual machine or several virtual machines have the name `vm`.
+    """
     found: dict[tuple[str, str, str], Labels] = {}
     known: Counter[str] = Counter()
     for name in (names.VM_JOULES, names.VM_WATTS, names.PROCESS_SECONDS):

@@ -1,4 +1,4 @@
-"""The metrics of one node of Kepler 0.10 or later."""
+"""The metrics of one node in a recording of Kepler 0.10 or later."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from kepler_core.pairs.increases import Labels, increases, selected
 from kepler_core.recording.columns import Metric, Recording
 
 NODE_LABELS = ("instance", "node_name")
-"""Labels that name a node. None is required: outside of Kubernetes, Kepler up to 0.11.4 has an empty node_name."""
+"""Labels that name a node. None of them is required: outside of Kubernetes, Kepler up to 0.11.4 has an empty
+node_name."""
 
 
 class HostNode:
-    """One node in a recording."""
+    """The metrics of one node in a recording."""
 
     def __init__(self, recording: Recording, labels: Labels) -> None:
         """`labels` are the labels of any one series of the node."""
@@ -23,7 +24,7 @@ class HostNode:
         self.labels = {name: labels[name] for name in NODE_LABELS if labels.get(name)}
 
     def metric(self, name: str) -> Metric | None:
-        """Return the node's series of a metric; None if the node has none."""
+        """Return the node's series of a metric; None if the node has no such series."""
         return selected(
             self.recording.metrics.get(name),
             lambda labels: all(labels.get(label, value) == value for label, value in self.labels.items()),
@@ -42,7 +43,7 @@ class HostNode:
         return len({info.labels[at].get("processor", "") for at in np.unique(info.series)})
 
     def energy(self) -> tuple[FloatArray, dict[str, FloatArray]]:
-        """Return a grid of timestamps, and for each component the node's joules between these timestamps.
+        """Return ascending timestamps, and for each component the node's joules between these timestamps.
 
         The sum of active and idle joules is preferred, because the raw counter falls back to 0 at its maximum.
         """

@@ -15,7 +15,7 @@ Labels = Mapping[str, str]
 
 
 def selected(metric: Metric | None, wanted: Callable[[Labels], bool]) -> Metric | None:
-    """Return a metric with only the series whose labels are wanted; None if it has no sample of such a series."""
+    """Return a metric with only the series whose labels are wanted; None if these series have no samples."""
     if metric is None:
         return None
     kept = np.array([wanted(labels) for labels in metric.labels], dtype=bool)
@@ -32,9 +32,10 @@ def increases(
 ) -> FloatArray:
     """Return the sum of all series' increases between neighbouring timestamps of `grid`, shape (timestamps − 1,).
 
-    A series that begins after the first timestamp of the grid counts from 0 if `new_from_zero`, and otherwise from its
-    first value. If a counter falls, the increase is unknown (NaN) with `falls="unknown"`; with `falls="reset"`, the
-    counter counts from 0. An interval without any increase of a series is NaN.
+    A series may begin after the first timestamp of the grid. Its first value is then an increase from 0 if
+    `new_from_zero` is true, and no increase otherwise. If a counter falls, the increase is unknown (NaN) with
+    `falls="unknown"`; with `falls="reset"`, the counter has started again at 0. An interval is NaN if no series has
+    samples at both of its timestamps.
     """
     position = np.searchsorted(grid, metric.timestamps)
     on_grid = (position < len(grid)) & (grid[np.minimum(position, len(grid) - 1)] == metric.timestamps)

@@ -21,7 +21,7 @@ from kepler_core.vocabulary import Target, in_component_order
 
 @attrs.frozen(eq=False)
 class Pair:
-    """A host and a guest, aligned."""
+    """A host and a guest, with the offset between their clocks."""
 
     host: HostWindows
     guest: GuestUsage
@@ -33,7 +33,7 @@ class Pair:
     """SHA-256 of the recordings of host and guest."""
 
     def description(self) -> dict[str, Any]:
-        """Return what was joined and how, for the metadata of a pipeline."""
+        """Return a description of the pair, for the metadata of a pipeline."""
         return {
             "host": self.names[0],
             "guest": self.names[1],
@@ -49,7 +49,7 @@ class Pair:
         }
 
     def lines(self) -> list[str]:
-        """Return what the user should know, one line each."""
+        """Return messages about the pair for the user, one line each."""
         seconds = float(np.median(self.host.end - self.host.start))
         left_out = ", ".join(f"{count} ({reason})" for reason, count in self.host.left_out.items()) or "none"
         return [
@@ -63,8 +63,8 @@ class Pair:
 def pair_table(pair: Pair) -> Table:
     """Return one row per window of the host: the guest's features, averaged over the window, and the target's watts.
 
-    Windows for which no feature of the guest is known are left out. Times are those of the host's clock. Raises
-    `RecordingError` if no window remains.
+    Windows for which no feature of the guest is known are left out. The times in the table are times of the host's
+    clock. Raises `RecordingError` if no window remains.
     """
     host, offset = pair.host, pair.alignment.offset
     features = {name: pair.guest.means(name, host.start - offset, host.end - offset) for name in pair.guest.features}

@@ -1,15 +1,15 @@
 """The targets of a training: the parts of a host's power that can be called the power of a virtual machine.
 
-No meter measures a virtual machine. In a window of `seconds`, the host used `joules`, its CPUs were busy for the
-fraction `usage`, the virtual machine's process ran for `vm_seconds`, and all processes together for `all_seconds`. The
-virtual machine's energy in joules is then, by target:
+No meter measures a virtual machine. In a window of `seconds`, the host used `joules`, and its CPUs were busy for the
+fraction `usage` of the time. The virtual machine's process ran for `vm_seconds`, all processes together ran for
+`all_seconds`. The virtual machine's energy in joules is then, by target:
 
 - `kepler`: usage · joules · vm_seconds / all_seconds. Kepler 0.10 and later reports this power. It contains a part of
   the host's idle power. This part becomes smaller when the other virtual machines are busier.
 - `capacity`: joules · vm_seconds / (cpus · seconds). The virtual machine's part of all CPU time that the host has.
-- `marginal`: (joules − idle_watts · seconds) · vm_seconds / all_seconds + reserved · idle_watts · seconds. The energy
-  above idle, times the share of the work, plus the idle energy, times the share of the host reserved for the virtual
-  machine.
+- `marginal`: (joules − idle_watts · seconds) · vm_seconds / all_seconds + reserved · idle_watts · seconds. This is the
+  sum of two parts: the virtual machine's share of the work times the energy above idle, and the reserved share of the
+  host times the idle energy.
 
 The functions take and return arrays of the shape (windows,). The result is in watts, and NaN where the power is not
 defined, e.g. if no process ran.

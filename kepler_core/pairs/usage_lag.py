@@ -1,4 +1,4 @@
-"""The lag of Kepler's usage ratio.
+"""The lag of the CPU usage ratio in some releases of Kepler.
 
 Kepler 0.10.0 to 0.11.4 calculates the power of a node before it reads /proc. So the usage ratio of a reading belongs to
 the previous window, and the ratio of a window comes with the next reading.
@@ -11,9 +11,10 @@ import numpy as np
 from kepler_core.arrays import FloatArray
 
 FEWEST_WINDOWS = 10
-"""With fewer windows, no lag is looked for."""
+"""Minimum number of windows to look for a lag."""
 CLEARLY = 0.7
-"""The ratio lags if it deviates less than this multiple when it is compared one reading later."""
+"""The usage ratio lags if its deviation from the CPU seconds, compared one reading later, is less than this multiple of
+its deviation without a shift."""
 LEAST_DEVIATION = 0.01
 """If a usage ratio deviates from the CPU seconds by at most this value, its lag does not matter."""
 
@@ -37,6 +38,7 @@ def usage_of_windows(ratios: FloatArray, shares: FloatArray) -> tuple[FloatArray
 def _deviation(differences: FloatArray) -> float:
     """Return the mean absolute deviation from the median.
 
-    The median itself is no lag: the processes' CPU seconds lack the work of the kernel and of processes that ended.
+    A constant difference does not mean a lag: the processes' CPU seconds lack the work of the kernel and of processes
+    that ended.
     """
     return float(np.mean(np.abs(differences - np.median(differences))))

@@ -1,12 +1,12 @@
 """The schema of recordings in Parquet, and the names of their files.
 
-A recording is a folder with a file for each metric and day (UTC), partitioned as Hive does it, so that DuckDB and
-Polars read it as it is:
+A recording is a folder with a file for each metric and day (UTC). DuckDB and Polars can read it directly, because it is
+partitioned like a table of Hive:
 
     <folder>/_kepler_recording.json                                   format and version
     <folder>/metric=<name>/day=<YYYY-MM-DD>/<mark>-<number>.parquet   samples
 
-or a single file that also has the column `metric`. A row is a sample.
+A recording can also be a single file, which has an additional column `metric`. Each row is a sample.
 """
 
 from __future__ import annotations
@@ -19,17 +19,19 @@ import msgspec
 
 from kepler_core.documents import DocumentError, decode_json
 from kepler_core.errors import RecordingError, UsageError
+from kepler_core.parquet.locations import opened_file
 
 VERSION = 1
-"""Version of the schema. A change that older readers would misread increases it."""
+"""Version of the schema. It increases with each change that older readers would misread."""
 VERSION_KEY = b"kepler_core.recording_version"
 """Key of the version in the metadata of each file."""
 SUFFIX = ".parquet"
 MARKER = "_kepler_recording.json"
+MAX_MARKER_BYTES = 2**16
 COLUMNS = ("labels", "timestamp", "value")
 """The columns that are read. `labels` is the series' labels as a JSON object with sorted keys, `timestamp` the time
-with microseconds in UTC, `value` the value in the exporter's unit. The column `instance` repeats this label, so that
-queries can filter by it."""
+with microseconds in UTC, `value` the value in the exporter's unit. The column `instance` repeats the label of this
+name, so that queries can filter by it."""
 METRIC_COLUMN = "metric"
 
 
@@ -41,7 +43,7 @@ class Marker(msgspec.Struct):
 
 
 def is_parquet(path: str | Path) -> bool:
-    """Return whether the name of a recording is that of a Parquet folder or file."""
+    """Return whether a path has the suffix of a Parquet folder or file."""
     return str(path).rstrip("/").endswith(SUFFIX)
 
 
@@ -50,9 +52,9 @@ def folder_of(metric: str, day: str) -> str:
     return f"metric={quote(metric, safe=':')}/day={day}"
 
 
-def metric_of(path: Path) -> str | None:
-    """Return the metric that the name of a file's folder states; None if no folder of the path states one."""
-    names = [part.removeprefix("metric=") for part in path.parts[:-1] if part.startswith("metric=")]
+def metric_of(location: str) -> str | None:
+    """Return the metric that the name of a file's folder states; None if no folder of the path names a metric."""
+    names = [part.removeprefix("metric=") for part in location.split("/")[:-1] if part.startswith("metric=")]
     return unquote(names[-1]) if names else None
 
 
@@ -62,7 +64,7 @@ def labels_text(labels: Mapping[str, str]) -> str:
 
 
 def check_folder(folder: Path) -> None:
-    """Raise `UsageError` if no recording can be written to a folder, or added to the recording in it."""
+    """Check that a recording can be written to a folder, or added to the recording in it. Raise `UsageError` if not."""
     if not folder.resolve().parent.is_dir():
         raise UsageError(f"cannot write {folder}: there is no folder {folder.parent}")
     if folder.exists() and not folder.is_dir():
@@ -70,25 +72,26 @@ def check_folder(folder: Path) -> None:
     if folder.exists() and any(folder.iterdir()):
         if not (folder / MARKER).exists():
             raise UsageError(f"cannot write {folder}: it is a folder with other files")
-        check_marker(folder)
+        check_marker(str(folder))
 
 
-def check_marker(folder: Path) -> None:
+def check_marker(folder: str) -> None:
     """Raise `RecordingError` if a folder is not marked as a recording of a version that can be read."""
     try:
-        marker = decode_json((folder / MARKER).read_bytes(), Marker)
+        with opened_file(f"{folder}/{MARKER}") as content:
+            marker = decode_json(content.read(MAX_MARKER_BYTES), Marker)
     except FileNotFoundError:
         raise RecordingError(
-            f"no recording: the folder has no file {MARKER}, which `query` and `convert` write", document=str(folder)
+            f"no recording: the folder has no file {MARKER}, which `query` and `convert` write", document=folder
         ) from None
     except (OSError, DocumentError) as error:
-        raise RecordingError(f"{MARKER}: {error}", document=str(folder)) from error
+        raise RecordingError(f"{MARKER}: {error}", document=folder) from error
     check_version(marker.version, folder)
 
 
-def check_version(version: int, path: Path) -> None:
+def check_version(version: int, path: str) -> None:
     """Raise `RecordingError` if the version of the schema cannot be read."""
     if version != VERSION:
         raise RecordingError(
-            f"version {version} of the Parquet schema; this Kepler Core reads version {VERSION}", document=str(path)
+            f"version {version} of the Parquet schema; this Kepler Core reads version {VERSION}", document=path
         )

@@ -46,19 +46,39 @@ class NodeGroups:
             key = self._parent[key]
         return key
 
-    def groups(self, most: int) -> Iterator[frozenset[str]]:
-        """Yield the texts of groups of series. A group of several machines has at most `most` samples."""
+    def machines(self) -> list[list[str]]:
+        """Return the texts of each machine's series, in a fixed order.
+
+        Two machines count as one if there is no third: one of them may have the usage, the other the energy
+        (`kepler_core.recording.separated_nodes`).
+        """
         machines: dict[tuple[str, str], list[str]] = {}
         for text, key in sorted(self._key_of.items(), key=lambda item: (item[1], item[0])):
             machines.setdefault(self._root(key), []).append(text)
-        group: list[str] = []
-        n_samples = 0
-        for texts in machines.values():
-            of_machine = sum(self._n_samples[text] for text in texts)
-            if group and n_samples + of_machine > most:
-                yield frozenset(group)
-                group, n_samples = [], 0
-            group += texts
-            n_samples += of_machine
-        if group:
+        of_each = list(machines.values())
+        return [[*of_each[0], *of_each[1]]] if len(of_each) == 2 else of_each
+
+    def groups(self, most: int) -> Iterator[frozenset[str]]:
+        """Yield groups of series, each as the texts of its series.
+
+        A group of several machines has at most `most` samples.
+        """
+        return grouped(self.machines(), self._n_samples, most)
+
+
+def grouped(machines: Iterable[list[str]], n_samples: Mapping[str, float], most: float) -> Iterator[frozenset[str]]:
+    """Yield the series of consecutive machines that have together at most `most` samples, or of a single machine.
+
+    `n_samples` is the number of samples of each series.
+    """
+    group: list[str] = []
+    in_group = 0.0
+    for texts in machines:
+        of_machine = sum(n_samples[text] for text in texts)
+        if group and in_group + of_machine > most:
             yield frozenset(group)
+            group, in_group = [], 0
+        group += texts
+        in_group += of_machine
+    if group:
+        yield frozenset(group)

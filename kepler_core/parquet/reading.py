@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
+import attrs
 import numpy as np
 
 from kepler_core.arrays import FloatArray, IntArray
 from kepler_core.errors import RecordingError
 from kepler_core.parquet.fragments import Fragment, digest_of, files_of, fragments_of, labels_of, read_fragments
+from kepler_core.parquet.locations import as_location
 from kepler_core.parquet.node_groups import NodeGroups
+from kepler_core.parquet.slicing import MACHINE_SAMPLES, MARGIN_SECONDS, Chosen, divide
 from kepler_core.recording.columns import Metric, Recording, metric_from_columns
-from kepler_core.recording.parts import RecordingParts
+from kepler_core.recording.parts import Part, RecordingParts
 from kepler_core.recording.samples import check_times
 from kepler_core.recording.schemas import installed_schemas
 
 PART_SAMPLES = 4_000_000
 """Largest number of samples of several machines that are observed together; about 300 MB of memory."""
 MAX_PART_SAMPLES = 200_000_000
-"""Largest number of samples of a part. A part is larger than `PART_SAMPLES` only if one machine has so many."""
+"""Largest number of samples of a part. A part is larger than `PART_SAMPLES` only if one machine alone has more
+samples."""
 
 
 def open_parts(
@@ -28,13 +34,15 @@ def open_parts(
     wanted: Callable[[str], bool] | None = None,
     metric_prefix: str | None = None,
     part_samples: int | None = PART_SAMPLES,
+    machine_samples: int = MACHINE_SAMPLES,
 ) -> RecordingParts:
-    """Open a recording in Parquet. The labels of all wanted metrics are read now, the samples of a part when needed.
+    """Open a recording in Parquet. Read the labels of all wanted metrics now, and samples later, part by part.
 
     `wanted` returns whether a metric's samples are needed; of all other metrics, only the name is kept. With
-    `part_samples=None`, all nodes are in one part. Raises `RecordingError` if `path` is not a recording.
+    `part_samples=None`, all nodes are in one part. `RecordingParts.parts` are also divided by time, if a machine has
+    more than `machine_samples` samples. Raises `RecordingError` if `path` is not a recording.
     """
-    path = Path(path)
+    path = as_location(path)
     files = files_of(path)
     others: set[str] = set()
     groups = NodeGroups(installed_schemas(metric_prefix))
@@ -48,60 +56,91 @@ def open_parts(
             if text not in labels:
                 labels[text] = labels_of(text, fragment.path)
             groups.add(text, labels[text], n_rows)
-    digest = digest_of(path, files)
+    digest = digest_of(files)
     total = sum(counts.values())
-    parts = list(groups.groups(max(total, 1) if part_samples is None else part_samples))
+    most = max(total, 1) if part_samples is None else part_samples
+    groups_of_series = list(groups.groups(most))
+    names = tuple(sorted(others))
 
     def read() -> Iterator[Recording]:
-        for texts in parts or [frozenset[str]()]:
-            yield _read_part(str(path), fragments, texts, labels, digest, tuple(sorted(others)), metric_prefix)
+        for texts in groups_of_series or [frozenset[str]()]:
+            whole_time = Chosen(texts, -math.inf, math.inf)
+            yield _read_part(path, fragments, whole_time, labels, digest, names, metric_prefix)
 
-    sorted_counts = dict(sorted(counts.items()))
-    n_parts = max(len(parts), 1)
-    return RecordingParts(str(path), digest, sorted_counts, tuple(sorted(others)), n_parts, read, metric_prefix)
+    def part(chosen: Chosen) -> Part:
+        # Another process gets only the labels of the part.
+        of_part = [
+            attrs.evolve(fragment, n_rows={text: n for text, n in fragment.n_rows.items() if text in chosen.texts})
+            for fragment in fragments
+            if chosen.has(fragment)
+        ]
+        of_texts = {text: labels[text] for text in chosen.texts}
+        arguments = (path, of_part, chosen, of_texts, digest, names, metric_prefix)
+        return Part(chosen.start, chosen.end, partial(_read_part, *arguments))
+
+    machines = groups.machines()
+    return RecordingParts(
+        path,
+        digest,
+        dict(sorted(counts.items())),
+        names,
+        max(len(groups_of_series), 1),
+        read,
+        metric_prefix,
+        len(machines),
+        tuple(part(chosen) for chosen in divide(fragments, machines, most, machine_samples)),
+    )
 
 
 def _read_part(
     name: str,
     fragments: list[Fragment],
-    texts: frozenset[str],
+    part: Chosen,
     labels: Mapping[str, dict[str, str]],
     digest: str,
     others: tuple[str, ...],
     metric_prefix: str | None,
 ) -> Recording:
-    """Return the recording of the series whose label texts are in `texts`."""
-    chosen: dict[str, dict[Path, list[Fragment]]] = {}
+    """Return the recording of the series and times of a part, and of the margin before and after its slice."""
+    texts = part.texts
+    chosen: dict[str, dict[str, list[Fragment]]] = {}
     n_samples = 0
     for fragment in fragments:
-        if not texts.isdisjoint(fragment.n_rows):
+        if part.has(fragment):
             chosen.setdefault(fragment.metric, {}).setdefault(fragment.path, []).append(fragment)
             n_samples += sum(n for text, n in fragment.n_rows.items() if text in texts)
     if n_samples > MAX_PART_SAMPLES:
         raise RecordingError(f"more than {MAX_PART_SAMPLES} samples would have to be read at once", document=name)
-    metrics = {metric: _read_metric(metric, by_file, texts, labels, name) for metric, by_file in sorted(chosen.items())}
+    metrics = {metric: _read_metric(metric, by_file, part, labels, name) for metric, by_file in sorted(chosen.items())}
     return Recording(name, metrics, digest, others, metric_prefix=metric_prefix)
 
 
 def _read_metric(
     metric: str,
-    by_file: Mapping[Path, list[Fragment]],
-    texts: frozenset[str],
+    by_file: Mapping[str, list[Fragment]],
+    part: Chosen,
     labels: Mapping[str, dict[str, str]],
     name: str,
 ) -> Metric:
-    number: dict[str, int] = {}
+    texts = part.texts
+    # The order of the series is that of the files, whatever part of them is read.
+    in_order = sorted(
+        {text for fragments in by_file.values() for fragment in fragments for text in fragment.n_rows if text in texts},
+        key=lambda text: (labels[text].get("instance", ""), text),
+    )
+    number = {text: at for at, text in enumerate(in_order)}
     columns: list[tuple[FloatArray, FloatArray, IntArray]] = []
     for path, fragments in by_file.items():
         for _, words, codes, times, values in read_fragments(path, fragments):
-            series = np.array(
-                [number.setdefault(word, len(number)) if word in texts else -1 for word in words], dtype=np.int64
-            )[codes]
+            series = np.array([number.get(word, -1) for word in words], dtype=np.int64)[codes]
             kept = series >= 0
+            if np.isfinite(part.start):
+                kept &= (times >= part.start - MARGIN_SECONDS) & (times < part.end + MARGIN_SECONDS)
             columns.append((times[kept], values[kept], series[kept]))
     timestamps, values, series = (np.concatenate(column) for column in zip(*columns, strict=True))
     try:
         check_times(timestamps)
     except RecordingError as error:
         raise RecordingError(f"{metric}: {error.message}", document=name) from error
-    return metric_from_columns(metric, timestamps, values, series, tuple(labels[text] for text in number))
+    used, series = np.unique(series, return_inverse=True)
+    return metric_from_columns(metric, timestamps, values, series, tuple(labels[in_order[at]] for at in used.tolist()))

@@ -19,25 +19,26 @@ from kepler_core.recording.columns import Recording
 MAX_BUFFERED_SAMPLES = 2_000_000
 """Number of samples of a metric that are collected before they are written; about 50 MB of memory."""
 ROW_GROUP_ROWS = 2**17
-"""Number of rows of a row group. A reader needs the memory of one row group, and skips those of other nodes."""
+"""Number of rows of a row group. A reader needs the memory of one row group, and skips the row groups of other
+nodes."""
 _SECONDS_PER_DAY = 86_400
 _NAME_CHARACTERS = 200
-"""Longest name of a metric in bytes, once it is quoted for the name of a folder."""
+"""Maximum length of a metric's name in bytes, after it was quoted as the name of a folder."""
 
 
 class RecordingWriter:
     """Writes series to a folder, partitioned by metric and day. Use it as a context manager.
 
     Samples of a series that are not later than its previous sample are left out: query results for consecutive ranges
-    of time share the sample at their border. So the samples of a series must arrive in order of time. A file is
-    written as a whole or not at all. If a writer with the same `mark` writes the same series again, it replaces its
+    of time share the sample at their border. So the samples of a series must arrive in order of time. A file is written
+    as a whole or not at all. If a writer with the same `mark` writes the same series again, it replaces the earlier
     files, so that an interrupted command can simply be repeated.
     """
 
     def __init__(self, folder: Path, mark: str) -> None:
         """Create the folder if it does not exist. `mark` is the start of the names of all files of this writer.
 
-        Raises `UsageError` if the folder contains anything else than a recording, and `MissingExtraError` if pyarrow
+        Raises `UsageError` if the folder contains anything other than a recording, and `MissingExtraError` if pyarrow
         is not installed.
         """
         try:

@@ -1,13 +1,13 @@
 """Corrections and errors of DynPower models, whose predictions are added up over the containers of a node.
 
-A model that charges each container a little too much charges a node with many containers far too much. So a
+A model that estimates a little too much for each container estimates far too much for a node with many containers. So a
 DynPower model is corrected in two ways. A container that does nothing has no dynamic power: the prediction for a row of
 zeros is subtracted from every prediction. And the sums over the containers of a node must match the power of the node:
 a gain for each component makes the mean of the sums equal to the mean of the measured dynamic power.
 
-A stored model cuts its predictions at a ceiling (`kepler_core.models.power_model`). The cut predictions have to match
-the node, so the gain accounts for the ceiling. Kepler does not cut what the weights predict, so the weights have a gain
-of their own.
+A stored model limits its predictions to a ceiling (`kepler_core.models.power_model`). The limited predictions have to
+match the node, so the gain accounts for the ceiling. Kepler does not limit what the weights predict, so the weights
+have a gain of their own.
 
 The gain is computed from the samples that a model is fitted on. In the validation, the gain of a fold is computed from
 the training samples of this fold, so the errors of held-out samples are errors of corrected models.
@@ -25,11 +25,14 @@ from kepler_core.pipeline.rows import TrainingRows
 from kepler_core.vocabulary import main_feature
 
 MAX_GAIN = 10.0
-"""The gain is between the reciprocal of this number and this number. It keeps a model that predicts nearly 0 W for
-everything from becoming a step from 0 W to the ceiling. Within these limits, the ceiling prevents that a high gain
-gives a container more power than the node has drawn."""
+"""Upper limit of the gain; the lower limit is its reciprocal.
+
+Suppose that a model predicts nearly 0 W for everything. Without the upper limit, its gain would be so high that the
+corrected predictions were either 0 W or the ceiling. A high gain within the limits is harmless: the ceiling still
+limits the power of each container to the power that the node has drawn."""
 MAX_WEIGHTS_GAIN = 2.0
-"""The same limit for the gain of the weights for Kepler. It is lower, because Kepler has no ceiling."""
+"""Upper limit of the gain of the weights for Kepler; the lower limit is its reciprocal. It is lower than `MAX_GAIN`,
+because Kepler has no ceiling."""
 
 
 @attrs.frozen
@@ -41,7 +44,7 @@ class ContainerCorrection:
 
 
 UNCORRECTED_CONTAINERS = ContainerCorrection()
-"""The correction of models that are not corrected."""
+"""The correction that changes nothing."""
 
 
 def correction(
@@ -49,9 +52,9 @@ def correction(
 ) -> ContainerCorrection:
     """Return the correction of a DynPower model from `samples`, a mask of shape (samples,).
 
-    `predicted` are the uncorrected predictions ≥ 0 W for the rows to test on that belong to these samples, in order.
-    `idle` is the uncorrected prediction ≥ 0 W for a container that does nothing. `ceiling` is the upper limit of the
-    corrected predictions in watts.
+    `predicted` are the uncorrected predictions ≥ 0 W for the test rows of these samples, in order. `idle` is the
+    uncorrected prediction ≥ 0 W for a container that does nothing. `ceiling` is the upper limit of the corrected
+    predictions in watts.
     """
     above_idle = np.maximum(predicted - idle, 0.0)
     total, measured = float(above_idle.sum()), float(rows.node_watts[component][samples].sum())
@@ -65,9 +68,9 @@ def correction(
 def gain_below(ceiling: float, watts: FloatArray, total: float) -> float:
     """Return the gain g for which the sum of min(g · watts, ceiling) is `total`, or the closest sum that is possible.
 
-    If the k largest predictions are cut, the sum is k · ceiling + g · (sum of all smaller predictions). For the true k,
-    this sum is the smallest, because each prediction counts with the smaller of two values. So g is the largest of the
-    gains that all k give.
+    If the k largest predictions are limited to the ceiling, the sum is k · ceiling + g · (sum of all smaller
+    predictions). For the true k, this sum is the smallest, because each prediction counts with the smaller of two
+    values. So g is the largest of the gains that all k give.
     """
     descending = np.sort(watts[watts > 0])[::-1]
     cut = np.arange(len(descending))
@@ -96,8 +99,9 @@ def sum_errors(rows: TrainingRows, component: str, sums: FloatArray) -> dict[str
 def small_half_bias(rows: TrainingRows, component: str, predicted: FloatArray) -> float | None:
     """Return the bias of the small containers in percent of their share of the nodes' power; None if it is not known.
 
-    `predicted` are the corrected predictions for the rows to test on. The rows are sorted by the main feature, and the
-    small ones together have half of the total load. The share of a row in its node's power is proportional to its load.
+    `predicted` are the corrected predictions for the test rows. Small containers are the rows with the lowest values of
+    the main feature that together have half of the total load. The share of a row in its node's power is proportional
+    to its load.
     """
     load = np.maximum(rows.test_X[:, rows.features.index(main_feature(rows.features, component))], 0.0)
     total = sum_by(load, rows.test_sample, len(rows.tested))[rows.test_sample]

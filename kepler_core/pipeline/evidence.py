@@ -1,6 +1,6 @@
-"""Evidence: what a trained model predicted for held-out samples, beside the measured power.
+"""Evidence: the predictions of a trained model for held-out samples, and the measured power.
 
-The hook `kepler_publishing` passes it to listeners, e.g. to the HTML report.
+The hook `kepler_publishing` passes the evidence to listeners, e.g. to the HTML report.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ class Evidence:
     metadata: Mapping[str, Any]
     """Content of the model's `metadata.json`."""
     held_out: HeldOut
-    """Predicted watts by split and component, each of shape (samples,); NaN for samples that were not tested. No
-    sample was used to train the model that predicts this sample."""
+    """Predicted watts by split and component, each of shape (samples,); NaN for samples that were not tested. A sample
+    is predicted by a model that was not trained on this sample."""
     measured: Mapping[str, FloatArray]
     """Measured watts by component, each of shape (samples,). For DynPower, this is the dynamic power of the node."""
     time: FloatArray
@@ -39,10 +39,10 @@ class Evidence:
 
 
 def evidence(job: FitJob, result: FitResult) -> Evidence:
-    """Return the evidence of a model that was trained."""
+    """Return the evidence of a trained model."""
     rows = job.rows
     codes, node = np.unique(rows.node, return_inverse=True)
-    # `Seen` has the names of at most MAX_NODE_NAMES nodes
+    # `Seen` has the names of at most MAX_NODE_NAMES nodes: number the other nodes
     names = [*job.seen.node_names, *(f"node {code}" for code in codes[len(job.seen.node_names) :])]
     return Evidence(
         metadata=result.metadata,

@@ -28,14 +28,16 @@ def choose_dataset(
 ) -> Wanted:
     """Return the data set of one energy source, feature group and level.
 
-    If `energy_source` is None, the only energy source that the pipeline names is used. If the pipeline names none, the
-    only energy source of the observations is used. `feature_group` works in the same way. Raises `UsageError` if there
-    are several to choose from, and `RecordingError` if the observations do not suffice.
+    If `energy_source` is None, the only energy source that the pipeline names is used. If the pipeline names no energy
+    source, the only energy source of the observations is used. `feature_group` works in the same way. Raises
+    `UsageError` if there are several sources or groups to choose from, and `RecordingError` if the observations do not
+    suffice.
     """
     output_type: OutputType = "AbsPower" if level == "node" else "DynPower"
     source = _chosen_source(spec, observations, energy_source)
     group = _chosen_group(spec, observations, feature_group)
-    trainers = [PluginSpec("any")]  # the plan of an output type needs a trainer, but does not look it up
+    # a plan for an output type needs the name of a trainer, but does not look up the trainer
+    trainers = [PluginSpec("any")]
     planned = plan(
         attrs.evolve(
             spec,
@@ -57,7 +59,7 @@ def choose_dataset(
 def extract_dataset(spec: PipelineSpec, observations: Observations, wanted: Wanted) -> Dataset:
     """Return a data set as the pipeline's extractor makes it: with the measured power, by node or by container.
 
-    Raises `RecordingError` if it has no rows.
+    Raises `RecordingError` if the data set has no rows.
     """
     extractor = registry.extractors.create(spec.extractor.name, spec.extractor.args)
     return _with_rows(extracted(extractor, observations, wanted))
@@ -66,7 +68,7 @@ def extract_dataset(spec: PipelineSpec, observations: Observations, wanted: Want
 def isolate_dataset(spec: PipelineSpec, context: IsolationContext, wanted: Wanted) -> Dataset:
     """Return a data set by container with the dynamic power that the pipeline's isolator leaves.
 
-    Raises `RecordingError` if it has no rows, and `PluginError` if the extractor or isolator fails.
+    Raises `RecordingError` if the data set has no rows, and `PluginError` if the extractor or isolator fails.
     """
     extractor = registry.extractors.create(spec.extractor.name, spec.extractor.args)
     isolator = registry.isolators.create(spec.isolator.name, spec.isolator.args)
@@ -115,7 +117,7 @@ def _chosen_group(spec: PipelineSpec, observations: Observations, name: str | No
             if (features := group_features(group, spec.third_party)) and known.issuperset(features)
         ]
     if not named:
-        raise RecordingError("the data have the features of no feature group")
+        raise RecordingError("the data lack features of every feature group")
     if len(named) > 1:
         raise UsageError(f"choose one of the feature groups {', '.join(named)} with --feature-group")
     return named[0]

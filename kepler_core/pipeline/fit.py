@@ -65,7 +65,7 @@ class FitJob:
 
     @property
     def key(self) -> dict[str, str]:
-        """Source, output type, feature group and trainer, which identify this fit among all fits of a training."""
+        """Source, output type, feature group and trainer. They identify this fit among all fits of a training."""
         return {
             "source": self.rows.source,
             "output_type": self.rows.output_type,
@@ -118,7 +118,7 @@ def fit(job: FitJob) -> FitResult:
     except ModuleNotFoundError as error:
         distribution = registry.trainers.entry(job.trainer).distribution
         return FitResult(job.key, None, {}, import_problem(error, job.key["trainer"], distribution))
-    except (Exception, SystemExit) as error:  # a trainer that raises must not end the other fits
+    except (Exception, SystemExit) as error:  # an exception in one trainer must not end the other fits
         return FitResult(job.key, None, {}, one_line(error))
 
 
@@ -152,7 +152,7 @@ def _fit(job: FitJob) -> tuple[dict[str, bytes], dict[str, Any], HeldOut]:
         watts = rows.fit_watts[component]
         constant, regressor, of_model, stored = None, None, UNCORRECTED_CONTAINERS, None
         if is_constant(float(watts.min()), float(watts.max())):
-            # a container that does nothing has no dynamic power, so the power of all containers is 0 if it is constant
+            # a container that does nothing has no dynamic power, so a constant power of containers can only be 0
             constant = 0.0 if rows.output_type == "DynPower" else max(float(np.median(watts)), 0.0)
             predicted = _constant_predictions(job, constant)
         else:
@@ -161,7 +161,7 @@ def _fit(job: FitJob) -> tuple[dict[str, bytes], dict[str, Any], HeldOut]:
             predicted = _cross_validate(job, trainer, task, X, test_X)
             every_row = np.ones(len(X), dtype=bool)
             regressor = _fitted(trainer, task, X, _of_mean_node(rows, component, every_row))
-            _predicted(regressor, X, component)  # only to raise if a prediction is not finite
+            _predicted(regressor, X, component)  # called only to raise an error if a prediction is not finite
             limits = model_limits(regressor, component, rows.features, trainer.model_format, X, watts)
             of_model = _correction(rows, regressor, limits, test_X, component, rows.tested)
             stored = _as_stored(regressor, limits, component, of_model)
@@ -180,9 +180,9 @@ def _fit(job: FitJob) -> tuple[dict[str, bytes], dict[str, Any], HeldOut]:
 
 
 def _of_mean_node(rows: TrainingRows, component: str, chosen: BoolArray) -> FloatArray:
-    """Return the watts that a regressor is fitted to, for the `chosen` rows to fit on (a mask of shape (fit rows,)).
+    """Return the watts to which a regressor is fitted, shape (chosen rows,). `chosen` is a mask of training rows.
 
-    For AbsPower, they are those of the mean node: the gains of the nodes are removed (`node_gains`).
+    For AbsPower, the watts are those of the mean node: the gains of the nodes are removed (`node_gains`).
     """
     watts = rows.fit_watts[component][chosen]
     if rows.output_type == "DynPower":
@@ -196,7 +196,7 @@ def _single(X: FloatArray, scale: FloatArray) -> FloatArray:
 
 
 def _fitted(trainer: Trainer, task: FitTask, X: FloatArray, y: FloatArray) -> Regressor:
-    """Return a fitted regressor; raise `ModelError` if its `fit` changes X or y, which other fits also use."""
+    """Return a fitted regressor; raise `ModelError` if its `fit` changes X or y: other fits use them, too."""
     regressor = trainer.regressor(task)
     if regressor is None or not (hasattr(regressor, "fit") and hasattr(regressor, "predict")):
         raise ModelError(f"regressor() returned {regressor!r}, which has no fit and predict")
@@ -208,7 +208,7 @@ def _fitted(trainer: Trainer, task: FitTask, X: FloatArray, y: FloatArray) -> Re
 
 
 def _predicted(regressor: Regressor, X: FloatArray, component: str) -> FloatArray:
-    """Return the predicted watts ≥ 0, shape (rows,); raise `ModelError` if one is NaN or infinite, or missing."""
+    """Return the predicted watts ≥ 0, shape (rows,); raise `ModelError` if a prediction is missing, NaN or infinite."""
     if len(X) == 0:
         return np.empty(0)
     predicted = np.asarray(regressor.predict(X), dtype=np.float64)
@@ -228,7 +228,7 @@ def _correction(
     component: str,
     samples: BoolArray,
 ) -> ContainerCorrection:
-    """Return the correction of a DynPower model that was fitted on `samples`; none for an AbsPower model."""
+    """Return the correction of a DynPower model that was fitted on `samples`. An AbsPower model is not corrected."""
     if rows.output_type == "AbsPower":
         return UNCORRECTED_CONTAINERS
     idle = float(_predicted(regressor, np.zeros((1, test_X.shape[1])), component)[0])
@@ -253,8 +253,8 @@ def _sum_scores(
 ) -> dict[str, float | None]:
     """Return the errors that only DynPower models have.
 
-    `held_out` are predicted node watts, shape (samples,). `stored` is the function `_as_stored`; None if the power is
-    constant, which is 0 W.
+    `held_out` are predicted node watts, shape (samples,). `stored` is the result of `_as_stored`; None if the power is
+    constant: then it is 0 W.
     """
     watts, idle = np.zeros(len(test_X)), 0.0
     if stored is not None:
@@ -271,7 +271,7 @@ class _Predictions:
     """Predicted node watts of one component, each of shape (samples,); NaN for samples that are not tested."""
 
     own: FloatArray
-    """Predictions with the folds of the pipeline's validation scheme."""
+    """Predictions of models that were fitted and tested on the folds of the pipeline's validation scheme."""
     by_split: Mapping[SplitName, FloatArray]
 
 
@@ -281,7 +281,7 @@ def _cross_validate(job: FitJob, trainer: Trainer, task: FitTask, X: FloatArray,
 
 
 def _of_all_splits(job: FitJob, predict: Callable[[Sequence[Fold]], FloatArray]) -> _Predictions:
-    """Return the predictions with each list of folds; lists that several splits share are used only once."""
+    """Return the predictions for each list of folds. A list that several splits share is used only once."""
     predicted: dict[int, FloatArray] = {}
     for folds in (job.folds, *job.splits.values()):
         if id(folds) not in predicted:
@@ -317,7 +317,7 @@ def _out_of_fold(
 
 
 def _constant_predictions(job: FitJob, constant: float) -> _Predictions:
-    """Return the predictions of a constant power (watts) of each node; it is 0 for DynPower."""
+    """Return the predictions of a model that predicts the watts `constant` for each node; 0 for DynPower."""
     rows = job.rows
 
     def predict(folds: Sequence[Fold]) -> FloatArray:

@@ -24,8 +24,10 @@ class Fits:
         self,
         run: Callable[[Sequence[FitJob]], Iterator[tuple[int, FitResult]]],
         listeners: Hooks,
+        node_types: int = 1,
     ) -> None:
         self._run = run
+        self._node_types = node_types
         self._listeners = listeners
         self._started = False
 
@@ -39,7 +41,7 @@ class Fits:
             return []
         if not self._started:
             self._started = True
-            self._listeners.call("kepler_training_started", models=len(jobs) + later)
+            self._listeners.call("kepler_training_started", models=(len(jobs) + later) * self._node_types)
         results: dict[int, FitResult] = {}
         for index, result in self._run(jobs):
             results[index] = result
@@ -79,4 +81,4 @@ def best_model(results: Sequence[FitResult]) -> PowerModel:
 def reasons(failures: Sequence[Mapping[str, Any]]) -> str:
     """Return the distinct reasons of failed fits, at most three, as one text for an error message."""
     distinct = list(dict.fromkeys(str(failure["reason"]) for failure in failures))
-    return "; ".join(distinct[:3]) + ("; …" if len(distinct) > 3 else "") or "the pipeline names nothing"
+    return "; ".join(distinct[:3]) + ("; …" if len(distinct) > 3 else "") or "the pipeline names no source or group"

@@ -1,8 +1,8 @@
-"""Predictions for held-out samples that stay with a model, so that models can be compared without the recordings.
+"""Held-out samples that are stored with a model, so that models can be compared without the recordings.
 
-The file `held_out.json.gz` in a model's folder has the measured power of at most `MAX_SAMPLES` samples, and what the
-model's trainer predicted for them while they were held out. A recalibrated model has no such file, because the
-predictions of the corrected model are others.
+The file `held_out.json.gz` in a model's folder has the measured power of at most `MAX_SAMPLES` samples. It also has the
+predictions for these samples, made by models that were not trained on them. A recalibrated model has no such file,
+because the corrected model would have predicted other watts.
 
 The samples are those with the lowest hashes of their node and time. So two trainings on the same or on overlapping
 recordings keep mostly the same samples (bottom-k sampling: E. Cohen and H. Kaplan, "Summarizing Data using Bottom-k
@@ -31,7 +31,7 @@ from kepler_core.pipeline.evidence import Evidence
 from kepler_core.pipeline.fit import FitResult
 
 MAX_SAMPLES = 200
-"""Maximum number of samples that a training keeps of each model."""
+"""Maximum number of samples that a training stores with each model."""
 MAX_BYTES = 2 * 2**20
 """Maximum size of the unpacked file. A training writes less than 50 kB."""
 
@@ -44,7 +44,10 @@ _NodeNumber = Annotated[int, msgspec.Meta(ge=0, le=_MAX_ROWS)]
 
 
 class _Document(msgspec.Struct, forbid_unknown_fields=True):
-    """The content of the file. Watts have four significant digits; null stands for a sample that was not tested."""
+    """The content of `held_out.json.gz`.
+
+    Watts have four significant digits; null stands for a sample that was not tested.
+    """
 
     node_names: Annotated[list[Text], msgspec.Meta(max_length=_MAX_ROWS)]
     time: Annotated[list[_Amount], msgspec.Meta(max_length=_MAX_ROWS)]
@@ -55,7 +58,7 @@ class _Document(msgspec.Struct, forbid_unknown_fields=True):
 
 @attrs.frozen(eq=False)
 class HeldOutSamples:
-    """Held-out samples of one model. A sample is a node at a timestamp. NaN: the sample was not tested."""
+    """Held-out samples of one model. A sample is a node at a timestamp. NaN stands for a sample that was not tested."""
 
     node_names: tuple[str, ...]
     time: FloatArray
@@ -73,7 +76,7 @@ class HeldOutSamples:
         return [(self.node_names[node], time) for node, time in zip(self.node, self.time.tolist(), strict=True)]
 
     def subset(self, rows: IntArray) -> HeldOutSamples:
-        """Return the samples with these indices."""
+        """Return the samples with the indices `rows`."""
         return HeldOutSamples(
             self.node_names,
             self.time[rows],
@@ -87,9 +90,10 @@ class HeldOutSamples:
 
 
 def with_held_out_samples(results: Sequence[FitResult], evidence: Mapping[int, Evidence], most: int) -> list[FitResult]:
-    """Return the results of fits with the file `held_out.json.gz` in each result that has evidence.
+    """Add the file `held_out.json.gz` to each result that has evidence, and return all results.
 
-    `evidence` maps the index of a result to its evidence. A file has at most `most` samples. 0: no files are added.
+    `evidence` maps the index of a result to its evidence. A file has at most `most` samples. If `most` is 0, no files
+    are added.
     """
     return [
         attrs.evolve(result, files={**(result.files or {}), HELD_OUT_FILE: _file(_chosen(evidence[at], most))})

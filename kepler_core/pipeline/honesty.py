@@ -65,10 +65,10 @@ def honesty(
 def errors_of(rows: TrainingRows, predicted: Mapping[str, FloatArray], parts: Sequence[Fold]) -> SplitErrors:
     """Return the errors of predicted node watts.
 
-    `predicted` maps components to watts of shape (samples,), which are NaN for samples that are not tested.
-    `parts` are the folds. For AbsPower, `SplitErrors.worst` is computed without the gains of the nodes
-    (`kepler_core.pipeline.node_gains`): they are the same for all models, and no model can know them. With them, the
-    node that differs most from all others would decide which model counts as the best.
+    `predicted` maps components to watts of shape (samples,). The watts are NaN for samples that are not tested. `parts`
+    are the folds. For AbsPower, `SplitErrors.worst` is computed without the gains of the nodes
+    (`kepler_core.pipeline.node_gains`): the gains are the same for all models, and no model can know them. If the gains
+    counted as errors, the node that differs most from all others would decide which model counts as the best.
     """
     worst = 0.0
     components: dict[str, ComponentErrors] = {}

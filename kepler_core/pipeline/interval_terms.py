@@ -1,4 +1,7 @@
-"""Measure the terms of a component's interval (`kepler_core.honesty.interval`) on held-out samples."""
+"""Measure the errors that make up the intervals of a component, on held-out samples.
+
+`kepler_core.honesty.interval` computes the half-width of an interval from these errors, which are called terms.
+"""
 
 from __future__ import annotations
 
@@ -30,13 +33,14 @@ the measured 90 % quantile."""
 PRIOR_FREEDOM = 3
 """Degrees of freedom of the prior of the error between machines. 3 is the smallest whole number with which the mean of
 the variance is finite, so the prior is as weak as possible: it says with a probability of 90 % that the standard
-deviation is between 0.62 and 2.9 times the stated one. It counts as much as the deviations of four measured nodes from
-their mean."""
+deviation is between 0.62 and 2.9 times the prior's standard deviation. The prior counts as much as the deviations of
+four measured nodes from their mean."""
 MIN_CALIBRATION_NODES = 20
-"""Minimum number of nodes to calibrate the intervals on held-out nodes. The smallest number with which the conformal
-quantile is not the largest score is 9. With 20 nodes, the standard deviation of the coverage is about 7 %."""
+"""Minimum number of nodes to calibrate the intervals on held-out nodes. With fewer than 9 nodes, the conformal quantile
+would be the largest score. With 20 nodes, the standard deviation of the coverage is about 7 %."""
 MAX_NODE_WEIGHT = 3.0
-"""Highest weight of a node in the calibration, in median nodes. So no node hides the errors of the others."""
+"""Highest weight of a node in the calibration, as a multiple of the median number of samples of a node. So no node
+hides the errors of the other nodes."""
 MIN_HALF_SAMPLES = 5
 """Minimum number of a node's samples in the lower (or upper) half of the power range to measure the node's error there.
 If a node has fewer samples in this half, all its samples are used."""
@@ -66,9 +70,9 @@ def interval_terms(
     """Return the terms of a component's interval, measured on `held_out` predictions (see `pipeline.honesty.HeldOut`).
 
     The quantiles come from the split `regimes` or `blocks`, whichever has the larger error. If there are at least
-    `MIN_NODES` nodes, the gain of each node is removed from the errors first, because the term between machines
-    contains these gains. If there are at least `MIN_CALIBRATION_NODES` nodes, all terms are then multiplied by one
-    factor (see `calibration`).
+    `MIN_NODES` nodes, the gain of each node is removed from the errors first. The interval has a term of its own for
+    these gains: the error between machines. If there are at least `MIN_CALIBRATION_NODES` nodes, all terms are then
+    multiplied by one factor (see `calibration`).
     """
     measured = rows.node_watts[component]
     lowest, highest = float(measured.min()), float(measured.max())
@@ -102,16 +106,16 @@ def interval_terms(
 
 
 def calibration(error: FloatArray, half: FloatArray, node: IntArray) -> float:
-    """Return the factor of the half-widths with which the intervals contain `LEVEL` of the samples of new nodes.
+    """Return the factor for half-widths with which intervals contain the fraction `LEVEL` of the samples of new nodes.
 
     The terms of an interval are measured one by one. Their root sum of squares may cover more or less than `LEVEL`,
     because the errors are not independent and not normally distributed. So this is a second, conformal step: the factor
-    is the quantile of error ÷ half-width over held-out nodes. A node of a table can stand for several machines, so a
-    node counts by its samples, but at most as much as `MAX_NODE_WEIGHT` median nodes. The samples of one node are not
-    independent: so a further node of mean weight, of which nothing is known, has an infinite score (split conformal
-    prediction by groups; Dunn, Wasserman, Ramdas, "Distribution-Free Prediction Sets for Two-Layer Hierarchical
-    Models", 2023). All arrays have the shape (samples,). Returns 1 if there are fewer than `MIN_CALIBRATION_NODES`
-    nodes, or if a half-width is 0.
+    is the quantile of error ÷ half-width over held-out nodes. A node of a table can stand for several machines. So the
+    weight of a node is its number of samples, but at most `MAX_NODE_WEIGHT` times the median number. The samples of one
+    node are not independent. So one more node of mean weight is added. Nothing is known about this node, so its score
+    is infinite (split conformal prediction by groups; Dunn, Wasserman, Ramdas, "Distribution-Free Prediction Sets for
+    Two-Layer Hierarchical Models", 2023). All arrays have the shape (samples,). Returns 1 if there are fewer than
+    `MIN_CALIBRATION_NODES` nodes, or if a half-width is 0.
     """
     _, number, counts = np.unique(node, return_inverse=True, return_counts=True)
     if len(counts) < MIN_CALIBRATION_NODES or not np.all(half > 0):
@@ -171,8 +175,8 @@ def _load_bins(samples: _Samples) -> tuple[FloatArray, list[float]]:
 def conformal_quantile(errors: FloatArray, level: float = LEVEL) -> float:
     """Return the error that a new error does not exceed with probability `level`.
 
-    It is the ⌈(n + 1) · level⌉-th smallest of the n errors, as in split conformal prediction (Vovk, Gammerman, Shafer,
-    "Algorithmic Learning in a Random World", 2005), or the largest error if n is too small.
+    It is the ⌈(n + 1) · level⌉-th smallest of the n errors, or the largest error if n is too small. This is split
+    conformal prediction (Vovk, Gammerman, Shafer, "Algorithmic Learning in a Random World", 2005).
     """
     if len(errors) == 0:
         return 0.0
@@ -230,15 +234,15 @@ def _relative_errors(samples: _Samples, nodes: IntArray, half: BoolArray) -> lis
 def error_of_new_node(relative: Sequence[float], prior: float) -> float:
     """Return the relative error that a model does not exceed on a new node, with the probability `LEVEL`.
 
-    `relative` has the relative error of each of n nodes, predicted by a model of the n − 1 other nodes. `prior` is
-    the error without any measured node, and the result if there are fewer than `MIN_NODES` nodes.
+    `relative` has the relative error of each of n nodes, predicted by a model of the n − 1 other nodes. `prior` is the
+    error that is assumed if no node was measured. It is the result if there are fewer than `MIN_NODES` nodes.
 
     The nodes have random effects. An error that all nodes share is an error of the model, and part of the quantiles. So
-    the variance is computed around the mean of the relative errors. Each of them is the difference between one node and
-    the mean of the other nodes, which is n/(n − 1) times the difference from the mean of all nodes. The variance has
-    n − 1 degrees of freedom, and is combined with the prior (scaled inverse chi-squared distribution: Gelman et al.,
-    "Bayesian Data Analysis", 2013, section 2.6). The square of a new node's difference from the mean of n nodes is
-    1 + 1/n times the variance.
+    the variance is computed around the mean of the relative errors. Each relative error is the difference between one
+    node and the mean of the other nodes. This difference is n/(n − 1) times the difference from the mean of all nodes.
+    The variance has n − 1 degrees of freedom, and is combined with the prior (scaled inverse chi-squared distribution:
+    Gelman et al., "Bayesian Data Analysis", 2013, section 2.6). The square of a new node's difference from the mean of
+    n nodes is 1 + 1/n times the variance.
     """
     n = len(relative)
     if n < MIN_NODES:

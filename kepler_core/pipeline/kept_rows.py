@@ -1,6 +1,6 @@
-"""Rows of a training that stay in the pipeline. With them, its models can be recalibrated without the recordings.
+"""Rows of the training data that are stored in the pipeline, so that models can be recalibrated without the recordings.
 
-The rows are observations before the extractor: they are not smoothed, and have no features that an extractor adds.
+The rows come directly from the observations: they are not smoothed, and have no features that an extractor adds.
 
 The file `samples/<node type>.json.gz` of a pipeline holds features and power of nodes at some of the timestamps of the
 training. `kepler-model recalibrate` mixes these rows with the rows of a new recording.
@@ -38,7 +38,7 @@ StreamNumber = Annotated[int, msgspec.Meta(ge=0, le=MAX_NUMBER)]
 
 
 class _Document(msgspec.Struct, forbid_unknown_fields=True):
-    """The content of the file. Numbers have six significant digits; null stands for an unknown value."""
+    """The content of a file with stored rows. Numbers have six significant digits; null stands for an unknown value."""
 
     time: Annotated[list[Amount], msgspec.Meta(max_length=MAX_ROWS)]
     stream: Annotated[list[StreamNumber], msgspec.Meta(max_length=MAX_ROWS)]
@@ -48,7 +48,7 @@ class _Document(msgspec.Struct, forbid_unknown_fields=True):
 
 @attrs.frozen(eq=False)
 class NodeRows:
-    """Rows: the features and the power of one node at one timestamp. NaN stands for an unknown value."""
+    """Rows that each hold the features and the power of one node at one timestamp. NaN stands for an unknown value."""
 
     time: FloatArray
     """Unix seconds, shape (rows,)."""
@@ -87,7 +87,7 @@ class NodeRows:
 
 
 def kept_rows_file(node_type: int) -> str:
-    """Return the path of a node type's kept rows, relative to the pipeline's folder."""
+    """Return the path of the file with the stored rows of a node type, relative to the pipeline's folder."""
     return f"{FOLDER}/{node_type}.json.gz"
 
 
@@ -103,7 +103,7 @@ def node_rows(observations: Observations) -> NodeRows:
 
 
 def write_kept_rows(observations: Observations, most: int) -> bytes:
-    """Return the file with at most `most` rows, evenly spaced over all samples with known power."""
+    """Return the content of a file with at most `most` rows, evenly spaced over all samples with known power."""
     rows = node_rows(observations).thinned(most)
     document = _Document(
         [float(time) for time in rows.time],

@@ -1,7 +1,7 @@
 """The limits that a fitted regressor will have as a stored model: the limits of its features, and of its power.
 
-Held-out predictions and the gains of DynPower models are computed with these limits, so that they equal those of the
-stored model (`kepler_core.models.power_model`).
+Held-out predictions and the gains of DynPower models are computed with these limits, so that they equal the predictions
+and gains of the stored model (`kepler_core.models.power_model`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The files of a pipeline's next version, which replaces some models of an earlier version."""
+"""The files of a pipeline's next version, in which some models of the earlier version are replaced."""
 
 from __future__ import annotations
 
@@ -19,12 +19,11 @@ Model = tuple[Mapping[str, Any], Mapping[str, bytes]]
 def next_version_files(
     base: Snapshot, models: Mapping[str, Model], additions: Mapping[str, Any], kept: Sequence[StoredModel] = ()
 ) -> dict[str, bytes]:
-    """Return the files of a version with these models: content by path in the pipeline.
+    """Return the files of the version that follows `base`, as a mapping from path in the pipeline to content.
 
-    `models` maps the path of each new model to the model. `kept` are models that stay as they are, also models that
-    Kepler Core has not stored. `additions` are added to the pipeline's `metadata.json`. All
-    other files, such as the profiles of node types, come from `base`. Only the report is left out: it describes
-    the models of the earlier version.
+    `models` maps the path of each new model to the model. `kept` are models that are copied unchanged, also models that
+    another program has stored. `additions` are added to the pipeline's `metadata.json`. All other files, such as the
+    profiles of node types, come from `base`. Only the report is left out: it describes the models of `base`.
     """
     metadata = base.read_json(METADATA_FILE) | {"last_update_time": timestamp()} | dict(additions)
     files = pipeline_files(

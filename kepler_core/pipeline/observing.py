@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 
 from kepler_core.machine import Machine
-from kepler_core.parquet import is_parquet, open_parts
+from kepler_core.parquet import PART_SAMPLES, is_parquet, open_parts
 from kepler_core.pipeline.spec import PipelineSpec
 from kepler_core.recording import Observations, Recording, RecordingParts, observe, read_recording
 from kepler_core.recording.schemas import is_used_metric
@@ -25,7 +25,7 @@ def read_for(
 def observe_for(
     spec: PipelineSpec, recordings: Sequence[Recording | RecordingParts], machine: Machine | None = None
 ) -> Observations:
-    """Return the observations in recordings, according to `use_vm_metrics` and `third_party` of the pipeline.
+    """Read recordings into observations, with the pipeline's keys `use_vm_metrics`, `third_party` and `vm_guests`.
 
     With `use_vm_metrics`, power is the power of virtual machines, otherwise the power of nodes. Use this function
     for recordings of the idle machine, too, so that idle power and power under load are of the same kind.
@@ -43,12 +43,21 @@ def observe_for(
 
 
 def open_known(
-    source: str, third_party: Collection[str] = (), *, metric_prefix: str | None = None
+    source: str,
+    third_party: Collection[str] = (),
+    *,
+    metric_prefix: str | None = None,
+    part_samples: int | None = None,
 ) -> Recording | RecordingParts:
-    """Open a recording as `read_known` does; a recording in Parquet is read in parts, when it is observed."""
+    """Open a recording as `read_known` does. A Parquet recording is read later, in parts: when `observe` needs it."""
     if not is_parquet(source):
         return read_known(source, third_party, metric_prefix=metric_prefix)
-    return open_parts(source, wanted=_is_wanted(third_party, metric_prefix), metric_prefix=metric_prefix)
+    return open_parts(
+        source,
+        wanted=_is_wanted(third_party, metric_prefix),
+        metric_prefix=metric_prefix,
+        part_samples=part_samples or PART_SAMPLES,
+    )
 
 
 def read_known(

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import BrokenExecutor
+from concurrent.futures import BrokenExecutor, Executor, ThreadPoolExecutor
 from typing import Literal
 
 import joblib
@@ -69,6 +69,26 @@ def _results(
             numbers = list(remaining)
             for index, result in _in_another_process(list(remaining.values())):
                 yield numbers[index], result
+
+
+@contextlib.contextmanager
+def executor(backend: Backend, scheduler: str | None, workers: int) -> Iterator[Executor]:
+    """Provide an executor that calls functions in processes, in threads or on a Dask cluster."""
+    if backend == "threading":
+        with ThreadPoolExecutor(workers) as threads:
+            yield threads
+    elif backend == "dask":
+        with _backend(backend, scheduler, workers):
+            import distributed
+
+            with distributed.get_client().get_executor(pure=False) as cluster:
+                yield cluster
+    else:
+        processes = ProcessPoolExecutor(max_workers=workers)
+        try:
+            yield processes
+        finally:
+            processes.shutdown(kill_workers=True)  # frees the memory of the workers; Ctrl-C does not wait
 
 
 def _is_own(job: FitJob) -> bool:

@@ -36,7 +36,7 @@ def read_document(source: str) -> dict[str, Any]:
     ):
         near = difflib.get_close_matches(source, shipped, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]}?" if near else f"shipped: {', '.join(shipped)}"
-        raise PipelineError(f"no pipeline {quoted(source)}: neither a shipped one nor a file; {hint}")
+        raise PipelineError(f"no pipeline {quoted(source)}: neither a shipped pipeline nor a file; {hint}")
     try:
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)

@@ -52,7 +52,7 @@ class Plan:
 
 @attrs.frozen
 class Offer:
-    """What the data sets of one output type can be extracted from."""
+    """The energy sources and features from which the data sets of one output type can be extracted."""
 
     sources: Mapping[str, tuple[str, ...]]
     """Energy source -> components with known power."""
@@ -63,11 +63,11 @@ class Offer:
 
 
 Offers = Mapping[OutputType, Offer | str]
-"""Output type -> what its data sets can be extracted from, or the reason why no data set of it can be extracted."""
+"""Output type -> the energy sources and features of its data sets, or the reason why it has no data sets."""
 
 
 def offers_of(observations: Observations) -> Offers:
-    """Return what an extractor can extract from observations; it is the same for both output types."""
+    """Return the energy sources and features in observations. They are the same for both output types."""
     offer = Offer(observations.sources, frozenset(observations.features), frozenset(observations.container_features))
     return {"AbsPower": offer, "DynPower": offer}
 
@@ -75,8 +75,8 @@ def offers_of(observations: Observations) -> Offers:
 def plan(spec: PipelineSpec, observations: Observations, offers: Offers | None = None) -> Plan:
     """Return the plan: which data sets can be extracted, and why the other data sets are skipped.
 
-    `offers` states what the data sets of each output type can be extracted from. By default, it is the result
-    of `offers_of` for the observations.
+    `offers` states from which energy sources and features the data sets of each output type can be extracted. By
+    default, it is the result of `offers_of` for the observations.
     """
     offers = offers_of(observations) if offers is None else offers
     available = {name for offer in offers.values() if isinstance(offer, Offer) for name in offer.sources}
@@ -120,9 +120,12 @@ def plan(spec: PipelineSpec, observations: Observations, offers: Offers | None =
 
 
 def _reduced(groups: Sequence[str], available: Collection[str], third_party: Sequence[str]) -> list[str]:
-    """Return the feature groups to train. A group without an optional feature replaces a group that needs it.
+    """Return the feature groups to train.
 
-    If the replacement is one of the groups anyway, the group stays in the list, and is reported as skipped.
+    A group that needs a missing optional feature is replaced by the group without this feature.
+
+    If the replacement is already in `groups`, the group with the missing feature stays in the list, and is later
+    reported as skipped.
     """
     reduced = []
     for group in groups:
@@ -133,7 +136,7 @@ def _reduced(groups: Sequence[str], available: Collection[str], third_party: Seq
 
 
 def _why_missing(features: Sequence[str], observations: Observations) -> str:
-    """Return why no value of the features is known: they are not in the data, or 0 although the CPUs run."""
+    """Return why the features have no known values: they are not in the data, or they are 0 although the CPUs run."""
     dead, absent = split_dead(features, observations.counts)
     reasons = [f"no {', '.join(absent)} in the data"] if absent else []
     if dead:
@@ -172,7 +175,7 @@ def _dataset_of(wanted: Wanted, extractor: Extractor, isolator: Isolator, contex
             dataset = isolator.isolate(dataset, context)
     except KeplerError as error:
         raise PluginError(f"{type(plugin).__name__}: {error}") from error
-    except Exception as error:  # a plugin's defect must not prevent the other data sets
+    except Exception as error:  # without the data set of a defective plugin, the training continues with the others
         raise PluginError(f"{type(plugin).__name__} failed: {one_line(error)}") from error
     return attrs.evolve(dataset, output_type=output_type)
 
@@ -205,6 +208,6 @@ def unused_nodes(dataset: Dataset, observations: Observations) -> list[str]:
             for name in (*dataset.features, *dataset.components)
             if name in columns and not np.isfinite(columns[name][of_stream]).any()
         ]
-        why = f"no {', '.join(lacking)}" if lacking else "no timestamp at which all is known"
+        why = f"no {', '.join(lacking)}" if lacking else "no timestamp at which all features and powers are known"
         reasons.append(f"node {stream.node!r} of {stream.recording} is not used: {why}")
     return reasons

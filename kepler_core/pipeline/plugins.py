@@ -21,7 +21,7 @@ def used_plugins(
 ) -> list[dict[str, Any]]:
     """Return a description of each plugin and each listener that takes part in a training.
 
-    `sources` are energy sources of models. If the observations come from a table without times, they do not
+    `sources` are energy sources of models. If the observations come from a table without times, the observations do not
     name their energy sources.
     """
     wanted: list[tuple[registry.Registry[Any], str]] = [

@@ -34,9 +34,9 @@ def isolation_context(
     profile: Mapping[str, Any] | None,
     machine_spec: Mapping[str, Any],
 ) -> IsolationContext:
-    """Return what isolators may use, except for the AbsPower models, which are added later.
+    """Return the data that isolators may use. Only the AbsPower models are missing: they are added later.
 
-    The containers of the idle machine are background.
+    The containers that ran on the idle machine count as background.
     """
     background = frozenset() if idle is None else frozenset(map(workload, idle.container_names))
     return IsolationContext(observations, idle, background, profile, machine_spec)
@@ -53,7 +53,7 @@ class Prepared:
 
 
 class Preparation:
-    """Extracts and isolates the data sets of a training, and chooses the rows to fit on and to test on."""
+    """Extracts and isolates the data sets of a training, and chooses training rows and test rows."""
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class Preparation:
         listeners: Hooks,
         rows: TableRows | None = None,
     ) -> None:
-        """Prepare data sets of the pipeline. `rows`, if they are given, replace the pipeline's extractor."""
+        """Prepare data sets of the pipeline. `rows`, if it is not None, replaces the pipeline's extractor."""
         self._spec = spec
         self._slot = slot
         self._listeners = listeners

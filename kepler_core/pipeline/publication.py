@@ -18,11 +18,13 @@ from kepler_core.pipeline.evidence import Evidence
 from kepler_core.pipeline.fit import FitResult
 from kepler_core.pipeline.kept_rows import kept_rows_file, write_kept_rows
 from kepler_core.pipeline.load import as_document, pipeline_digest
-from kepler_core.pipeline.node_types import NodeTypeSlot, find_slot
+from kepler_core.pipeline.node_tables import NodeTable, node_tables_file, write_node_tables
+from kepler_core.pipeline.node_types import NodeTypeSlot, combined_index, find_slots
 from kepler_core.pipeline.plugins import used_plugins
 from kepler_core.pipeline.report import Report
 from kepler_core.pipeline.spec import PipelineSpec
 from kepler_core.plugins.hooks import Hooks
+from kepler_core.recording.observations import Observations
 from kepler_core.store.layout import REPORT_FILE, pipeline_files
 from kepler_core.store.store import Store
 
@@ -30,48 +32,82 @@ log = logging.getLogger(__name__)
 
 
 @attrs.frozen(eq=False)
+class TypeTraining:
+    """The training of one node type."""
+
+    slot: NodeTypeSlot
+    machine: Machine | None
+    context: IsolationContext
+    results: Sequence[FitResult]
+    evidence: Sequence[Evidence]
+    """The predictions of the trained models for held-out samples, for listeners."""
+    nodes: Sequence[NodeTable] = ()
+    """The comparisons of the nodes."""
+
+    @property
+    def members(self) -> set[str]:
+        """The names of the machines that belong to the node type."""
+        if self.machine is not None and self.machine.id is not None:
+            return {self.machine.id}
+        return {stream.node for stream in self.context.observations.streams}
+
+
+@attrs.frozen(eq=False)
 class Publication:
     """Publishes the models of one training."""
 
     spec: PipelineSpec
-    context: IsolationContext
+    observations: Observations
+    """The observations of all node types."""
+    idle: Observations | None
     store: Store
-    machine: Machine | None
     listeners: Hooks
-    evidence: Sequence[Evidence] = ()
-    """The predictions of the trained models for held-out samples, for listeners."""
+    trainings: Sequence[TypeTraining]
+    """The trainings of the node types for which models were trained; at least one."""
 
-    def publish(self, slot: NodeTypeSlot, results: Sequence[FitResult], report: Report) -> int:
+    def publish(self, report: Report) -> int:
         """Publish the trained models together with the models of other node types, and return the version.
 
         If another process publishes a version of the pipeline at the same time, take over the models of other
-        node types from that version, and try again. Raise `StoreError` if that version uses this training's
-        node type number for other machines.
+        node types from that version, and try again. Raise `StoreError` if that version uses a node type number of
+        this training for other machines.
         """
+        slots = [training.slot for training in self.trainings]
         while True:
-            files = self._files(slot, results, report)
-            files |= (additions := self._files_of_listeners(files, slot, report))
+            slots = _without_each_other(slots)
+            files = self._files(slots, report)
+            files |= (additions := self._files_of_listeners(files, slots, report))
             report.page = REPORT_FILE if REPORT_FILE in additions else None
             try:
-                return self.store.publish(self.spec.name, files, version=slot.next_version)
+                return self.store.publish(self.spec.name, files, version=slots[0].next_version)
             except VersionTakenError as error:
-                slot = find_slot(self.store, self.spec.name, self.machine)
-                if slot.node_type != report.node_type:
-                    message = f"{error}, with other machines as node type {report.node_type}: train again"
-                    raise StoreError(message) from error
+                before = slots
+                slots = find_slots(self.store, self.spec.name, [training.machine for training in self.trainings])
+                for old, new in zip(before, slots, strict=True):
+                    if old.node_type != new.node_type:
+                        message = f"{error}, with other machines as node type {old.node_type}: train again"
+                        raise StoreError(message) from error
 
-    def _files(self, slot: NodeTypeSlot, results: Sequence[FitResult], report: Report) -> dict[str, bytes]:
-        nodes = {stream.node for stream in self.context.observations.streams}
-        members = nodes if self.machine is None or self.machine.id is None else {self.machine.id}
-        models = [(result.metadata, result.files) for result in results if result.files is not None]
-        files = pipeline_files(models, self._metadata(slot, report), slot.index(members), slot.kept_models())
-        if self.spec.keep_rows:
-            files[kept_rows_file(slot.node_type)] = write_kept_rows(self.context.observations, self.spec.keep_rows)
-        return {**files, **slot.kept_profiles(), **slot.kept_samples()}
+    def _files(self, slots: Sequence[NodeTypeSlot], report: Report) -> dict[str, bytes]:
+        models = [
+            (result.metadata, result.files)
+            for training in self.trainings
+            for result in training.results
+            if result.files is not None
+        ]
+        index = combined_index(slots, [training.members for training in self.trainings])
+        files = pipeline_files(models, self._metadata(slots, report), index, slots[0].kept_models())
+        for slot, training in zip(slots, self.trainings, strict=True):
+            if self.spec.keep_rows:
+                rows = write_kept_rows(training.context.observations, self.spec.keep_rows)
+                files[kept_rows_file(slot.node_type)] = rows
+            if training.nodes:
+                files[node_tables_file(slot.node_type)] = write_node_tables(training.nodes)
+        return {**files, **slots[0].kept_profiles(), **slots[0].kept_samples(), **slots[0].kept_node_tables()}
 
-    def _metadata(self, slot: NodeTypeSlot, report: Report) -> dict[str, Any]:
+    def _metadata(self, slots: Sequence[NodeTypeSlot], report: Report) -> dict[str, Any]:
         """Return the content of the pipeline's `metadata.json`."""
-        spec, observations, idle = self.spec, self.context.observations, self.context.idle
+        spec, observations, idle = self.spec, self.observations, self.idle
         document = as_document(spec)
         now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M:%S")
         return {
@@ -88,10 +124,13 @@ class Publication:
             **({"pairs": report.pairs} if report.pairs else {}),
             "idle_recordings": [] if idle is None else [attrs.asdict(stream) for stream in idle.streams],
             "isolation": {
-                **slot.kept_isolation(),
-                str(slot.node_type): {
-                    "isolator": document["isolator"],
-                    "background": sorted(self.context.background),
+                **slots[0].kept_isolation(),
+                **{
+                    str(slot.node_type): {
+                        "isolator": document["isolator"],
+                        "background": sorted(training.context.background),
+                    }
+                    for slot, training in zip(slots, self.trainings, strict=True)
                 },
             },
             "lineage": {"data": observations.digest, "pipeline": pipeline_digest(spec), "seed": spec.seed},
@@ -103,23 +142,38 @@ class Publication:
             ),
         }
 
-    def _files_of_listeners(self, files: Mapping[str, bytes], slot: NodeTypeSlot, report: Report) -> dict[str, bytes]:
-        """Return the files that listeners add to the pipeline; leave out files with an unusable path or content."""
-        additions: dict[str, bytes] = {}
-        self.listeners.call(
-            "kepler_publishing",
-            pipeline=self.spec.name,
-            files=additions,
-            observations=self.context.observations,
-            idle=self.context.idle,
-            node_type=slot.node_type,
-            machine_spec=self.context.machine_spec,
-            profile=self.context.profile,
-            evidence=self.evidence,
-            report=report.as_dict(),
-            document=as_document(self.spec),
-        )
-        return {name: content for name, content in additions.items() if _is_usable(name, content, files)}
+    def _files_of_listeners(
+        self, files: Mapping[str, bytes], slots: Sequence[NodeTypeSlot], report: Report
+    ) -> dict[str, bytes]:
+        """Return the files that listeners add to the pipeline; leave out files with an unusable path or content.
+
+        The listeners are called for each node type. If they add a file for several node types, e.g. the report, the
+        file of the first node type is published.
+        """
+        every: dict[str, bytes] = {}
+        for slot, training in zip(slots, self.trainings, strict=True):
+            additions: dict[str, bytes] = {}
+            self.listeners.call(
+                "kepler_publishing",
+                pipeline=self.spec.name,
+                files=additions,
+                observations=training.context.observations,
+                idle=training.context.idle,
+                node_type=slot.node_type,
+                machine_spec=training.context.machine_spec,
+                profile=training.context.profile,
+                evidence=training.evidence,
+                report=report.as_dict(),
+                document=as_document(self.spec),
+            )
+            every = additions | every
+        return {name: content for name, content in every.items() if _is_usable(name, content, files)}
+
+
+def _without_each_other(slots: Sequence[NodeTypeSlot]) -> list[NodeTypeSlot]:
+    """Return slots that do not keep the files of each other's node types."""
+    numbers = frozenset(slot.node_type for slot in slots)
+    return [attrs.evolve(slot, others=numbers) for slot in slots]
 
 
 def _is_usable(name: Any, content: Any, files: Mapping[str, bytes]) -> bool:

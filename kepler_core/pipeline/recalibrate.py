@@ -64,15 +64,15 @@ class Recalibration:
     rows: int
     """Number of timestamps of the metered recording."""
     chosen: list[dict[str, Any]]
-    """The path and the chosen candidate of each model that was replaced or whose stated errors were replaced, with the
-    candidate's errors."""
+    """For each recalibrated model: its path, the chosen candidate and the errors of this candidate. If the candidate is
+    "as is", only the errors in the model's metadata were replaced."""
     candidates: list[dict[str, Any]]
     """All candidates with their errors."""
     notes: list[str]
     """Models that were left out and fits that failed, with the reasons."""
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the decision, in the form in which the store records it."""
+        """Return the recalibration as a JSON object, for the record of a decision."""
         return {"decision": "published", "trigger": "recalibrate", "reason": self.reason, **attrs.asdict(self)}
 
     @property
@@ -97,9 +97,10 @@ def recalibrate(
 ) -> Recalibration:
     """Fit the AbsPower models of a pipeline to metered observations, and publish the result as a new version.
 
-    In each feature group, the `models` models with the lowest errors are recalibrated. The other models stay, with
-    their errors on the new rows. Raises `TrainingError` if the observations do not suffice for any model, and
-    `UsageError` if no model fulfils `scope`. The store is not changed before all fits have ended.
+    In each feature group, the models with the lowest errors are recalibrated, at most `models` of them. The other
+    models do not change, but their metadata get their errors on the new rows. Raises `TrainingError` if the
+    observations do not suffice for any model, and `UsageError` if no model fulfils `scope`. The store is not changed
+    before all fits have ended.
     """
     store.check_writable(pipeline)
     snapshot = store.snapshot(pipeline)
@@ -157,10 +158,10 @@ def _candidates(
 
 
 def correct_idle(store: Store, pipeline: str, idle_watts: Mapping[str, float], scope: Scope = Scope()) -> Recalibration:
-    """Shift the AbsPower models of a pipeline so that their idle power is `idle_watts` (by component), and publish it.
+    """Shift the AbsPower models of a pipeline to the idle power `idle_watts` (by component), and publish them.
 
-    The dynamic part of the predictions and the stated errors stay. Raises `UsageError` if no model fulfils `scope`,
-    and `TrainingError` if no such model has one of the components.
+    The dynamic part of the predictions and the errors in the metadata do not change. Raises `UsageError` if no model
+    fulfils `scope`, and `TrainingError` if no such model has one of the components.
     """
     store.check_writable(pipeline)
     snapshot = store.snapshot(pipeline)
@@ -191,8 +192,8 @@ def correct_idle(store: Store, pipeline: str, idle_watts: Mapping[str, float], s
 def models_in(snapshot: Snapshot, scope: Scope) -> list[StoredModel]:
     """Return the AbsPower models of a pipeline that fulfil `scope`. All of them belong to one node type.
 
-    Raises `TrainingError` if Kepler Core has stored no AbsPower model, and `UsageError` if no model fulfils a
-    condition, or if the models belong to several node types and `scope` names none.
+    Raises `TrainingError` if Kepler Core has stored no AbsPower model. Raises `UsageError` if no model fulfils a
+    condition, or if the models belong to several node types and `scope` names no node type.
     """
     models = _own_models(snapshot)
     if not models:
@@ -224,7 +225,7 @@ def _own_models(snapshot: Snapshot) -> list[StoredModel]:
 
 
 def _groups(snapshot: Snapshot, new: NodeRows, selected: Sequence[StoredModel]) -> tuple[list[Group], list[str]]:
-    """Return the groups of models whose features and power the new rows have, and a line for each other group.
+    """Return the groups of models whose features and power are in the new rows, and a line for each other group.
 
     Raises `TrainingError` if there is no group.
     """
@@ -291,8 +292,8 @@ def _best(candidates: Sequence[Candidate]) -> dict[str, Candidate]:
 def _models(snapshot: Snapshot, best: Mapping[str, Candidate]) -> dict[str, Model]:
     """Return the models to publish by path.
 
-    Fitted models get a twin among the fitted models. All other models lose their twin if it was fitted anew, because
-    the twin's limits were measured with the earlier model.
+    Fitted models get a twin among the fitted models. All other models lose their twin if the twin was fitted anew,
+    because the limits in their metadata were measured with the previous twin.
     """
     models = {path: candidate.model for path, candidate in best.items()}
     fitted = {path: candidate.result for path, candidate in best.items() if candidate.result is not None}

@@ -9,9 +9,9 @@ Each model has up to three candidates:
 
 Each feature group also has candidates of the trainer `LINEAR`, because non-negative linear models need few rows.
 
-The errors are measured on blocks of the new rows. Each block is predicted by a model that was not fitted to
-this block. For each model, the candidate with the lowest error is published. The published errors have a standard
-error, and the error of the trainer before the recalibration, because the selection needs both to compare models whose
+The errors are measured on blocks of the new rows. Each block is predicted by a model that was not fitted to this block.
+For each model, the candidate with the lowest error is published. Two more numbers are published with the errors: the
+standard error, and the error of the trainer before the recalibration. The selection needs them to compare models whose
 errors are uncertain (`kepler_core.selection.ranking`).
 """
 
@@ -68,7 +68,7 @@ class Candidate:
     result: tuple[FitJob, FitResult] | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the candidate's entry in the decision."""
+        """Return the candidate's entry in the recorded decision."""
         maes = {component: errors.mae for component, errors in self.errors.components.items()}
         return {"model": self.path, "candidate": self.kind, "mae": self.errors.mae, "components": maes}
 
@@ -128,7 +128,7 @@ def fit_jobs(
 
 
 def training_rows_of(group: Group, old: NodeRows | None, components: Sequence[str]) -> tuple[TrainingRows, list[Fold]]:
-    """Return the rows to fit on, the earlier rows first, and a fold for each block of the new rows.
+    """Return the training rows, the earlier rows first, and a fold for each block of the new rows.
 
     Each new row is repeated, so that all new rows together have about the weight `NEW_WEIGHT`.
     """
@@ -209,7 +209,7 @@ def as_is(model: StoredModel, group: Group, digest: str) -> Candidate:
 def restated(metadata: Mapping[str, Any], errors: SplitErrors, digest: str, timestamps: int) -> dict[str, Any]:
     """Return a model's metadata with the errors that were measured on the new rows.
 
-    The interval terms and the twin stay.
+    The intervals and the twin of the model do not change.
     """
     changed = dict(metadata)
     changed["mae"] = errors.mae
@@ -253,7 +253,7 @@ def earlier_error(models: Sequence[StoredModel]) -> float | None:
 
 
 def _earlier(scores: Scores) -> float | None:
-    if scores.get("blocks_standard_error") is not None:  # only a recalibration states it
+    if scores.get("blocks_standard_error") is not None:  # only a recalibration sets the standard error
         return scores.get("blocks_earlier")
     return hardest_error(scores)
 
@@ -265,10 +265,11 @@ def _over_all_blocks(
     blocks: Sequence[Fold],
     earlier: float | None,
 ) -> SplitErrors:
-    """Return the errors as a recalibration states them: with a standard error, and without the error on one block.
+    """Return the errors as a recalibration states them: with a standard error, and without `worst`.
 
-    The blocks of a short recording have few rows, so the error on a single one of them says little. Therefore models
-    are ranked by the error on all blocks. `predicted` maps components to held-out predictions of shape (samples,).
+    The blocks of a short recording have few rows, so the error on the hardest block (`worst`) says little. Therefore
+    models are ranked by the error on all blocks. `predicted` maps components to held-out predictions of shape
+    (samples,).
     """
     worst = max(errors.components, key=lambda component: errors.components[component].mae)
     error = np.abs(predicted[worst] - rows.node_watts[worst])

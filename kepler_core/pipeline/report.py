@@ -33,6 +33,11 @@ class Report:
     pairs: list[dict[str, Any]] = attrs.field(factory=list)
     """The pairs of a host and a guest from which models of virtual machines were trained: `Pair.description`."""
     node_type: int = 0
+    """Number of the models' node type; with several types, of the type with the most samples."""
+    node_types: list[int] = attrs.field(factory=list)
+    """Numbers of all node types with models of this training."""
+    nodes: list[dict[str, Any]] = attrs.field(factory=list)
+    """The comparisons of nodes: `kepler_core.pipeline.node_tables.NodeTable`."""
     seconds: dict[str, float] = attrs.field(factory=dict)
     page: str | None = None
     """Path of the report for people (`report.html`) in the pipeline; None if no listener has added it."""
@@ -44,7 +49,7 @@ class Report:
 def held_out(validation: Mapping[str, Any]) -> str:
     """Describe in words the data that the errors of a model were measured on.
 
-    `validation` is the value of this key in the model's metadata.
+    `validation` is the value of the key `validation` in the model's metadata.
     """
     match validation["scheme"]:
         case "blocks":
@@ -60,10 +65,13 @@ def held_out(validation: Mapping[str, Any]) -> str:
 
 
 def _honesty(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the errors by split, the largest of them, the typical half-width of the interval, and the data seen.
+    """Return a summary of a model's block `honesty`.
 
-    The errors are mean absolute errors. The half-width is that of the component with the widest interval, for a machine
-    of the training; None for DynPower.
+    The summary has the errors by split, the hardest split, the typical half-width of the interval, the bias at idle,
+    and the amounts of training data.
+
+    The errors are mean absolute errors. The half-width belongs to the component with the widest interval, for a machine
+    of the training; it is None for DynPower.
     """
     honesty = read_honesty(metadata)
     assert honesty is not None  # every training writes the block

@@ -1,4 +1,4 @@
-"""The rows of a data set that models are fitted on and tested on, as plain arrays.
+"""The rows of a data set on which models are trained and tested, as plain arrays.
 
 AbsPower models are fitted and tested on rows of nodes. DynPower models estimate the power of containers, and of
 a whole node as if it were one container. Therefore they are fitted on rows of containers and on rows of nodes.
@@ -22,7 +22,7 @@ MIN_TESTED_SAMPLES = 100
 
 @attrs.frozen(eq=False)
 class TrainingRows:
-    """Arrays of one data set: rows to fit models on, rows to test models on, and values of each sample.
+    """Arrays of one data set: training rows, test rows, and values of each sample.
 
     A sample is a node at a timestamp. A row holds the features of a whole sample or, for DynPower, of one container
     in a sample.
@@ -34,19 +34,19 @@ class TrainingRows:
     features: tuple[str, ...]
     components: tuple[str, ...]
     scale: FloatArray
-    """Largest absolute value of each feature in the rows to fit on; 1 for a feature that is always 0."""
+    """Largest absolute value of each feature in the training rows; 1 for a feature that is always 0."""
     fit_X: FloatArray
-    """Unscaled features of the rows to fit on, shape (fit rows, features)."""
+    """Unscaled features of the training rows, shape (training rows, features)."""
     fit_watts: dict[str, FloatArray]
-    """Watts of the rows to fit on, by component; each array has the shape (fit rows,)."""
+    """Watts of the training rows, by component; each array has the shape (training rows,)."""
     fit_sample: IntArray
-    """Index of the sample of each row to fit on, shape (fit rows,)."""
+    """For each training row, the index of its sample, shape (training rows,)."""
     test_X: FloatArray
-    """Unscaled features of the rows to test on, shape (test rows, features)."""
+    """Unscaled features of the test rows, shape (test rows, features)."""
     test_sample: IntArray
-    """Index of the sample of each row to test on, shape (test rows,)."""
+    """For each test row, the index of its sample, shape (test rows,)."""
     tested: BoolArray
-    """Whether each sample has rows to test on, shape (samples,)."""
+    """Whether each sample has test rows, shape (samples,)."""
     node_watts: dict[str, FloatArray]
     """The node's watts in each sample, by component (dynamic power for DynPower); each of shape (samples,)."""
     node_load: dict[str, FloatArray]
@@ -66,7 +66,7 @@ class TrainingRows:
 
 
 def training_rows(dataset: Dataset, max_rows: int, max_test_rows: int, seed: int) -> TrainingRows:
-    """Choose the rows to fit on (at most `max_rows`) and, for DynPower, to test on (about `max_test_rows`)."""
+    """Choose the training rows (at most `max_rows`) and, for DynPower, the test rows (about `max_test_rows`)."""
     sample = dataset.sample
     n = len(dataset.first_rows)
     X, watts = dataset.X, {component: dataset.y(component) for component in dataset.components}

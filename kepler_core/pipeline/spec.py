@@ -104,7 +104,7 @@ class ValidationSpec:
     one row (e.g. the window of SmoothExtractor)."""
     regimes: int = attrs.field(default=8, validator=_at_least(0, 100))
     """Largest number of regimes (kinds of work) that are held out one after the other, in addition to the scheme. Each
-    regime is a further fit of each model. 0 or 1: the error on held-out regimes is not measured."""
+    regime needs one more fit of each model. 0 or 1: the error on held-out regimes is not measured."""
     last_fraction: float = attrs.field(default=0.3, validator=_fraction)
     """Fraction of each recording, at its end, that the scheme `last` holds out for the test."""
 

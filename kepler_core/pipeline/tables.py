@@ -41,7 +41,7 @@ class TableTraining:
 
     @property
     def offers(self) -> Mapping[OutputType, Offer | str]:
-        """Output type -> what its data sets can be made of, or why there is nothing."""
+        """Output type -> the energy sources and features of its data sets, or the reason why it has no data sets."""
         return {"AbsPower": self._of_nodes(), "DynPower": self._of_containers()}
 
     def _of_nodes(self) -> Offer | str:
@@ -66,7 +66,7 @@ class TableTraining:
 def table_training(
     spec: PipelineSpec, tables: Sequence[Table], machine: Machine | None = None, energy_source: str | None = None
 ) -> TableTraining:
-    """Return what a training from tables needs.
+    """Prepare a training from tables: return the pipeline, the rows and notes for the user.
 
     `energy_source` is the energy source of all power in the tables. If it is None, the power of each component belongs
     to that energy source of the pipeline which measures the component. If the pipeline names no energy source, the
@@ -87,7 +87,7 @@ def table_training(
     data = observe_tables(tables, source_of.get, None if machine is None else machine.spec.cores)
     notes = [_unused_note(table, source_of) for table in tables]
     if spec.extractor.name != _PLAIN_EXTRACTOR:
-        notes.append(f"{spec.extractor.name} is not applied to tables: their rows must come from it already")
+        notes.append(f"{spec.extractor.name} is not applied to tables: their rows must be results of it already")
     if data.gaps:
         notes.append(f"{data.gaps} intervals between rows are longer than five usual steps; the rows are used")
     if not data.has_times and spec.validation.scheme in ("blocks", "last"):

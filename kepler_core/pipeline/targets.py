@@ -31,7 +31,10 @@ def refuse_vm_target(spec: PipelineSpec, where: str) -> None:
 
 
 def refuse_stored_vm_target(snapshot: Snapshot, what: str) -> None:
-    """Raise `UsageError` if a stored pipeline estimates the power of virtual machines, but `what` measures machines."""
+    """Raise `UsageError` if a stored pipeline estimates the power of virtual machines.
+
+    `what` names the data in the message. The data measure the power of a machine, so they do not fit such a pipeline.
+    """
     target = target_of(snapshot)
     if target != MACHINE:
         raise UsageError(
@@ -48,7 +51,7 @@ def refuse_other_target(store: Store, spec: PipelineSpec) -> None:
     try:
         target = target_of(store.snapshot(spec.name))
     except StoreError:
-        return  # a version that cannot be read is replaced, as if there were no check
+        return  # the target of a version that cannot be read is unknown: allow the training to replace the version
     if target != spec.target:
         raise TrainingError(
             f"the pipeline {spec.name} in {store.location} has the target {target}, this training has {spec.target}; "

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import attrs
+import msgspec
 
 from kepler_core.contracts import IsolationContext
 from kepler_core.errors import TrainingError, UsageError
@@ -16,11 +17,14 @@ from kepler_core.pipeline.evidence import evidence
 from kepler_core.pipeline.fit import FitResult
 from kepler_core.pipeline.fits import AbsModels, Fits, reasons
 from kepler_core.pipeline.held_out_samples import MAX_SAMPLES, with_held_out_samples
-from kepler_core.pipeline.node_types import find_slot
+from kepler_core.pipeline.machine_groups import MachineGroup
+from kepler_core.pipeline.node_comparison import compare_nodes
+from kepler_core.pipeline.node_tables import NodeTable
+from kepler_core.pipeline.node_types import find_slots
 from kepler_core.pipeline.parallel import Backend, fit_all
 from kepler_core.pipeline.plan import Plan, Skipped, Wanted, plan
 from kepler_core.pipeline.preparation import Preparation, Prepared, isolation_context
-from kepler_core.pipeline.publication import Publication
+from kepler_core.pipeline.publication import Publication, TypeTraining
 from kepler_core.pipeline.report import Report, described
 from kepler_core.pipeline.spec import PipelineSpec
 from kepler_core.pipeline.tables import TableTraining
@@ -45,6 +49,7 @@ def train(
     idle: Observations | None = None,
     profile: Mapping[str, Any] | None = None,
     tables: TableTraining | None = None,
+    groups: Sequence[MachineGroup] = (),
 ) -> Report:
     """Train, validate and publish all models of the pipeline for which the observations suffice.
 
@@ -52,46 +57,29 @@ def train(
     store. `idle` (observations of the idle machine) and `profile` (the profile of the node type; default: its
     profile in the store) are passed to the isolators. `tables`, if they are given, are the tables from which the
     observations were made: the models are trained on the rows of the tables, and no extractor is applied.
+    `groups` are the nodes of the observations by node type: models are trained for each type, and published as one
+    version. They replace `machine`, `idle` and `profile`.
 
     If a trainer fails on a data set, the failure is listed in `Report.failed`, and the other models are
     published. Raise `TrainingError` if no model can be published. The store is not changed before all fits
     have ended.
     """
     if scheduler is not None and backend != "dask":
-        raise UsageError("--scheduler goes with --backend dask")
+        raise UsageError("--scheduler needs --backend dask")
     listeners = listeners or hooks()
     report = Report(spec.name, store.location)
     if tables is None:
         refuse_vm_target(spec, "a recording of a machine is not enough")
     store.check_writable(spec.name)
     refuse_other_target(store, spec)
-    slot = find_slot(store, spec.name, machine)
-    report.node_type = slot.node_type
     report.findings = [finding.as_dict() for finding in findings(observations.counts)]
     report.pairs = [] if tables is None else list(tables.pairs)
-    planned = plan(spec, observations, None if tables is None else tables.offers)
-    profile = slot.profile() if profile is None else profile
-    context = isolation_context(observations, idle, profile, slot.spec.as_dict())
-    fits = Fits(partial(fit_all, backend=backend, scheduler=scheduler, jobs=jobs), listeners)
-
-    preparation = Preparation(spec, context, slot, listeners, None if tables is None else tables.rows)
-    prepared, results = _prepare_and_fit(preparation, planned, context, fits, report)
-    fit_jobs = [job for one in prepared for job in one.jobs]
-    results = with_twins(fit_jobs, results)
-    _fill(report, planned, prepared, results)
-    if not report.models:
-        problem = "no model could be trained" if results else "nothing can be trained"
-        raise TrainingError(f"{problem}: {reasons([*report.failed, *([] if results else report.skipped)])}")
-
+    fits = Fits(partial(fit_all, backend=backend, scheduler=scheduler, jobs=jobs), listeners, max(len(groups), 1))
+    one = MachineGroup(machine, observations, idle)
+    trainings = _train_types(spec, groups or [one], store, fits, report, listeners, profile, tables)
     started = time.perf_counter()
-    published = {
-        at: evidence(job, result)
-        for at, (job, result) in enumerate(zip(fit_jobs, results, strict=True))
-        if result.files is not None
-    }
-    results = with_held_out_samples(results, published, min(spec.keep_rows, MAX_SAMPLES))
-    publication = Publication(spec, context, store, machine, listeners, list(published.values()))
-    report.version = publication.publish(slot, results, report)
+    publication = Publication(spec, observations, idle, store, listeners, trainings)
+    report.version = publication.publish(report)
     report.seconds["publish"] = round(time.perf_counter() - started, 3)
     listeners.call(
         "kepler_model_published",
@@ -100,6 +88,60 @@ def train(
         path=f"{store.location.rstrip('/')}/{spec.name}",
     )
     return report
+
+
+def _train_types(
+    spec: PipelineSpec,
+    groups: Sequence[MachineGroup],
+    store: Store,
+    fits: Fits,
+    report: Report,
+    listeners: Hooks,
+    profile: Mapping[str, Any] | None,
+    tables: TableTraining | None,
+) -> list[TypeTraining]:
+    """Train the models of each node type, and fill the report.
+
+    Return the trainings of the types with models. Raise `TrainingError` if no type has any.
+    """
+    slots = find_slots(store, spec.name, [group.machine for group in groups])
+    trainings = []
+    fitted = False
+    for slot, group in zip(slots, groups, strict=True):
+        planned = plan(spec, group.observations, None if tables is None else tables.offers)
+        own_profile = slot.profile() if profile is None else profile
+        context = isolation_context(group.observations, group.idle, own_profile, slot.spec.as_dict())
+        preparation = Preparation(spec, context, slot, listeners, None if tables is None else tables.rows)
+        prepared, results = _prepare_and_fit(preparation, planned, context, fits, report)
+        fitted = fitted or bool(results)
+        fit_jobs = [job for one in prepared for job in one.jobs]
+        results = with_twins(fit_jobs, results)
+        models = len(report.models)
+        _fill(report, planned, prepared, results, slot.node_type if len(groups) > 1 else None)
+        if len(report.models) == models:
+            continue
+        published = {
+            at: evidence(job, result)
+            for at, (job, result) in enumerate(zip(fit_jobs, results, strict=True))
+            if result.files is not None
+        }
+        results = with_held_out_samples(results, published, min(spec.keep_rows, MAX_SAMPLES))
+        nodes = _node_tables(group, slot.node_type, planned) if tables is None else []
+        trainings.append(TypeTraining(slot, group.machine, context, results, list(published.values()), nodes))
+        report.nodes += [msgspec.to_builtins(table) for table in nodes]
+    if not trainings:
+        problem = "no model could be trained" if fitted else "nothing can be trained"
+        raise TrainingError(f"{problem}: {reasons([*report.failed, *([] if fitted else report.skipped)])}")
+    report.node_types = [training.slot.node_type for training in trainings]
+    report.node_type = report.node_types[0]
+    return trainings
+
+
+def _node_tables(group: MachineGroup, node_type: int, planned: Plan) -> list[NodeTable]:
+    """Return the comparisons of the nodes of a type; none if there is a single node."""
+    if len({stream.node for stream in group.observations.streams}) < 2:
+        return []
+    return compare_nodes(group.observations, node_type, sources={source for source, *_ in planned.wanted})
 
 
 def _prepare_and_fit(
@@ -126,18 +168,25 @@ def _prepare_and_fit(
         prepared |= ready
         remaining = iter(fitted)
         results |= {wanted: [next(remaining) for _ in one.jobs] for wanted, one in ready.items()}
-    report.seconds |= {name: round(value, 3) for name, value in seconds.items()}
+    for name, value in seconds.items():
+        report.seconds[name] = round(report.seconds.get(name, 0.0) + value, 3)
     in_order = planned.wanted
     return [prepared[wanted] for wanted in in_order], [one for wanted in in_order for one in results[wanted]]
 
 
-def _fill(report: Report, planned: Plan, prepared: list[Prepared], results: list[FitResult]) -> None:
-    """Add the trained models, the failures, the skipped data sets and the notes to the report."""
+def _fill(
+    report: Report, planned: Plan, prepared: list[Prepared], results: list[FitResult], node_type: int | None
+) -> None:
+    """Add the trained models, the failures, the skipped data sets and the notes to the report.
+
+    `node_type` is the number of the node type, if the training has several.
+    """
+    place = {} if node_type is None else {"node_type": node_type}
     skips: list[Skipped] = [*planned.skipped, *(skip for one in prepared for skip in one.skipped)]
-    report.notes = [note for one in prepared for note in one.notes]
-    report.skipped = [skip.as_dict() for skip in skips if not skip.failed]
-    report.models = [described(result) for result in results if result.files is not None]
-    report.failed = [
-        *({**skip.as_dict(), "trainer": ""} for skip in skips if skip.failed),
-        *(described(result) for result in results if result.files is None),
+    report.notes += [{**note, **place} for one in prepared for note in one.notes]
+    report.skipped += [{**skip.as_dict(), **place} for skip in skips if not skip.failed]
+    report.models += [described(result) for result in results if result.files is not None]
+    report.failed += [
+        *({**skip.as_dict(), "trainer": "", **place} for skip in skips if skip.failed),
+        *({**described(result), **place} for result in results if result.files is None),
     ]

@@ -1,8 +1,8 @@
 """Choose the twin of each trained model. A twin is a model with fewer features that checks the model's predictions.
 
-For work that is not in the training data, a model with many features can be very wrong. A model of hardware counters
-alone is still nearly right. If the two predictions differ by more than a limit that was measured in the validation, the
-prediction of the model with fewer features is used (`kepler_core.models.twins`).
+For work that is not in the training data, a model with many features can be very wrong. A model that uses only hardware
+counters is then still nearly right. The validation measures a limit for the difference of the two predictions. If they
+differ by more, the prediction of the model with fewer features is used (`kepler_core.models.twins`).
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def with_twins(jobs: Sequence[FitJob], results: Sequence[FitResult]) -> list[Fit
 def twin_of(metadata: Mapping[str, Any]) -> tuple[str, Twin] | None:
     """Return the path of a model's twin in the pipeline and its description; None if the model has no twin.
 
-    `metadata` are those of the model. Raises `ModelError` if their block `honesty` is malformed.
+    `metadata` is the model's metadata. Raises `ModelError` if the block `honesty` is malformed.
     """
     honesty = read_honesty(metadata)
     if honesty is None or honesty.twin is None:
@@ -98,7 +98,7 @@ def _twin(model: _Trained, trained: Sequence[_Trained]) -> Twin | None:
 
 
 def _least_wrong(candidates: Sequence[_Trained]) -> _Trained:
-    """Return the model that is chosen by its error. A split counts only if it was measured for all candidates."""
+    """Return the candidate with the lowest error. Only splits count that were measured for all candidates."""
     measured = [{name: split for name, split in one.honesty.splits.items() if split is not None} for one in candidates]
     common = set.intersection(*(set(splits) for splits in measured))  # every training measures the split `blocks`
     errors = np.array([max(splits[name].hardest for name in common) for splits in measured])
@@ -110,11 +110,11 @@ def _least_wrong(candidates: Sequence[_Trained]) -> _Trained:
 
 
 def _limits(model: _Trained, twin: _Trained) -> dict[str, float] | None:
-    """Return the limit of the difference for each component; None if no sample was held out for both models.
+    """Return the limit of the difference from the twin, by component; None if no sample was held out for both models.
 
-    The differences are differences between the two predictions for the same held-out sample. The split is the one with
-    the largest error of `model`, among the splits that were measured for both models. A limit is at least the noise
-    floor of the measured power.
+    The limit is a quantile of the differences between the predictions of the two models for the same held-out samples.
+    The samples are those of the split with the largest error of `model`, among the splits that were measured for both
+    models. A limit is at least the noise floor of the measured power.
     """
     common = [name for name in model.result.held_out if name in twin.result.held_out]
     if not common:
@@ -140,7 +140,7 @@ def _mae(honesty: Honesty, split: SplitName) -> float:
 
 
 def _common_samples(one: FitJob, two: FitJob) -> tuple[IntArray, IntArray]:
-    """Return the indices, in `one` and in `two`, of the samples that both data sets have."""
+    """Return the indices, in `one` and in `two`, of the samples that are in both data sets."""
     indices = np.intersect1d(_keys(one), _keys(two), assume_unique=True, return_indices=True)[1:]
     return np.asarray(indices[0], dtype=np.int64), np.asarray(indices[1], dtype=np.int64)
 

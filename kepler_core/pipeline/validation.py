@@ -69,15 +69,15 @@ def folds(
 
 
 def _blocks(spec: ValidationSpec, stream: IntArray, time: FloatArray, memory: int, seed: int) -> list[Fold]:
-    """Return folds of blocks of time. Each run of `spec.folds` blocks has one block of each fold, in random order.
+    """Return folds of blocks of time. Of `spec.folds` consecutive blocks, each fold gets one, at random.
 
-    If each fold had every fifth block, each fold would hold out all samples with the same load when the load repeats
-    in this rhythm.
+    The order is random, because the load may repeat. If a fold had every fifth block, and the load repeated every five
+    blocks, the fold would hold out all samples with the same load.
     """
     rng = np.random.default_rng(seed)
     fold_of = np.zeros(len(time), dtype=np.int64)
     near = np.zeros((spec.folds, len(time)), dtype=bool)
-    order = np.empty(0, dtype=np.int64)  # the fold of each block that has no samples yet
+    order = np.empty(0, dtype=np.int64)  # folds that are already drawn for the blocks of the next stream
     for code in np.unique(stream):
         rows = np.flatnonzero(stream == code)
         since = time[rows] - time[rows].min()
@@ -99,8 +99,8 @@ def _blocks(spec: ValidationSpec, stream: IntArray, time: FloatArray, memory: in
 def _distance_to(tested: IntArray, number: IntArray, since: FloatArray, block: float) -> FloatArray:
     """Return the seconds from each sample to the nearest of the `tested` blocks; infinity inside of a tested block.
 
-    The samples belong to one stream. `number` is the number of each sample's block in the stream, `since` the
-    seconds from the start of the stream to the sample, and `block` the length of a block in seconds. `tested` are the
+    The samples belong to one stream. `number` is the number of each sample's block in the stream. `since` are the
+    seconds from the start of the stream to each sample. `block` is the length of a block in seconds. `tested` are the
     numbers of the test blocks of a fold, ascending.
     """
     if len(tested) == 0:
@@ -176,7 +176,7 @@ class Score:
 
 
 def score(predicted: FloatArray, measured: FloatArray, load: FloatArray) -> Score:
-    """Score predicted against measured watts. All arrays have the shape (rows,).
+    """Compare predicted with measured watts, and return the errors. All arrays have the shape (rows,).
 
     `load` is the value of the load feature (`vocabulary.load_feature`) for the whole node.
     """

@@ -26,7 +26,7 @@ WIDTH_INCHES = 11.0
 _SUBTITLE_INCHES = 0.26
 """Distance of the subtitle from the top of its panel: a line of 12 points and the padding of the layout."""
 _LAYOUT_DECIMALS = 6
-"""Number of decimals to which positions are rounded. A position is a fraction of the figure's size."""
+"""Number of decimals to which the positions of axes are rounded. A position is a fraction of the figure's size."""
 DOTS_PER_INCH = 100
 """Pixels per inch of a PNG file. At a zoom of 100 %, its text of 10 points is as large as ordinary text on a screen."""
 
@@ -63,7 +63,7 @@ _ID = re.compile(r' id="([^"]+)"')
 _TAG = re.compile(r"<[^>]*>")
 _LONG_NUMBER = re.compile(r"-?\d+\.\d{3,}")
 _POINTS = re.compile(r"<g( [^>]*)?>\s*((?:<use [^>]*/>\s*){20,})</g>")
-"""A group of many equal points, for example of a cloud of points."""
+"""Matches a group of many equal points in an SVG file, e.g. a cloud of points."""
 _STYLE = re.compile(r' style="[^"]*"')
 
 
@@ -80,7 +80,10 @@ class Panel:
 
 
 def picture(panels: Sequence[Panel], format: PictureFormat) -> bytes:
-    """Return a picture of the panels, one below the other. It has no date, so that equal panels give equal files."""
+    """Return a picture of the panels, one below the other.
+
+    The file has no date, so that equal panels give equal files.
+    """
     if format == "svg":
         return _svg(panels, "part").encode()
     with _figure(panels) as figure:
@@ -152,8 +155,8 @@ def _svg(panels: Sequence[Panel], name: str) -> str:
 def _shorter(svg: str) -> str:
     """Return an SVG file that looks the same with fewer characters.
 
-    Coordinates are rounded to hundredths of a point. Points of one colour get their style from their group: matplotlib
-    repeats it for each point.
+    Coordinates are rounded to hundredths of a point. Points of one colour get their style from their group, because
+    matplotlib would repeat the style for each point.
     """
     svg = _TAG.sub(lambda tag: _LONG_NUMBER.sub(lambda match: f"{float(match[0]):.2f}", tag[0]), svg)
     return _POINTS.sub(_styled_together, svg)

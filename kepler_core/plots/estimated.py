@@ -45,7 +45,7 @@ def estimated_power(estimate: Estimate, observations: Observations) -> list[Node
 
 
 def power_curves(estimates: Sequence[Estimate], observations: Observations) -> list[Curve]:
-    """Return a power curve for each component, with the estimates of all models.
+    """Return a power curve (power against the main feature) for each component, with the estimates of all models.
 
     All models must be of the same energy source, output type and feature group.
     """

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 MAX_TIME_ROWS = 12
 """Maximum number of rows in a panel of power over time. A recording may have thousands of nodes."""
 MAX_USAGE_ROWS = 20
-"""Maximum number of rows in a panel of usage. Enough for all components and features of Kepler and some others."""
+"""Maximum number of rows in a panel of usage. It is enough for all components and features of Kepler, and for some
+further features."""
 MAX_NODES = 8
 """Maximum number of nodes that have different colours in one plot. A recording may have thousands of nodes."""
 MAX_POINTS = 2000
@@ -60,7 +61,7 @@ class NodePower:
 
 @attrs.frozen(eq=False)
 class Curve:
-    """One component's power against the main feature, in all nodes together."""
+    """One component's power against the component's main feature, for all nodes together."""
 
     component: str
     feature: str
@@ -197,9 +198,9 @@ def usage_panel(subtitle: str, power: Sequence[NodePower], usage: Sequence[Usage
 def curve_panel(subtitle: str, curves: Sequence[Curve]) -> Panel:
     """Return a panel of power against the main feature: the measured points, and a line for each model.
 
-    A model may use more features than the main one, so that its predictions are no function of the main feature.
-    The samples are divided into `CURVE_BINS` groups with similar values of the main feature. The line of a model
-    connects its mean predictions in these groups. It covers only values of the main feature that were recorded.
+    A model may use further features. Then the main feature alone does not determine its predictions. The samples are
+    divided into `CURVE_BINS` groups with similar values of the main feature. The line of a model connects its mean
+    predictions in these groups. It covers only values of the main feature that were recorded.
     """
     trainers = list(dict.fromkeys(trainer for curve in curves for trainer in curve.models))
 
@@ -256,7 +257,7 @@ def error_panel(subtitle: str, errors: Sequence[ModelError]) -> Panel:
         lowest = float(np.nanmin(level)) if np.isfinite(level).any() else 0.0
         highest = max(float(np.nanmax(level)) if np.isfinite(level).any() else 0.0, lowest + np.log10(_LEAST_RATIO))
         level = (level - lowest) / (highest - lowest)
-        # rectangles instead of an image of few pixels, which programs that show SVG files may blur
+        # draw rectangles: programs that show SVG files may blur an image with few pixels
         edges = np.arange(len(groups) + 1) - 0.5, np.arange(len(trainers) + 1) - 0.5
         cells = np.ma.masked_invalid(level)
         plot.pcolormesh(*edges, cells, cmap="cividis", vmin=0, vmax=1, edgecolors="white", linewidth=1)
@@ -277,7 +278,7 @@ def error_panel(subtitle: str, errors: Sequence[ModelError]) -> Panel:
 def binned(load: FloatArray, watts: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Return the mean load and the mean watts of groups of samples with similar load.
 
-    Samples are sorted by load and divided into at most `CURVE_BINS` groups of nearly equal size. All results have the
+    Samples are sorted by load and divided into at most `CURVE_BINS` groups of nearly equal size. Both results have the
     shape (groups,).
     """
     known = np.isfinite(load) & np.isfinite(watts)
@@ -315,8 +316,8 @@ def _legend_height(names: Sequence[str]) -> float:
 def _starts(lines: Sequence[tuple[str, FloatArray]]) -> tuple[dict[str, float], str]:
     """Return where the time axis of each node begins, in Unix seconds, and the label of the axis.
 
-    Nodes that begin together have a common axis. Otherwise, e.g. if their recordings are days apart, each node has its
-    own axis, which begins at the node's first sample.
+    Nodes whose first samples are at most `_TOGETHER_SECONDS` apart have a common axis. Otherwise, e.g. if their
+    recordings are days apart, each node has its own axis, which begins at the node's first sample.
     """
     starts: dict[str, float] = {}
     for name, time in lines:

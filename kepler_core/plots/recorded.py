@@ -12,7 +12,7 @@ from kepler_core.recording.observations import Observations
 from kepler_core.vocabulary import main_feature
 
 NO_POWER_WATTS = 0.01
-"""A component whose power never exceeds this is not drawn. On many machines, the power of core and uncore is 0 W."""
+"""A component is drawn only if its power exceeds this value. On many machines, core and uncore always have 0 W."""
 
 _UNITS = {"bpf_cpu_time_ms": "ms/s", "task_clock_ms": "ms/s", "cpu_scaling_frequency_hertz": "Hz"}
 

@@ -28,7 +28,7 @@ class ArgumentError(PluginError):
 
 @attrs.frozen
 class Argument:
-    """One argument of a plugin's `__init__`, which users can set in a pipeline file."""
+    """One argument of a plugin's `__init__`. Users can set the argument in a pipeline file."""
 
     name: str
     type: str
@@ -89,7 +89,10 @@ def create(plugin: type[P], name: str, arguments: Mapping[str, Any]) -> P:
 
 
 def argument_types(plugin: type[Plugin], name: str) -> dict[str, Any]:
-    """Return the annotations of the arguments of the plugin `name`. Raise `PluginError` if one cannot be resolved."""
+    """Return the annotations of the arguments of the plugin `name`.
+
+    Raise `PluginError` if an annotation cannot be resolved.
+    """
     try:
         return typing.get_type_hints(plugin.__init__)
     except NameError as error:
@@ -99,11 +102,11 @@ def argument_types(plugin: type[Plugin], name: str) -> dict[str, Any]:
 def convert_argument(plugin: type[Plugin], name: str, key: str, value: Any) -> Any:
     """Return the value of the argument `key`, converted to the type of the argument's annotation.
 
-    Raises `ArgumentError` if that is impossible. The message starts with `name`, the name of the plugin, and
+    Raises `ArgumentError` if the value cannot be converted. The message starts with `name`, the name of the plugin, and
     says which values the annotation accepts.
     """
-    # Imported here, because the estimator passes no arguments to plugins. Importing cattrs would lengthen the
-    # estimator's start by a tenth.
+    # Import cattrs here, not at the top: the import would lengthen the estimator's start by a tenth, and the estimator
+    # passes no arguments to plugins.
     import cattrs
 
     from kepler_core.strict import structure, structuring_problem

@@ -79,7 +79,7 @@ class InstalledPlugins:
     plugin_apis: dict[str, tuple[str, ...]]
     """Distribution -> the plugin API versions that it declares."""
     unreadable: dict[str, str]
-    """The reason, by distribution, for each distribution whose `entry_points.txt` cannot be read."""
+    """Distribution -> the reason why its `entry_points.txt` cannot be read."""
 
     def of(self, namespace: str) -> tuple[PluginEntry, ...]:
         """Return the sorted entries of a namespace's plugins, including refused plugins."""
@@ -166,7 +166,7 @@ def _declarations(unreadable: dict[str, str]) -> list[_Declaration]:
 
 def _declarations_of(dist: importlib.metadata.Distribution) -> tuple[str, list[_Declaration]]:
     """Return a distribution's name and its entry points for Kepler Core; ("", []) if it has no such entry points."""
-    # skip distributions without plugins before their metadata is parsed, which is the slow part of the scan
+    # skip distributions without plugins early, because parsing their metadata is the slow part of the scan
     if "[kepler." not in (dist.read_text("entry_points.txt") or ""):
         return "", []
     distribution, version = _name_and_version(dist)
@@ -180,7 +180,7 @@ def _declarations_of(dist: importlib.metadata.Distribution) -> tuple[str, list[_
 def _folder_name(dist: importlib.metadata.Distribution) -> str:
     """Return a distribution's name, taken from the name of its metadata folder.
 
-    The metadata is not read, because it may be damaged.
+    The metadata are not read, because they may be damaged.
     """
     folder = getattr(dist, "_path", None)
     return normalised(re.split(r"-\d|\.(?:dist|egg)-info", folder.name)[0]) if folder is not None else "unknown"

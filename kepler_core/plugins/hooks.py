@@ -42,7 +42,7 @@ GROUP = "kepler.hooks"
 NEVER_STRICT = frozenset({"kepler_model_selected", "kepler_prediction_failed", "kepler_register_commands"})
 """Hooks in which `strict` has no effect.
 
-A listener must prevent neither the answer to a client nor the use of `kepler-model`.
+A listener that fails in such a hook stops neither the answer to a client nor a command of `kepler-model`.
 """
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -140,12 +140,12 @@ class HookSpecs:
 
     @hookspec
     def kepler_retraining_decided(self, retraining: Mapping[str, Any], files: dict[str, bytes]) -> None:
-        """Called by the online trainer before it publishes a version or records that it publishes none.
+        """Called by the online trainer before it publishes a version, or records that it publishes no version.
 
-        `retraining` has the keys `pipeline`, `decision` (the record that is stored), `earlier` (the decisions that
-        were recorded before, the oldest first) and `samples` (for each compared model that was evaluated, by its path
-        and kind: the time, the measured and the predicted watts of the samples on which it was judged). `files` is
-        empty at first. A listener adds the page `report.html` to it.
+        `retraining` has the keys `pipeline`, `decision` (the record that is stored), `earlier` (the decisions that were
+        recorded before, the oldest first) and `samples`. `samples` has the samples on which models were evaluated, by
+        path and kind of the model: their times, measured watts and predicted watts. `files` is empty at first. A
+        listener adds the page `report.html` to it.
         """
 
     @hookspec

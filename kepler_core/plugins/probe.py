@@ -103,7 +103,7 @@ def probe_environment() -> dict[str, str]:
 
 
 def observe_import(load: Callable[[], Any]) -> tuple[Any, ImportResult]:
-    """Call `load`, which imports a plugin or module, and return its return value and the result of the import."""
+    """Call `load` to import a plugin or module. Return the return value of `load`, and the result of the import."""
     from kepler_core.plugins.entries import installed_plugins
 
     # scan before the import: what the scan logs about other distributions must not count as output of the import
@@ -163,7 +163,7 @@ def _missing_module(error: BaseException | None) -> str:
 
 
 def _process_state() -> dict[str, Any]:
-    """Return description of a side effect -> the part of this process's state that the side effect changes."""
+    """Return the state of this process: name of a side effect -> the part of the state that the effect changes."""
     import logging
     import signal
     import threading

@@ -36,8 +36,8 @@ class BrokenPlugin:
 def import_problem(error: BaseException, plugin: str, distribution: str = "") -> str:
     """Return one line that says why a plugin's code raised an error.
 
-    A missing module may come from an extra of kepler-core, or from a requirement of the plugin's distribution. Then
-    the line ends with the pip command that installs it.
+    A missing module may come from an extra of kepler-core, or from a requirement of the plugin's distribution. Then the
+    line ends with the pip command that installs the module.
     """
     if isinstance(error, ModuleNotFoundError):
         extra = missing_extra(error, plugin)

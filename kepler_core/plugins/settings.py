@@ -1,6 +1,6 @@
 """The settings that decide which plugins may be loaded.
 
-They come from the environment or from the configuration folder (`kepler_core.configuration`):
+The settings come from the environment or from the configuration folder (`kepler_core.configuration`):
 
     KEPLER_DISABLE_PLUGIN_AUTOLOAD=1   load third-party plugins only if KEPLER_PLUGINS_ALLOW names them
     KEPLER_PLUGINS_ALLOW=a b           load third-party plugins only of the distributions a and b

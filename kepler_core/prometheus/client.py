@@ -71,7 +71,7 @@ class Server:
 
 
 class PrometheusClient:
-    """A client of one Prometheus server, which several threads can use at the same time."""
+    """A client of one Prometheus server. Several threads can use the client at the same time."""
 
     def __init__(
         self,
@@ -275,7 +275,7 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
 def _split_url(url: str) -> SplitResult:
     try:
         parts = urlsplit(url)
-    except ValueError as error:  # this text may contain the password: do not show it
+    except ValueError as error:  # the text of the error may contain the password: do not show it
         raise UsageError(f"{_shown(url)} is not a URL") from error
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise UsageError(f"{_shown(url)} is not the URL of a Prometheus server (http://host:port)")
@@ -291,7 +291,7 @@ def _location(url: str, parts: SplitResult) -> str:
         host = hostname if ":" not in hostname else f"[{hostname}]"
         address = host if parts.port is None else f"{host}:{parts.port}"
     except ValueError as error:
-        # The message does not quote the text of the error, which may contain the beginning of a password.
+        # The text of the error may contain the beginning of a password, so the message does not quote this text.
         raise UsageError(f"{_shown(url)}: the port is not a number from 0 to 65535") from error
     return urlunsplit((parts.scheme, address, parts.path.rstrip("/"), "", ""))
 

@@ -12,9 +12,9 @@ from kepler_core.prometheus.replies import decode_series
 def joined_series(results: Iterable[bytes]) -> bytes:
     """Join query results for consecutive time ranges of one metric into one JSON list of series.
 
-    Each series occurs once in the list, with its samples of all results. The results must be in order of
-    time and must have passed `replies.check_matrix`. If the last sample of a series in one result is also
-    its first sample in the next result, it is kept once.
+    Each series occurs once in the list, with its samples of all results. The results must be in order of time and must
+    have passed `replies.check_matrix`. If the last sample of a series in one result is also its first sample in the
+    next result, the sample is kept only once.
     """
     labels: dict[frozenset[tuple[str, str]], dict[str, str]] = {}
     parts_of: dict[frozenset[tuple[str, str]], list[bytes]] = {}

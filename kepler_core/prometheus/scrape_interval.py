@@ -20,10 +20,10 @@ from kepler_core.recording.samples import decode_samples
 from kepler_core.recording.schemas import find_schemas
 
 _LOOK_SECONDS = 900.0
-"""Length of the time range whose samples are looked at. It holds several scrapes of every usual interval."""
+"""Length of a time range from which samples are queried. It holds several scrapes at every usual interval."""
 _FEWEST_SAMPLES = 3
-"""Minimum number of samples of a series whose interval is measured. Two samples have a single interval, which is too
-long if a scrape is missing."""
+"""Minimum number of samples of a series whose interval is measured. Two samples have a single interval. It is too long
+if a scrape is missing."""
 _TOLERANCE = 0.02
 """Maximum relative difference between the median of measured intervals and the configured interval.
 
@@ -31,10 +31,10 @@ If a scrape is late by up to 1 % of the interval, Prometheus (2.x) itself replac
 time. Two late scrapes therefore differ by less than 2 %.
 """
 _MAX_SELECTIONS = 3
-"""Number of metrics to look at before the interval counts as unknown."""
+"""Number of metrics whose samples are queried before the interval counts as unknown."""
 _LARGEST_MULTIPLE = 4
-"""If targets are scraped at different intervals, the result is their least common multiple. If this is more than
-`_LARGEST_MULTIPLE` times the longest interval, the result is the longest interval."""
+"""If targets are scraped at different intervals, the result is their least common multiple. If this multiple is longer
+than `_LARGEST_MULTIPLE` times the longest interval, the result is the longest interval."""
 
 
 def scrape_interval(
@@ -46,9 +46,9 @@ def scrape_interval(
 ) -> float | None:
     """Return the interval in seconds at which the targets of some series are scraped; None if it is unknown.
 
-    The interval is taken from the timestamps of a few samples between `since` and `until` (Unix seconds).
-    If targets are scraped at different intervals, see `_LARGEST_MULTIPLE`. `metric_prefix` is the first word of the
-    exporter's metric names, if it is not the one that the schema expects.
+    The interval is taken from the timestamps of a few samples between `since` and `until` (Unix seconds). If targets
+    are scraped at different intervals, see `_LARGEST_MULTIPLE`. `metric_prefix` is the first word of the exporter's
+    metric names, if it is not the word that the schema expects.
     """
     for selection in _energy_first(selections, metric_prefix)[:_MAX_SELECTIONS]:
         for start, end in _looks(since, until):
@@ -61,7 +61,7 @@ def scrape_interval(
 
 
 def _energy_first(selections: Sequence[Selection], metric_prefix: str | None) -> list[Selection]:
-    """Return the selections, energy counters first: a node has few series of them, so that the answers are small."""
+    """Return the selections, energy counters first: a node has few energy counters, so the answers are small."""
     uses = find_schemas((selection.metric for selection in selections), metric_prefix)
 
     def is_feature(selection: Selection) -> bool:
@@ -71,7 +71,7 @@ def _energy_first(selections: Sequence[Selection], metric_prefix: str | None) ->
 
 
 def _looks(since: float, until: float) -> list[tuple[float, float]]:
-    """Return the time ranges to look at: the end, the begin and the middle of the whole range.
+    """Return the time ranges whose samples are queried: the end, the beginning and the middle of the whole range.
 
     If the whole range is not longer than `_LOOK_SECONDS`, return the whole range.
     """

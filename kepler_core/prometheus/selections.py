@@ -50,10 +50,10 @@ def select_metrics(
     """Return a selection for each metric in `names` that the pipeline `spec` needs.
 
     `names` are the metrics that a server has. Without a pipeline, every metric that a metric schema uses is selected.
-    If several exporters report the same feature or component, the metrics of one of them are selected. `instance` is
-    a regular expression that must match the whole node label of the exporter with most metrics. `matchers` are PromQL
-    label matchers to add to every selection. `metric_prefix` is the first word of the exporter's metric names, if it
-    is not the one that the schema expects.
+    If several exporters report the same feature or component, the metrics of one of them are selected. `instance` is a
+    regular expression that must match the whole node label of the exporter that has the most metrics. `matchers` are
+    PromQL label matchers to add to every selection. `metric_prefix` is the first word of the exporter's metric names,
+    if it is not the word that the schema expects.
     """
     uses = find_schemas(names, metric_prefix)
     third_party = () if spec is None else spec.third_party
@@ -84,7 +84,7 @@ def select_metrics(
 def _from_one_exporter(
     mappings: Mapping[str, Sequence[MetricMapping]], uses: SchemaUse
 ) -> dict[str, list[MetricMapping]]:
-    """Return the mappings of each metric, without those of features and components that a better exporter reports.
+    """Return the mappings of each metric. Leave out features and components for which another exporter is preferred.
 
     `kepler_core.recording.exporters.one_exporter_each` prefers the same exporters. The number of CPUs is needed only
     for metrics that are shares of the CPUs.
@@ -109,7 +109,7 @@ def _from_one_exporter(
 
 
 def _where(mappings: Sequence[MetricMapping]) -> list[str]:
-    """Return label matchers for the label values of mappings, for labels that all of the mappings name."""
+    """Return a label matcher for each label that all mappings restrict, with the values that the mappings allow."""
     labels = set(mappings[0].where).intersection(*(mapping.where for mapping in mappings))
     values = {label: sorted({value for mapping in mappings for value in mapping.where[label]}) for label in labels}
     return [
@@ -119,7 +119,10 @@ def _where(mappings: Sequence[MetricMapping]) -> list[str]:
 
 
 def _is_needed(spec: PipelineSpec, mapping: MetricMapping, level: str) -> bool:
-    """Return whether a pipeline needs the series of a mapping. `level` is the level of features of units."""
+    """Return whether a pipeline needs the series of a mapping.
+
+    `level` tells whether features of containers ("container") or of processes ("process") are used.
+    """
     if mapping.kind == "cpus":
         return True
     if mapping.kind != "feature":
@@ -146,9 +149,11 @@ def _matchers(spec: PipelineSpec, mappings: Sequence[MetricMapping], schema: Met
 
 
 def _reads(spec: PipelineSpec, mapping: MetricMapping) -> list[str] | None:
-    """Return the source labels that a pipeline reads of a component; None if it reads none, empty if it reads all.
+    """Return the values of the source label whose series a pipeline reads for a component.
 
-    The source label "" stands for series without a source label, if they belong to one of the energy sources.
+    Return None if the pipeline reads no series, and an empty list if it reads all series.
+
+    The value "" stands for series without a source label, if they belong to one of the pipeline's energy sources.
     """
     if spec.energy_sources == "auto":
         return []

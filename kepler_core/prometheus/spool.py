@@ -82,8 +82,9 @@ class Spool:
     def finish(self, queries: Sequence[Query]) -> None:
         """Join all answers into the recording, write it, and remove the spool's folder.
 
-        A recording in JSON is written atomically. For a recording in Parquet, only one answer is in memory at a time,
-        and the samples are added to a folder that exists already; repeating an interrupted call replaces its files.
+        A recording in JSON is written atomically. If a recording in Parquet exists already, the samples are added to
+        it. For Parquet, only one answer is in memory at a time. If an interrupted call is repeated, the files that it
+        has already written are replaced.
         """
         by_metric: dict[str, list[int]] = {}
         for index, query in enumerate(queries):

@@ -50,7 +50,7 @@ class Reply:
 
 
 class _Transfer:
-    """A running request and its current connection, which another thread can shut down."""
+    """A running request and its current connection. Another thread can shut the connection down."""
 
     def __init__(self, deadline: Deadline) -> None:
         self.deadline = deadline

@@ -2,7 +2,7 @@
 
 read_recording(file or bytes) -> Recording       samples by metric, with Prometheus' names and units
 observe([Recording, ...])     -> Observations    rates by container, rates and watts by node
-check(Recording)              -> Preflight       what can be trained, and why other models cannot
+check(Recording)              -> Preflight       which models can be trained, and why the others cannot
 """
 
 from kepler_core.recording.assemble import observe

@@ -1,7 +1,7 @@
-"""Bring the metrics of several exporters on one node to the same times.
+"""Interpolate the metrics of several exporters on one node at common times.
 
-Prometheus scrapes different exporters at different times. The counters and gauges are interpolated at common times. An
-increase of an interpolated counter then covers the same interval as the increase of the energy.
+Prometheus scrapes different exporters at different times. After the interpolation, an increase of a counter covers the
+same interval as the increase of the energy.
 """
 
 from __future__ import annotations
@@ -18,9 +18,11 @@ from kepler_core.recording.rates import GAP_FACTOR
 from kepler_core.vocabulary import CPU_FEATURES
 
 COARSE = 1.5
-"""An exporter sets the times of a node if its interval is more than this multiple of the interval of the energy.
+"""If the interval between two scrapes of an exporter is more than this multiple of the interval of the energy, then
+all metrics of the node are interpolated at the times of this exporter.
 
-Interpolation between two values that are far apart hides what happened between them."""
+Its own values are not interpolated, because interpolation between two values that are far apart hides what happened
+between them."""
 
 
 def aligned(mapped: Sequence[MappedMetric]) -> list[MappedMetric]:
@@ -38,19 +40,19 @@ def _exporter(item: MappedMetric) -> Hashable:
 
 @attrs.frozen(eq=False)
 class _Times:
-    """The times of a node, in Unix seconds."""
+    """The common times of the metrics of a node, in Unix seconds."""
 
     owner: Hashable
-    """The exporter that has values at these times; None if no exporter has."""
+    """The exporter whose values have these times; None if no exporter has values at these times."""
     wanted: FloatArray
 
 
 def _times_of_nodes(mapped: Sequence[MappedMetric]) -> dict[int, _Times]:
-    """Return the times of each node whose metrics come from several exporters.
+    """Return the common times of each node whose metrics come from several exporters.
 
-    These are the times of the energy. If the usage of the CPUs comes from another exporter, the times are in the middle
-    between both: the interpolation then smooths usage and power alike, so that it does not change the relation between
-    them. If another exporter has a much longer interval (`COARSE`), its times are used.
+    The common times are those of the energy. If the usage of the CPUs comes from another exporter, they are in the
+    middle between the times of the two exporters: the interpolation then smooths usage and power alike, so that it does
+    not change the relation between them. If another exporter has a much longer interval (`COARSE`), its times are used.
     """
     longest: dict[int, dict[Hashable, FloatArray]] = {}
     energy: dict[int, Hashable] = {}
@@ -91,7 +93,8 @@ def _half_offset(times: FloatArray, others: FloatArray) -> float:
 def _at_times(item: MappedMetric, times_of_node: dict[int, FloatArray]) -> MappedMetric:
     """Return a metric with its series interpolated at the times of their nodes.
 
-    Series stay unchanged if `times_of_node` lacks their node, or if they already have only these times.
+    Series stay unchanged if `times_of_node` lacks their node, or if all of their timestamps are already among the times
+    of the node.
     """
     metric = item.metric
     times: list[FloatArray] = []

@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 class ArrayMemo(Generic[T]):
-    """A cache of results, with the arrays that each result was calculated from as its key.
+    """A cache of results. The key of a result is the arrays from which the result was calculated.
 
     The metrics of one exporter usually have the same series and timestamps. A result that was calculated
     from the series and timestamps of one metric is therefore reused for the other metrics. Arrays are

@@ -5,9 +5,10 @@ The steps for each recording, with the modules that contain them:
 1. Metric schemas map the metrics to the vocabulary (`schemas`, `metric_mapping`). Counters that wrap are continued
    (`wraps`).
 2. Machines that share a node label are told apart (`node_identity`). The metrics of several exporters on one machine
-   are joined (`exporters`, `cpu_shares`). If the usage and the energy of a machine have different node labels, they
-   are joined, too (`separated_nodes`, `vm_guests`). Nodes, units and scrapes that the recording reports twice are left
-   out (`repeats`). Exporters that are scraped at different times are brought to the same times (`alignment`).
+   are joined (`exporters`, `cpu_shares`). If the usage and the energy of a machine have different node labels, they are
+   joined, too (`separated_nodes`, `vm_guests`). Nodes, containers, sockets and scrapes that the recording reports twice
+   are left out (`repeats`). Metrics of exporters that are scraped at different times are interpolated at common times
+   (`alignment`).
 3. The samples are laid out by node, time and container (`layout`). Counters become rates (`points`,
    `rates`), and the rates of a node's containers are added up (`node_values`).
 
@@ -42,11 +43,12 @@ from kepler_core.recording.metric_mapping import (
     map_series,
     select_level,
     third_party_mapping,
+    with_sorted_units,
 )
 from kepler_core.recording.modes import check_modes
 from kepler_core.recording.node_identity import tell_nodes_apart_by_schema
 from kepler_core.recording.observations import Observations
-from kepler_core.recording.parts import RecordingParts, parts_of
+from kepler_core.recording.parts import RecordingParts, WholeRecording, parts_of
 from kepler_core.recording.rates import spacing
 from kepler_core.recording.repeats import (
     node_aliases,
@@ -83,15 +85,7 @@ def observe(
     Raises `RecordingError` if a recording has no metric that a schema knows, or if two recordings contain
     the same data or the same node at the same time.
     """
-    if not recordings:
-        raise RecordingError("no recording given")
-    names = Counter(recording.name for recording in recordings)
-    if repeated := [name for name, times in names.items() if times > 1]:
-        raise RecordingError("the recording is given twice; its samples would count double", document=repeated[0])
-    digests = Counter(recording.digest for recording in recordings)
-    if max(digests.values()) > 1:
-        same = [r.name for r in recordings if digests[r.digest] > 1]
-        raise RecordingError(f"{same[0]} and {same[1]} hold the same data; it would count double")
+    refuse_repeated(recordings)
     for recording in recordings:
         if vm_guests and isinstance(recording, RecordingParts) and recording.n_parts > 1:
             raise RecordingError(
@@ -101,12 +95,25 @@ def observe(
             )
     meters = installed_meters()
     parts = [
-        _observe_one(part, uses, meters, use_vm_metrics, third_party, cpus, vm_guests or {})
+        _observe_one(part, uses, meters, use_vm_metrics, third_party, cpus, vm_guests or {}, whole)
         for recording in recordings
-        for part, uses in _parts_with_schemas(recording)
+        for part, uses, whole in _parts_with_schemas(recording)
     ]
     refuse_overlaps(parts)
     return _concatenate(parts)
+
+
+def refuse_repeated(recordings: Sequence[Recording | RecordingParts]) -> None:
+    """Raise `RecordingError` if there is no recording, or if two recordings contain the same data."""
+    if not recordings:
+        raise RecordingError("no recording given")
+    names = Counter(recording.name for recording in recordings)
+    if repeated := [name for name, times in names.items() if times > 1]:
+        raise RecordingError("the recording is given twice; its samples would count double", document=repeated[0])
+    digests = Counter(recording.digest for recording in recordings)
+    if max(digests.values()) > 1:
+        same = [r.name for r in recordings if digests[r.digest] > 1]
+        raise RecordingError(f"{same[0]} and {same[1]} hold the same data; it would count double")
 
 
 def refuse_overlaps(parts: Sequence[Observations]) -> None:
@@ -129,16 +136,36 @@ def refuse_overlaps(parts: Sequence[Observations]) -> None:
             spans[stream.node].append((first, last, stream.recording))
 
 
-def _parts_with_schemas(recording: Recording | RecordingParts) -> Iterator[tuple[Recording, SchemaUse]]:
+def observe_part(
+    part: Recording,
+    whole: WholeRecording,
+    *,
+    use_vm_metrics: bool = False,
+    third_party: Sequence[str] = (),
+    cpus: int | None = None,
+) -> Observations | None:
+    """Return the observations in a part of a recording, as `observe` does; None if the part has no known metric.
+
+    The rules that compare all nodes follow `whole`. The values do not depend on which other machines are in the part.
+    """
+    uses = schemas_of(whole)
+    if not any(uses.mappings(metric) for metric in part.metrics):
+        return None
+    return _observe_one(part, uses, installed_meters(), use_vm_metrics, third_party, cpus, {}, whole)
+
+
+def _parts_with_schemas(
+    recording: Recording | RecordingParts,
+) -> Iterator[tuple[Recording, SchemaUse, WholeRecording | None]]:
     """Yield the parts of a recording, each with the schemas that know its metrics.
 
     A part without any known metric, e.g. of machines with another exporter, is left out.
     """
-    of_whole = _schemas_of(recording)
+    uses = schemas_of(recording)
+    whole = recording.whole if isinstance(recording, RecordingParts) else None
     for part in parts_of(recording):
-        uses = of_whole if part is recording else find_schemas(part.metrics, recording.metric_prefix)
-        if uses.has_mappings:
-            yield part, uses
+        if whole is None or any(uses.mappings(metric) for metric in part.metrics):
+            yield part, uses, whole
 
 
 def _observe_one(
@@ -149,6 +176,7 @@ def _observe_one(
     third_party: Sequence[str],
     cpus: int | None,
     vm_guests: Mapping[str, str],
+    whole: WholeRecording | None,
 ) -> Observations:
     schemas = [schema for _, schema in uses.schemas]
     counts = Counts()
@@ -156,6 +184,8 @@ def _observe_one(
     recording = without_malformed_energy(recording, uses, counts)
     codes = SeriesCodes()
     mapped = _map_metrics(recording, uses, third_party, codes, counts)
+    if whole is not None:
+        mapped = with_sorted_units(mapped, codes)
     mapped = tell_nodes_apart_by_schema(mapped, schemas, codes, counts)
     mapped = join_exporters(mapped, schemas, codes.nodes, counts)
     mapped = with_cpu_shares(mapped, codes.nodes, counts)
@@ -164,11 +194,12 @@ def _observe_one(
         mapped = join_vm_guests(mapped, vm_guests, codes.nodes, counts)
     elif use_vm_metrics:
         count_unnamed_guests(mapped, codes.nodes, counts)
-    mapped = select_level(mapped, use_vm_metrics, any_job=bool(vm_guests))
+    by_container = None if whole is None else _has_containers(uses, whole, third_party)
+    mapped = select_level(mapped, use_vm_metrics, any_job=bool(vm_guests), by_container=by_container)
     mapped = one_exporter_each(mapped, schemas, counts)
     mapped = without_duplicate_nodes(mapped, codes.nodes, codes.units, aliases, counts)
     if not use_vm_metrics:
-        mapped = join_separated_nodes(mapped, codes.nodes, counts)
+        mapped = join_separated_nodes(mapped, codes.nodes, counts, may_join=whole is None or whole.n_machines == 1)
     mapped = [without_duplicates(item, counts) for item in mapped]
     mapped = without_false_counters(mapped, counts)
     mapped, repeated = without_repeated_scrapes(mapped, codes.nodes, counts)
@@ -177,8 +208,18 @@ def _observe_one(
     return lay_out(recording, uses.names, mapped, codes, meters, _usual_step(mapped), cpus, counts)
 
 
-def _schemas_of(recording: Recording | RecordingParts) -> SchemaUse:
-    """Return the metric schemas whose metrics the recording has."""
+def _has_containers(uses: SchemaUse, whole: WholeRecording, third_party: Sequence[str]) -> bool:
+    """Return whether a whole recording has a feature of containers."""
+    return any(
+        mapping.kind == "feature" and mapping.level == "container"
+        for metric, n_samples in whole.sample_counts.items()
+        if n_samples and metric not in third_party
+        for mapping in uses.mappings(metric)
+    )
+
+
+def schemas_of(recording: Recording | RecordingParts | WholeRecording) -> SchemaUse:
+    """Return the metric schemas whose metrics the recording has. Raise `RecordingError` if it has no known metric."""
     uses = find_schemas(recording.sample_counts, recording.metric_prefix)
     if not uses.has_mappings:
         metrics = sorted([*recording.sample_counts, *recording.other_metrics])
@@ -192,7 +233,7 @@ def _schemas_of(recording: Recording | RecordingParts) -> SchemaUse:
     return uses
 
 
-def _prefix_note(recording: Recording | RecordingParts) -> str:
+def _prefix_note(recording: Recording | RecordingParts | WholeRecording) -> str:
     return "" if recording.metric_prefix is None else f" with the prefix {quoted(recording.metric_prefix)}"
 
 
@@ -286,7 +327,7 @@ def _joined_windows(parts: Sequence[Observations], source: str, first_sample: In
 
 
 def _common_containers(parts: Sequence[Observations]) -> tuple[tuple[str, ...], tuple[str, ...], IntArray]:
-    """Return the container ids of all observations, their readable names, and each row's index in the ids."""
+    """Return the container ids of all observations, their readable names, and the index of each row's container."""
     codes = Codes()
     names: dict[str, str] = {}
     rows = []

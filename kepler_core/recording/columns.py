@@ -16,7 +16,7 @@ from kepler_core.arrays import BoolArray, FloatArray, IntArray
 METRIC_NAME_CHARACTERS = 200
 """Maximum number of characters of a metric's name in messages; a longer name is cut off."""
 NAMELESS = "(no __name__)"
-"""Key for series without a metric name in the counts of malformed series, whose keys are metric names."""
+"""Key for series without a metric name in the counts of malformed series. All other keys are metric names."""
 MAX_CONFLICTS = 0.05
 """Samples of a series conflict if they have the same timestamp, but different values. If at least this fraction of a
 series' samples conflict with an earlier sample, it is unknown when the samples of the series were taken."""

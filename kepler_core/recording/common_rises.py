@@ -1,4 +1,4 @@
-"""Compare how the series of a metric rise between the times that they have in common, for many groups of series."""
+"""Calculate the increases of series between the timestamps that they have in common, for many groups of series."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from kepler_core.grouping import sum_by
 from kepler_core.recording.columns import Metric
 
 _MAX_CELLS = 2**18
-"""Maximum number of values in an array with several groups."""
+"""Maximum number of values in the array of a batch of several groups."""
 
 
 def common_rises(metric: Metric, series: Sequence[int]) -> FloatArray:
@@ -23,10 +23,10 @@ def common_rises(metric: Metric, series: Sequence[int]) -> FloatArray:
 
 
 def stacked_rises(metric: Metric, groups: Sequence[Sequence[int]]) -> Iterator[tuple[IntArray, FloatArray]]:
-    """Yield the increases of all groups: the indices of some groups, and their increases in one array.
+    """Yield the increases of all groups in batches: the indices of a batch's groups, and their increases in one array.
 
     The increases are those of `common_rises`, shape (groups, series, intervals). The series of a group usually have the
-    same timestamps, because they are scraped together. Groups of equal size are then calculated at once.
+    same timestamps, because they are scraped together. In this case, all groups of equal size are calculated at once.
     """
     by_shape: dict[tuple[int, ...], list[int]] = {}
     for at, series in enumerate(groups):

@@ -31,11 +31,11 @@ _BIN_SAMPLES = 5
 
 
 def leave_out_contradictions(laid_out: LaidOut) -> None:
-    """Leave out a few samples at which usage and power contradict each other, though both are in their usual ranges.
+    """Leave out a few samples at which usage and power contradict each other, though each is in its usual range.
 
-    The usual power of a sample is the median power of samples with similar usage. A sample is a contradiction if
-    three conditions hold: its power is far from the usual power; either its usage or its power is high among the
-    node's values, but not both; and its usage or its power differs from the samples before and after.
+    The usual power of a sample is the median power of samples with similar usage. A sample is a contradiction if three
+    conditions hold: its power is far from the usual power; among the node's values, either its usage or its power is
+    high, but not both; and its usage or its power differs from the samples before and after.
 
     If more than `MAX_CONTRADICTIONS` of the samples are contradictions, all samples are kept, because the power
     then depends on more than the usage.
@@ -72,15 +72,15 @@ def _contradictions(laid_out: LaidOut, usage: FloatArray, watts: FloatArray) -> 
 
 
 def _contradictions_of_rows(rows: NodeRows, usage: FloatArray, watts: FloatArray) -> BoolArray:
-    """Return which cells of `rows` are contradictions, shape (rows, columns). Each row is judged by itself."""
+    """Return which samples in `rows` are contradictions, shape (rows, columns). Each row is checked on its own."""
     n = rows.lengths
     x, y = rows.of(usage, np.inf), rows.of(watts, np.inf)
     by_usage, by_power = (np.argsort(values, axis=1, kind="stable") for values in (x, y))
     sorted_y = np.take_along_axis(y, by_power, axis=1)
     spread = row_quantiles(sorted_y, n, 0.95) - row_quantiles(sorted_y, n, 0.05)
     usual = _usual_power(x, y, by_usage, n)
-    usual[rows.is_filler] = np.inf  # so that the last sample of a row differs from its neighbour
-    with np.errstate(invalid="ignore"):  # infinity minus infinity in the cells that fill up a row
+    usual[rows.is_filler] = np.inf  # infinity makes the last sample of a row differ from its neighbour
+    with np.errstate(invalid="ignore"):  # infinity minus infinity in padding cells
         errors = np.abs(y - usual)
         errors[rows.is_filler] = np.inf
         limit = CONTRADICTION_DEVIATIONS * row_medians(np.sort(errors, axis=1), n)
@@ -100,7 +100,7 @@ def _usual_power(x: FloatArray, y: FloatArray, by_usage: IntArray, n: IntArray) 
 
     The samples of a row, sorted by usage, are divided into bins with nearly equal numbers of samples. The usual power
     is interpolated between the medians of neighbouring bins. `x` is the usage and `y` the power, each with infinity in
-    the cells that fill up a row. `by_usage` sorts the rows of `x`; `n` is the number of samples of each row.
+    padding cells at the end of a row. `by_usage` sorts the rows of `x`; `n` is the number of samples of each row.
     """
     n_bins = np.minimum(_MAX_BINS, n // _BIN_SAMPLES)
     small, n_large = np.divmod(n, n_bins)  # the first `n_large` bins have one sample more

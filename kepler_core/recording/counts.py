@@ -26,13 +26,13 @@ class Counts:
     one_sample_series: Counter[str] = attrs.field(factory=Counter)
     """Number of series with a single sample, from which no rate can be calculated."""
     missing_labels: Counter[str] = attrs.field(factory=Counter)
-    """Number of series without a label that should identify their node or unit; keys are "<metric> <label>"."""
+    """Number of series without a label that should identify their node or container; keys are "<metric> <label>"."""
     unmapped_series: Counter[str] = attrs.field(factory=Counter)
     """Number of series left out because no mapping of the metric selects them, e.g. because of an unknown zone."""
     unknown_shares: Counter[str] = attrs.field(factory=Counter)
-    """Number of series left out because they are shares of a node's CPUs, whose number no metric tells."""
+    """Number of series left out because they are shares of a node's CPUs, and no metric has the number of CPUs."""
     other_exporters: Counter[str] = attrs.field(factory=Counter)
-    """Number of series left out because another exporter on the node reports the same; keys are metric names."""
+    """Number of series left out because another exporter on the node reports the same quantity."""
     ambiguous_hosts: Counter[str] = attrs.field(factory=Counter)
     """Number of node labels of an exporter that fit several nodes of another exporter; keys are node labels."""
     wraps: Counter[str] = attrs.field(factory=Counter)
@@ -42,7 +42,7 @@ class Counts:
     resets: Counter[str] = attrs.field(factory=Counter)
     """Number of samples whose value is lower than the counter's previous value."""
     duplicates: Counter[str] = attrs.field(factory=Counter)
-    """Number of samples left out because another series reports the same node, unit and source at that time."""
+    """Number of samples left out because another series has a sample of the same quantity at the same time."""
     duplicate_nodes: Counter[str] = attrs.field(factory=Counter)
     """Number of node labels left out because another label of the machine is kept; keys are the labels left out."""
     nodes_told_apart: Counter[str] = attrs.field(factory=Counter)
@@ -57,7 +57,7 @@ class Counts:
     nodes_without_usage: Counter[str] = attrs.field(factory=Counter)
     """Node label -> number of nodes with energy only, in recordings that also have nodes with usage only."""
     guests_without_vm: Counter[str] = attrs.field(factory=Counter)
-    """Number of guests and virtual machines that are not joined.
+    """Number of guests that are joined with no virtual machine, and of virtual machines that are joined with no guest.
 
     Keys are node labels of guests, and ids of virtual machines.
     """
@@ -75,7 +75,10 @@ class Counts:
     idle_only: Counter[str] = attrs.field(factory=Counter)
     """Number of idle energy series without a dynamic energy series; keys are "<source label> <component>"."""
     ambiguous_series: Counter[str] = attrs.field(factory=Counter)
-    """Number of series that have the same node, unit, source and exporter as another series, but other increases."""
+    """Number of series that seem to be copies of another series of the same exporter, but have other increases.
+
+    Such series have the same node, container (or socket) and energy source as the other series.
+    """
     conflicting_times: Counter[str] = attrs.field(factory=Counter)
     """Number of series that have two different values at many timestamps."""
     no_counters: Counter[str] = attrs.field(factory=Counter)
@@ -83,9 +86,9 @@ class Counts:
     falls: Counter[str] = attrs.field(factory=Counter)
     """Number of samples at which a usage counter falls, but not to a value near 0. So the counter was not reset."""
     totals: Counter[str] = attrs.field(factory=Counter)
-    """Number of energy series or containers left out because each of them is a sum of others.
+    """Number of energy series or containers left out because each of them is a sum of other series or containers.
 
-    Keys are metric names of energy, and "containers".
+    Keys are the metric names of the energy series, and "containers" for containers.
     """
     mirrored_power: Counter[str] = attrs.field(factory=Counter)
     """Number of samples at which two components have the same power; keys are "<energy source> <component>"."""
@@ -150,9 +153,9 @@ class Counts:
     Keys are "<energy source> <component>".
     """
     dead_features: Counter[str] = attrs.field(factory=Counter)
-    """Number of samples of features that are 0 at all times of a node although its CPUs run; keys are features."""
+    """Number of samples of features that are always 0 on a node although its CPUs run; keys are features."""
     examples: dict[tuple[str, str], str] = attrs.field(factory=dict)
-    """One series and time with an irregularity, for messages, by (field of `Counts`, key)."""
+    """For messages: one series and time with each irregularity, by (field of `Counts`, key of the counter)."""
 
     def count(self, kind: str, key: str, number: int, example: str = "") -> None:
         """Add a number of irregularities of a kind. The first example of a kind and key is kept."""

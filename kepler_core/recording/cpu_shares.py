@@ -14,7 +14,7 @@ MILLISECONDS_PER_SECOND = 1000.0
 
 
 def with_cpu_shares(mapped: Sequence[MappedMetric], nodes: Codes, counts: Counts) -> list[MappedMetric]:
-    """Return the metrics without those of the kind "cpus", and with CPU time in place of shares of CPUs.
+    """Return the metrics without metrics of the kind "cpus", and with CPU time in place of shares of CPUs.
 
     Shares on nodes whose number of CPUs is not known are left out and counted.
     """
@@ -37,7 +37,7 @@ def with_cpu_shares(mapped: Sequence[MappedMetric], nodes: Codes, counts: Counts
 def _numbers_of_cpus(mapped: Sequence[MappedMetric], n_nodes: int) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
     """Return the number of logical CPUs of each node, shape (nodes,); 0 if it is not known.
 
-    If several metrics have the number, the largest is used: a metric may miss CPUs, but never has too many.
+    If several metrics have the number, the largest number is used: a metric may lack some CPUs, but never has too many.
     """
     numbers = np.zeros(n_nodes)
     for item in mapped:

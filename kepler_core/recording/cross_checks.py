@@ -1,6 +1,6 @@
 """Leave out readings that contradict the readings of other components or features of the same node.
 
-- `leave_out_mirrored_power`: two components with the same power, because one counter is reported as both.
+- `leave_out_mirrored_power`: two components with the same power, because one counter is reported for both components.
 - `leave_out_tiny_power`: power that is too low for a machine that works.
 - `leave_out_wrong_cpu_time`: CPU time with too few CPU cycles, e.g. because it is in microseconds.
 - `leave_out_still_features`: features that stand still while another feature shows that the CPUs work.
@@ -18,9 +18,10 @@ from kepler_core.recording.laid_out import LaidOut
 from kepler_core.vocabulary import CPU_FEATURES
 
 FEWEST_VALUES = 20
-"""Minimum number of values that are compared."""
+"""Minimum number of values that a check needs."""
 MIRRORED_FRACTION = 0.95
-"""If two components have equal power in at least this fraction of the samples, one counter is reported as both."""
+"""If two components have equal power in at least this fraction of the samples, one counter is reported for both
+components."""
 _MIRRORED = ("platform", "package", "dram")
 _EQUAL = 1e-6
 """Largest difference of equal powers, as a fraction of the power."""
@@ -42,7 +43,7 @@ MANY_CPUS_MS = 8_000.0
 would say nothing, because a counter may not have been read on all CPUs."""
 
 STILL_WORK = {"bpf_cpu_time_ms": WORK_MS, "cpu_cycles": 1e8, "cpu_instructions": 1e8}
-"""Usage per second with which a node works so much that no other feature of the CPUs can be 0: a tenth of a CPU."""
+"""Usage per second above which no other feature of the CPUs can be 0: the usage of about a tenth of a CPU."""
 _SHIFTING = ("bpf_cpu_time_ms", "cpu_cycles")
 """Features whose unit is checked.
 
@@ -51,7 +52,7 @@ Instructions are not checked, because their number per joule depends far more on
 SHIFT_FACTOR = 8.0
 """If the unit of the usage changes, the slope of the power over the usage changes by this factor or more."""
 CERTAIN_SHIFT = 100.0
-"""If the slope changes by this factor or more, the unit has changed, in whatever range the power is."""
+"""If the slope changes by this factor or more, the unit has changed, even if the range of the power changes, too."""
 CORRELATION = 0.95
 """Power follows the usage if the correlation of usage and power is at least this value."""
 
@@ -100,7 +101,7 @@ def leave_out_tiny_power(laid_out: LaidOut) -> None:
                 continue
             busy = works & np.isfinite(watts)
             n_busy, n_low = laid_out.number_in_stream(busy), laid_out.number_in_stream(busy & (watts < floor))
-            # a median can only be too low if at least half of the values are
+            # a median can only be too low if at least half of the values are too low
             dropped += [
                 np.arange(samples.start, samples.stop)
                 for samples in laid_out.streams((n_busy >= FEWEST_VALUES) & (2 * n_low >= n_busy))
@@ -111,7 +112,7 @@ def leave_out_tiny_power(laid_out: LaidOut) -> None:
 
 
 def leave_out_wrong_cpu_time(laid_out: LaidOut) -> None:
-    """Leave out CPU time and CPU cycles where the CPUs have too few cycles for their time."""
+    """Leave out CPU time and CPU cycles where the CPUs have too few cycles for their CPU time."""
     time, cycles = (laid_out.node_features.get(name) for name in ("bpf_cpu_time_ms", "cpu_cycles"))
     if time is None or cycles is None:
         return
@@ -123,8 +124,8 @@ def leave_out_wrong_cpu_time(laid_out: LaidOut) -> None:
 def leave_out_still_features(laid_out: LaidOut) -> None:
     """Leave out CPU time, cycles and instructions that are 0 although another one of them shows work.
 
-    The next interval may contain the missing usage, so it is left out, too. A feature that is always 0 on a node is
-    kept here: the module `dead_features` leaves it out.
+    The next interval may contain the missing usage, so its values are left out, too. A feature that is always 0 on a
+    node is kept here: the module `dead_features` leaves it out.
     """
     known = {name: values for name in CPU_FEATURES if (values := laid_out.node_features.get(name)) is not None}
     works = {name: values > STILL_WORK[name] for name, values in known.items()}
@@ -140,7 +141,7 @@ def leave_out_still_features(laid_out: LaidOut) -> None:
 
 
 def leave_out_usage_shifts(laid_out: LaidOut) -> None:
-    """Leave out a feature of a node if its level changes for good, and the power does not.
+    """Leave out a feature of a node if its unit seems to change: the relation of power to usage changes suddenly.
 
     It is unknown whether the values before or after the change are right.
     """

@@ -27,7 +27,7 @@ def write_metrics(recording: Recording, folder: Path) -> list[Path]:
         stem = quote(name, safe=":")[:_MAX_NAME_CHARACTERS]
         file_name = f"{stem}.csv"
         number = 2
-        while file_name in paths:  # two long names may begin alike
+        while file_name in paths:  # long names are shortened, so two of them may become equal
             file_name = f"{stem}-{number}.csv"
             number += 1
         path = paths[file_name] = folder / file_name

@@ -24,9 +24,11 @@ _NAMED_NODES = 3
 def join_exporters(
     mapped: Sequence[MappedMetric], schemas: Sequence[MetricSchema], nodes: Codes, counts: Counts
 ) -> list[MappedMetric]:
-    """Return the metrics with one node for each machine. Its node is that in the first of `schemas`.
+    """Return the metrics with one node for each machine.
 
-    Third-party metrics come last. If an exporter's node matches several nodes of earlier exporters, the node
+    This node is the machine's node in the first of `schemas` that knows metrics of the machine.
+
+    Third-party metrics are joined last. If an exporter's node matches several nodes of earlier exporters, the node
     stays separate and is counted.
     """
     joined: list[MappedMetric] = []
@@ -66,7 +68,10 @@ def host_of(node: str) -> str:
 
 
 def _moved(names: dict[int, set[str]], before: dict[int, set[str]], nodes: Codes, counts: Counts) -> dict[int, int]:
-    """Return the nodes of an exporter that are nodes of the exporters `before`, as {node: node before}."""
+    """Return the nodes of an exporter that match a node of the exporters before it, as {node: matching node}.
+
+    `names` has the names of the exporter's nodes, `before` the names of the nodes of all exporters before it.
+    """
     of_name: dict[str, set[int]] = {}
     for node, of_node in before.items():
         for name in of_node:
@@ -90,8 +95,8 @@ def one_exporter_each(
 ) -> list[MappedMetric]:
     """Leave out, on each node, the features and components that another exporter already reports.
 
-    An exporter that reports a feature by container is preferred to one that reports it for the whole node; otherwise
-    the first of `schemas` is preferred.
+    An exporter that reports a feature by container is preferred to an exporter that reports the feature for the whole
+    node; otherwise the first of `schemas` is preferred.
     """
     if len(schemas) < 2:
         return list(mapped)

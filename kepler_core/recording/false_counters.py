@@ -20,7 +20,7 @@ from kepler_core.recording.metric_mapping import MappedMetric, keep_series
 MAX_FALLS = 0.2
 """Maximum fraction of intervals in which the counters of a metric can fall. Exporters restart far less often."""
 FEWEST_INTERVALS = 20
-"""A rule judges a series only if the series has at least this number of intervals."""
+"""Series are checked only if they have at least this number of intervals."""
 _EQUAL_INTERVALS = 0.95
 _EQUAL = 0.001
 """Largest difference between a total and the sum of its parts in an interval, as a fraction of the total."""
@@ -88,9 +88,10 @@ def _totals(item: MappedMetric, counts: Counts) -> BoolArray:
 
 
 def _groups(item: MappedMetric) -> Iterator[list[list[int]]]:
-    """Yield groups of series that may contain a total: the modes of a socket, the sockets of a mode, and all series.
+    """Yield three lists of groups of series. Each group may contain a series that is the total of the other series.
 
-    Each of the three lists contains a series at most once.
+    The groups of the first list are the modes of one socket, and those of the second list are the sockets of one mode.
+    A group of the third list has all series of a meter of a node. In each list, a series is in at most one group.
     """
     unit_labels, mode_label = item.mapping.unit_labels, item.schema.mode_label
     sockets = [label for label in unit_labels if label != mode_label]

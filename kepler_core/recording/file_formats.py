@@ -249,7 +249,7 @@ class _Reader:
         return len(items)
 
     def _named_by_label(self, raw: _Json, place: str) -> None:
-        """Read a series whose labels hold the metric's name."""
+        """Read a series that has the metric's name in its label `__name__`."""
         self.document.in_parts = True
         series = self._series(raw, NAMELESS, place)
         if series is None:

@@ -1,8 +1,7 @@
 """The findings of a recording: its irregularities as users see them, the severe ones first.
 
-`Counts` counts the irregularities while a recording is observed. This module adds to each kind of
-irregularity its severity, its rule, and what became of the data. `validate`, `train` and the metadata of
-models show the same list.
+`Counts` counts the irregularities while a recording is observed. This module adds to each kind of irregularity its
+severity, its rule, and its consequence for the data. `validate`, `train` and the metadata of models show the same list.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ class Kind:
     rule: str
     """The condition under which data counts as this irregularity."""
     consequence: str
-    """What became of the data."""
+    """What was done with the data, e.g. "left out"."""
 
 
 KINDS: Mapping[str, Kind] = {
@@ -225,7 +224,7 @@ KINDS: Mapping[str, Kind] = {
     ),
     "totals": Kind(
         "warning",
-        "series of energy, or containers, that are the sum of other ones",
+        "series of energy, or containers, that are the sum of other series or containers",
         "the increases of a series equal the sum over all other modes or sockets, or the usage of a container equals "
         "the sum over all other containers of the node",
         "left out, not added up",
@@ -262,7 +261,7 @@ KINDS: Mapping[str, Kind] = {
     ),
     "other_exporters": Kind(
         "note",
-        "series of what another exporter on the node reports, too",
+        "series that report the same as another exporter on the node",
         "two exporters report the same feature or the same component of an energy source",
         "left out, not added up",
     ),

@@ -24,8 +24,8 @@ If it stands still in fewer samples, the meter froze for some time.
 CATCH_UP = 0.9
 """If the power in a long interval is below this fraction of the lowest power in other intervals, energy was lost."""
 OFTEN = 0.05
-"""If the meter of a component stops anew in more than this fraction of the samples, all power of the component is left
-out."""
+"""If the meter of a component begins to stand still at more than this fraction of the samples, all power of the
+component is left out."""
 _ALWAYS_DRAW = ("package", "dram")
 """The components of a meter that draw power at all times."""
 LONG_INTERVAL = 1.5

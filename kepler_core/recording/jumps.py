@@ -16,7 +16,7 @@ JUMP_FACTOR = 2.0
 may then be jumps, too. Among hundreds of true readings of a running machine, no value is so far above the
 next lower value."""
 BURSTY_JUMP_FACTOR = 1000.0
-"""Replaces `JUMP_FACTOR` for features that come in bursts without much work, such as interrupts of network and disk."""
+"""Replaces `JUMP_FACTOR` for features that may rise suddenly although there is little work, e.g. disk interrupts."""
 RATE_CEILING = 1e14
 """Highest rate that a usage counter can have: 8192 CPUs with 12 thousand million cycles per second each."""
 MAX_JUMPS = 0.05
@@ -25,13 +25,14 @@ from a wrong unit."""
 FEWEST_VALUES = 20
 """Minimum number of values from which a node's usual values are determined."""
 USUAL_QUANTILE = 0.99
-"""Quantile for a node's highest usual value: a few damaged values hardly change it."""
+"""Quantile from which a limit for a node's usual values is computed: a few damaged values hardly change it."""
 
 
 def leave_out_jumps(laid_out: LaidOut) -> None:
     """Leave out jumps of usage without a rise of power, and jumps of power without a rise of usage.
 
-    One rate is then far above all others. A short burst of work looks alike, but raises usage and power together.
+    In a jump, one rate is far above all other rates. A short burst of work looks similar, but raises usage and power
+    together.
     """
     usage = [name for name in laid_out.node_features if name not in laid_out.gauges]
     work = [name for name in usage if name in CPU_FEATURES] or usage
@@ -79,9 +80,10 @@ def _may_jump(laid_out: LaidOut, values: FloatArray, factor: float) -> BoolArray
 def _jumps(values: FloatArray, others: list[FloatArray], factor: float, are_watts: bool = False) -> BoolArray:
     """Return which values are jumps that no array of `others` confirms, shape (samples,).
 
-    `values` are power (`are_watts`) and `others` are usage, or the reverse. An array of `others` confirms a jump if it
-    is above its own usual maximum at the same sample. Power rises at most in proportion to usage. So if the usage is n
-    times its usual maximum, it confirms only power up to n · `factor` times the usual maximum of power.
+    With `are_watts`, `values` are power and `others` are usage; otherwise, it is the reverse. An array of `others`
+    confirms a jump if it is above its own usual maximum at the same sample. Power rises at most in proportion to usage.
+    So if the usage is n times its usual maximum, it confirms only power up to n · `factor` times the usual maximum of
+    power.
     """
     is_jump = np.zeros(len(values), dtype=bool)
     known = np.flatnonzero(np.isfinite(values))

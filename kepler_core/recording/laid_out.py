@@ -37,7 +37,10 @@ class LaidOut:
     counts: Counts
 
     def streams(self, chosen: BoolArray | None = None) -> Iterator[slice]:
-        """Yield the indices of each stream's samples; with `chosen`, shape (streams,), only those of chosen streams."""
+        """Yield the indices of each stream's samples.
+
+        `chosen` is a mask of streams, shape (streams,); None chooses all streams.
+        """
         number = np.arange(len(self.nodes)) if chosen is None else np.flatnonzero(chosen)
         starts = np.searchsorted(self.sample_stream, number).tolist()
         ends = np.searchsorted(self.sample_stream, number, side="right").tolist()

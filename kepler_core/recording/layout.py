@@ -38,7 +38,8 @@ from kepler_core.recording.screening import screen
 
 _DENSE_CELLS = 2**22
 _DENSE_FACTOR = 8
-"""A dense array with a cell for each node and timestamp may have up to this many cells per point.
+"""A dense array with a cell for each node and timestamp may have up to this many cells per point (value of a series at
+a time).
 
 If nodes have no timestamps in common, the array would have far more cells than there are points. Then
 `_number_samples` sorts the points instead.
@@ -128,8 +129,8 @@ def lay_out(
 def _time_grid(mapped: list[MappedMetric]) -> FloatArray:
     """Return all distinct timestamps of the metrics, sorted.
 
-    Metrics with few samples are processed first. They usually contain all timestamps, because all series of a
-    range query have the same timestamps. The large metrics then add no timestamp, which saves sorting them.
+    Metrics with few samples are processed first. They usually contain all timestamps, because all series of a range
+    query have the same timestamps. Then the large metrics add no timestamp, and need not be sorted.
     """
     grid = np.empty(0)
     seen: ArrayMemo[None] = ArrayMemo()
@@ -215,14 +216,14 @@ def _power(
 def _container_features(
     by_container: Sequence[Points], rows: _Rows, n_samples: int
 ) -> tuple[dict[str, FloatArray], dict[str, FloatArray]]:
-    """Return the rates of each row, and the sums of the rates that are unknown in each sample, both by feature."""
+    """Return the rates of each row, and estimated sums of the unknown rates in each sample, both by feature."""
     upcoming = {p.mapping.name: np.zeros(n_samples) for p in by_container}
     values = [(p, _values_of_rows(p, rows, upcoming[p.mapping.name])) for p in by_container]
     return {name: combined(entries) for name, entries in _by_name(values).items()}, upcoming
 
 
 def _values_of_rows(p: Points, rows: _Rows, upcoming: FloatArray) -> FloatArray:
-    """Return the rate of each row, shape (rows,); add the rates that are unknown to `upcoming`, shape (samples,).
+    """Return the rate of each row, shape (rows,); add estimates of unknown rates to `upcoming`, shape (samples,).
 
     The rates of the series of a row, e.g. of the processes of a container, add up. If the series without a rate may
     have more than `NEGLIGIBLE_FRACTION` of the sum, the rate of the row is NaN, and the whole sum counts as unknown.
@@ -296,7 +297,7 @@ def _forget_interrupted(
 ) -> None:
     """Set a node's sum to NaN where a container's series has no sample, though it has samples before and after.
 
-    The container worked at that time, too. `sample_stream` has shape (samples,).
+    The container ran at that time, too, so the sum would be too low. `sample_stream` has shape (samples,).
     """
     for p in by_container:
         name, metric = p.mapping.name, p.item.metric

@@ -10,7 +10,7 @@ from kepler_core.recording.metric_mapping import EXPORTER_LABELS
 def differing_labels(machines: Sequence[Sequence[Mapping[str, str]]], labels: Sequence[str]) -> list[str]:
     """Return labels whose values, taken together, tell all machines apart.
 
-    `machines` has the labels of each group of series of each machine.
+    `machines` has, for each machine, the labels of each of its groups of series.
 
     The labels are tried one after the other, and a label is chosen if it tells more machines apart. Labels with a
     single value in each machine are tried first, and `EXPORTER_LABELS` after other labels.

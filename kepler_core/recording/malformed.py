@@ -1,4 +1,4 @@
-"""Leave out the energy of nodes of which an energy counter is malformed."""
+"""Leave out the energy of nodes that have a malformed energy counter."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Assign each metric to Kepler Core's vocabulary, and each of its series to a node, a unit and an exporter."""
+"""Assign each metric to Kepler Core's vocabulary, and each of its series to a node, a unit and an exporter.
+
+A unit is a part of a node, e.g. a container or a socket (see `SeriesCodes`).
+"""
 
 from __future__ import annotations
 
@@ -52,8 +55,8 @@ class Codes:
 class SeriesCodes:
     """Numberings of the nodes, units and exporters that the series of a recording belong to.
 
-    A *unit* is a part of a node whose values are added up to the node's value: a container, a process or a
-    socket.
+    A *unit* is a container, virtual machine, process or socket of a node. The values of the units are added up to the
+    value of the node.
     """
 
     nodes: Codes = attrs.field(factory=Codes)
@@ -96,21 +99,21 @@ class MappedMetric:
     source: tuple[str | None, ...]
     """Value of each series' source label, or `mapping.source` for a series without that label."""
     share: IntArray
-    """Number of each series' values of `MetricMapping.summed_labels`, shape (series,).
+    """A number for each series that stands for the values of its labels `MetricMapping.summed_labels`, shape (series,).
 
-    The values of a unit's series with different numbers add up."""
+    If several series of a container have different numbers, their values are added up."""
     third_party: bool = False
     """Whether this is a metric that the user names as a feature although the metric schema does not know it."""
     ambiguous: BoolArray | None = None
     """Whether the values of a series are uncertain, shape (series,); None if no values are uncertain.
 
-    They are uncertain if another series of the same unit has other values, or if the series has two values at many
-    timestamps.
+    They are uncertain if another series of the same container or socket has other values, or if the series has two
+    values at many timestamps.
     """
 
 
 def third_party_mapping(metric: Metric, schema: MetricSchema) -> MetricMapping:
-    """Return the mapping of a third-party metric, which no metric schema knows.
+    """Return the mapping of a third-party metric. No metric schema knows such a metric.
 
     The metric's values belong to containers if any of its series has a container label, else to the node.
     The metric is a counter if its name ends in "_total", as Prometheus' naming convention demands.
@@ -118,16 +121,16 @@ def third_party_mapping(metric: Metric, schema: MetricSchema) -> MetricMapping:
     counter = metric.name.endswith("_total")
     if any(schema.container_labels[0] in labels for labels in metric.labels):
         return MetricMapping("feature", metric.name, "container", schema.container_labels, counter=counter)
-    # all labels identify the unit, because it is unknown which of them matter: every series is a unit of its own
+    # it is not known which labels matter, so the values of all labels together identify a part of the node
     units = sorted({label for labels in metric.labels for label in labels} - {schema.node_label, "__name__"})
     aggregate: Literal["sum", "mean"] = "sum" if counter else "mean"
     return MetricMapping("feature", metric.name, "node", tuple(units), counter=counter, aggregate=aggregate)
 
 
 def map_metric(metric: Metric, use: MetricUse, codes: SeriesCodes, counts: Counts) -> list[MappedMetric]:
-    """Return one entry for each mapping of a metric that selects series of it.
+    """Return a `MappedMetric` for each mapping of a metric that selects at least one of its series.
 
-    Series that no mapping selects, and that are not known as unused, are counted.
+    Series that no mapping selects, and that the schema does not declare as unused, are counted.
     """
     if not use.mappings:
         return []
@@ -195,7 +198,10 @@ def map_series(
 
 
 def _unit(mapping: MetricMapping, labels: Mapping[str, str]) -> tuple[str, str | None]:
-    """Return the unit of a series, and the identifying label that the series lacks; None if it has all of them."""
+    """Return the container, process or socket of a series, and a label.
+
+    If the series lacks the label that should name its container, this label is returned, otherwise None.
+    """
     if mapping.level in ("node", "vm"):
         return "/".join(labels.get(label, "") for label in mapping.unit_labels), None
     if not mapping.unit_labels:
@@ -209,16 +215,30 @@ def _unit(mapping: MetricMapping, labels: Mapping[str, str]) -> tuple[str, str |
 
 
 def _unit_name(mapping: MetricMapping, labels: Mapping[str, str]) -> str:
-    """Return the readable name of a series' unit; for a container it is "namespace/pod/container"."""
+    """Return a readable name of the container or process of a series, e.g. "namespace/pod/container"."""
     return "/".join(word for label in mapping.unit_labels[1:] if (word := labels.get(label, "")))
 
 
-def select_level(mapped: list[MappedMetric], use_vm_metrics: bool, *, any_job: bool = False) -> list[MappedMetric]:
-    """Return only the metrics of one level, because metrics of containers and of processes report the same work.
+def with_sorted_units(mapped: list[MappedMetric], codes: SeriesCodes) -> list[MappedMetric]:
+    """Number the units in the order of their names, so that sums over them do not depend on the series of other nodes.
+
+    A sum of floating-point numbers depends on their order.
+    """
+    words = codes.units.words
+    codes.units.by_word = {word: at for at, word in enumerate(sorted(words))}
+    number = np.array([codes.units.by_word[word] for word in words], dtype=np.int64)
+    return [attrs.evolve(item, unit=number[item.unit]) for item in mapped]
+
+
+def select_level(
+    mapped: list[MappedMetric], use_vm_metrics: bool, *, any_job: bool = False, by_container: bool | None = None
+) -> list[MappedMetric]:
+    """Keep either the metrics of containers or those of processes, because both report the same work.
 
     With `use_vm_metrics`, features come from processes and power from virtual machines; the processes need the
     label `job="vm"`, unless `any_job` is true. Otherwise features come from containers, or from processes if no
-    container has samples.
+    container has samples. `by_container`, if it is not None, states whether any container of the whole recording has
+    samples, if `mapped` is only a part of it.
     """
     if use_vm_metrics:
         kept = []
@@ -235,7 +255,8 @@ def select_level(mapped: list[MappedMetric], use_vm_metrics: bool, *, any_job: b
         for item in mapped
         if not item.third_party and item.mapping.kind == "feature" and item.metric.n_samples
     }
-    unused = {"vm", "process"} if "container" in levels else {"vm", "container"}
+    by_container = "container" in levels if by_container is None else by_container
+    unused = {"vm", "process"} if by_container else {"vm", "container"}
     return [item for item in mapped if item.third_party or item.mapping.level not in unused]
 
 

@@ -68,7 +68,7 @@ class _Group:
 def tell_nodes_apart_by_schema(
     mapped: Sequence[MappedMetric], schemas: Sequence[MetricSchema], codes: SeriesCodes, counts: Counts
 ) -> list[MappedMetric]:
-    """Return the metrics, with a node for each machine, as `tell_nodes_apart` does for the metrics of each schema.
+    """Apply `tell_nodes_apart` to the metrics of each schema, and return all metrics.
 
     Series of exporters with different schemas are not compared with each other.
     """
@@ -137,8 +137,8 @@ def _find_interleaved(
         metric = mapped[index].metric
         span = metric.span(at)
         of_copy = metric.timestamps[span]
-        # If one of the two series begins after the end of the other one, the exporter was restarted in a new pod.
-        # Then neither of them is a copy.
+        # If one of the two series begins after the end of the other series, the exporter was restarted in a new pod.
+        # Then neither series is a copy.
         interleaved = len(times) and len(of_copy) and of_copy[0] <= times[-1] and times[0] <= of_copy[-1]
         if interleaved and np.count_nonzero(np.isin(of_copy, times)) < len(of_copy) / 2:
             left_out[index][span] = True
@@ -162,10 +162,10 @@ def _candidates(mapped: Sequence[MappedMetric], own: set[str], aliases: set[str]
 
     The result maps the number of each such node label to the labels.
 
-    Prometheus adds the labels of a target to all of its series, while the exporter's own labels occur on some
-    metrics only. So a candidate has two values or more (a missing label is a value, too), and occurs on every
-    metric of the node. It also occurs on at least one usage metric and one energy metric of the recording.
-    An alias label with two values or more is always a candidate, even if some metrics lack it.
+    Prometheus adds the labels of a target to all of its series, but the exporter's own labels occur only on some
+    metrics. So a candidate has two values or more (a missing label is a value, too), and occurs on every metric of the
+    node. It also occurs on at least one usage metric and one energy metric of the recording. An alias label with two
+    values or more is always a candidate, even if some metrics lack it.
     """
     values: dict[tuple[int, str], set[str]] = {}
     metrics: dict[tuple[int, str], set[int]] = {}
@@ -247,7 +247,7 @@ def _groups(mapped: Sequence[MappedMetric], series: Sequence[tuple[int, int]], l
 def _machines(
     mapped: Sequence[MappedMetric], units: Sequence[str], groups: Sequence[_Group], aliases: set[str]
 ) -> list[list[_Group]]:
-    """Return the groups of each machine. The first group of a machine has the most samples."""
+    """Return the groups of series of each machine. The first group of a machine has the most samples."""
     machines: list[list[_Group]] = []
     for group in groups:
         # first try the machines that have the most labels in common with the group
@@ -276,9 +276,9 @@ def _same_machine(
     if not first.n_samples or not second.n_samples:
         return False
     if not first.overlaps(second):
-        return True  # the labels of a scrape target were changed, for example by an upgrade
+        return True  # no overlap in time: the labels of a scrape target were changed, for example by an upgrade
     # Containers are compared only if the two groups of series come from two exporters, e.g. from two pods: if two jobs
-    # scrape one exporter, each job may drop other containers.
+    # scrape one exporter, each job may drop different containers.
     two_targets = "pod" in different or not different <= set(EXPORTER_LABELS)
     if two_targets and _other_containers(mapped, units, first, second):
         return False
@@ -307,7 +307,7 @@ def _common_series(
 def _by_unit(
     mapped: Sequence[MappedMetric], group: _Group, kinds: tuple[str, ...]
 ) -> dict[tuple[int, int, int, str | None], tuple[int, int]]:
-    """Return the series of the counters of a group, by (metric, unit, share of the unit, energy source)."""
+    """Return the series of the counters of a group, by (metric, container or socket, `share`, energy source)."""
     return {
         (index, int(mapped[index].unit[at]), int(mapped[index].share[at]), mapped[index].source[at]): (index, at)
         for index, at in group.series

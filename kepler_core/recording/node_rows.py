@@ -1,7 +1,7 @@
 """Arrange the values of many nodes in matrices with a row for each node, to calculate for all nodes at once.
 
-NumPy needs some microseconds for each call. A recording of a fleet has thousands of nodes with a hundred samples each,
-so that calls for each node would take far longer than the calculation itself.
+NumPy needs some microseconds for each call. A recording of a fleet has thousands of nodes with a hundred samples each.
+So calls for each node would take far longer than the calculation itself.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ A single row may be longer."""
 
 @attrs.frozen(eq=False, slots=False)
 class NodeRows:
-    """Chosen samples of several streams, with a row for each stream. Shorter rows are filled up at the end."""
+    """Chosen samples of several streams, with a row for each stream. Shorter rows have padding cells at the end."""
 
     lengths: IntArray
     """Number of chosen samples of each stream, shape (rows,)."""
     samples: IntArray
     """Index of each chosen sample, shape (rows, columns), ascending in each row.
 
-    The cells that fill up a row have the index of the first chosen sample of the row."""
+    Padding cells have the index of the first chosen sample of the row."""
     streams: IntArray
     """Index of each row's stream, shape (rows,)."""
 
     @cached_property
     def is_filler(self) -> BoolArray:
-        """Whether a cell fills up a row, shape (rows, columns)."""
+        """Whether a cell is padding, shape (rows, columns)."""
         mask: BoolArray = np.arange(self.samples.shape[1]) >= self.lengths[:, None]
         return mask
 
@@ -47,10 +47,10 @@ class NodeRows:
 
 
 def node_rows(chosen: BoolArray, stream: IntArray, n_streams: int, fewest: int) -> Iterator[NodeRows]:
-    """Yield matrices of the chosen samples of all streams that have at least `fewest` of them.
+    """Yield matrices of the chosen samples of all streams that have at least `fewest` such samples.
 
     `chosen` and `stream` (the index of each sample's stream, ascending) have the shape (samples,). The streams of one
-    matrix have nearly the same number of samples, so that few cells are filled up.
+    matrix have nearly the same number of samples, so that there are few padding cells.
     """
     at = np.flatnonzero(chosen)
     lengths = np.bincount(stream[at], minlength=n_streams)

@@ -16,8 +16,8 @@ from kepler_core.recording.points import Points
 NEGLIGIBLE_FRACTION = 0.05
 """Largest fraction of a node's feature that may be missing because containers have no rate of the feature.
 
-Containers that have just started have no rate. Their next rates, added up, estimate the missing part. If it
-is a larger fraction of the node's sum, the feature is unknown (NaN).
+Containers that have just started have no rate. Their next rates, added up, estimate the missing part. If the missing
+part is a larger fraction of the node's sum, the feature is unknown (NaN).
 """
 
 _NOTABLE_FRACTION = 0.02
@@ -53,9 +53,9 @@ def known_first(first: FloatArray | None, second: FloatArray) -> FloatArray:
 def combined(entries: Sequence[tuple[MetricMapping, FloatArray]]) -> FloatArray:
     """Return the values of a feature or component that one or several mappings measure.
 
-    Each entry has a mapping and its values; all values have the same shape. Mappings with different parts add up
-    (`MetricMapping.part`). Of mappings with the same part, and of sums with different ranks, the first known value is
-    used; lower ranks come first.
+    Each entry has a mapping and its values; all values have the same shape. Mappings with different parts
+    (`MetricMapping.part`) add up. If several mappings have the same part, the first known value is used. Each rank
+    (`MetricMapping.rank`) has a sum of its own; the first known sum is used, in the order of the ranks.
     """
     result: FloatArray | None = None
     for rank in sorted({mapping.rank for mapping, _ in entries}):
@@ -92,8 +92,9 @@ def sum_of_containers(
 def units_of_totals(container_features: Mapping[str, FloatArray], row_sample: IntArray, row_unit: IntArray) -> IntArray:
     """Return the containers whose usage equals the usage of all other containers of the node, e.g. a root cgroup.
 
-    A container is such a total if its usage is half of the sum at nearly all samples, and there are at least two other
-    containers that work. `container_features` have shape (rows,). The usage is compared in each feature of `_WORK`.
+    Such a container is recognised by two conditions: its usage is half of the sum at nearly all samples, and at least
+    two other containers work. `container_features` have shape (rows,). The usage is compared in each feature of
+    `_WORK`.
     """
     totals: IntArray | None = None
     for name in (name for name in _WORK if name in container_features):
@@ -194,10 +195,9 @@ def node_power(
 
 
 def _units_of_streams(points: Points, of_meter: BoolArray, sample_stream: IntArray) -> IntArray:
-    """Return each stream's number of units (sockets and modes) of one meter, shape (streams,).
+    """Return the number of counters (one per socket and mode) that a meter has in each stream, shape (streams,).
 
-    `of_meter` is a mask of the meter's series, shape (series,). A unit counts if it has a series of at least
-    two samples.
+    `of_meter` is a mask of the meter's series, shape (series,). Series with a single sample are ignored.
     """
     item, metric = points.item, points.item.metric
     n_units = np.zeros(int(sample_stream.max(initial=-1)) + 1, dtype=np.int64)
@@ -222,8 +222,8 @@ def _samples_with_stuck_units(points: Points, is_known: BoolArray, sample_stream
     """
     item, metric, n = points.item, points.item.metric, len(sample_stream)
     names = [label for label in item.mapping.unit_labels if label != item.schema.mode_label]
-    # The units of each node are numbered by themselves: virtual machines have other names on each node, and an array
-    # with a cell for each sample and each unit of all nodes would be far too large.
+    # Number the sockets (or virtual machines) of each node separately. Each node has its own names of virtual machines,
+    # so an array with a value for each sample and each name would be far too large.
     sockets: dict[int, dict[tuple[str, ...], int]] = {}
     of_series = np.zeros(metric.n_series, dtype=np.int64)
     width = np.zeros(int(sample_stream.max(initial=-1)) + 1, dtype=np.int64)

@@ -52,7 +52,7 @@ class Observations:
     node_features: Mapping[str, FloatArray]
     """Values in each sample, by feature; each array has the shape (samples,).
 
-    The value of a container feature is the sum of its containers' rates per second. A feature that is
+    The value of a container feature is the sum over the rates per second of the node's containers. A feature that is
     measured per node is a rate per second or the value of a gauge.
     """
     node_gauges: frozenset[str]

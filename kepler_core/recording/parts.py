@@ -10,6 +10,32 @@ from kepler_core.recording.columns import Recording
 
 
 @attrs.frozen(eq=False)
+class Part:
+    """The series of some machines in a slice of time. It can be pickled, and read in another process."""
+
+    start: float
+    """Unix seconds at which the slice begins; minus infinity if the slice has no beginning."""
+    end: float
+    """Unix seconds at which the slice ends, exclusive."""
+    read: Callable[[], Recording]
+    """Read the part. It also contains some minutes before and after the slice, for rates at its edges."""
+
+
+@attrs.frozen(eq=False)
+class WholeRecording:
+    """Properties of a whole recording, for the rules that must not depend on its division into parts."""
+
+    name: str
+    digest: str
+    sample_counts: Mapping[str, int]
+    """Number of samples of each metric that was chosen for reading."""
+    other_metrics: tuple[str, ...]
+    """Sorted names of the metrics that were not chosen for reading."""
+    metric_prefix: str | None
+    n_machines: int
+
+
+@attrs.frozen(eq=False)
 class RecordingParts:
     """A recording of which only one part is in memory at a time. Series of one machine are in one part."""
 
@@ -23,9 +49,19 @@ class RecordingParts:
     """Sorted names of the metrics that were not chosen for reading."""
     n_parts: int
     read: Callable[[], Iterator[Recording]]
-    """Reads the parts, one after another. Each has the name and the digest of the whole recording."""
+    """Reads the parts, one after another. Each part has the name and the digest of the whole recording."""
     metric_prefix: str | None = None
     """First word of the exporter's metric names. None stands for the word that the metric schema expects."""
+    n_machines: int = 1
+    parts: tuple[Part, ...] = ()
+    """The recording divided by machines and by time, for `kepler_core.pipeline.part_sampling`."""
+
+    @property
+    def whole(self) -> WholeRecording:
+        """Properties of the whole recording."""
+        return WholeRecording(
+            self.name, self.digest, self.sample_counts, self.other_metrics, self.metric_prefix, self.n_machines
+        )
 
 
 def parts_of(recording: Recording | RecordingParts) -> Iterator[Recording]:

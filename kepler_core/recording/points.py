@@ -1,4 +1,4 @@
-"""The points of a metric as rates or gauge values, with the sample and the unit of each point.
+"""The points of a metric as rates or gauge values, with the sample and the container or socket of each point.
 
 The module `layout` explains the terms point, sample and row.
 """
@@ -25,7 +25,7 @@ _EXACT = 2.0**40
 MAX_FIRST_RATE = 3.0
 """A new counter is assumed to have started at 0 if its first rate is at most this multiple of its second rate."""
 _FEWEST_RATES = 10
-"""A rate is only judged if its series has at least this number of other rates to compare it with."""
+"""A fall of a counter is checked only if its series has at least this number of usable rates to compare it with."""
 _SMALL_FALL = 0.9
 """A counter that keeps at least this fraction of its value when it falls may not have been reset."""
 _LARGEST_ROUNDING = 0.01
@@ -34,9 +34,9 @@ _LARGEST_ROUNDING = 0.01
 
 @attrs.define(eq=False)
 class Position:
-    """The sample, unit and row that each point of a metric belongs to.
+    """The sample, the row, and the container or socket that each point of a metric belongs to.
 
-    Metrics whose series have the same timestamps, nodes and units share one `Position` object.
+    Metrics whose series have the same timestamps, nodes and containers share one `Position` object.
     """
 
     spacing: Spacing
@@ -91,8 +91,8 @@ class Points:
 def points_of(item: MappedMetric, grid: FloatArray, positions: ArrayMemo[Position], counts: Counts) -> Points:
     """Return the points of a metric.
 
-    `grid` holds all timestamps of the recording, sorted. `positions` caches one `Position` for
-    each combination of timestamps, series, nodes and units. Irregularities of the metric are added to `counts`.
+    `grid` holds all timestamps of the recording, sorted. `positions` caches one `Position` for each combination of
+    timestamps, series, nodes and containers. Irregularities of the metric are added to `counts`.
     """
     metric, mapping = item.metric, item.mapping
 
@@ -148,10 +148,10 @@ def _start_new_series(
 ) -> tuple[IntArray, FloatArray]:
     """Set the rate of the first point of a series that appears while its node is already being scraped.
 
-    An exporter counts a new container from 0. So the counter's first value is its increase since the
-    previous scrape of the node. Without it, a container that lives for one scrape would have no usage at all,
-    although the node's power contains its work. If the first value is much larger than the next increase, a
-    part of it may have been counted earlier. The rate of such a first point is not set.
+    An exporter counts a new container from 0. So the counter's first value is its increase since the previous scrape of
+    the node. Without this increase, a container that lives for one scrape would have no usage at all, although the
+    node's power contains its work. If the first value is much larger than the next increase, a part of it may have been
+    counted earlier. The rate of such a first point is not set.
 
     `grid` holds all timestamps of the recording, sorted. Return the indices of the first points whose rate is not
     set for this reason, and the largest possible rate of each of these points.
@@ -180,9 +180,8 @@ def _falls(metric: Metric, values: FloatArray, reset: BoolArray) -> BoolArray:
 
     A counter that is reset begins at 0 again, so that its value afterwards is the increase since the reset: at most a
     few usual increases. If the counter falls by a few percent only, and its value is far larger than a few usual
-    increases, it was not reset. The cause may be a server that deduplicates replicas, and switched to a replica with
-    older values. `values` are the rates, and `reset` marks the
-    points at which the counter falls.
+    increases, it was not reset. For example, a server that deduplicates replicas may have switched to a replica with
+    older values. `values` are the rates, and `reset` marks the points at which the counter falls.
     """
     falls = np.zeros(len(values), dtype=bool)
     at = np.flatnonzero(reset)
@@ -198,7 +197,7 @@ def _falls(metric: Metric, values: FloatArray, reset: BoolArray) -> BoolArray:
 
 
 def _unreadable(metric: Metric, values: FloatArray, spaced: Spacing) -> BoolArray | None:
-    """Return which rates are lost in the rounding of the counter; None if there are none.
+    """Return which rates are lost in the rounding of the counter, shape (points,); None if no rates are lost.
 
     Prometheus stores numbers in double precision. A counter near 2^64 can only change in steps of 2048, so that
     the work of most intervals is rounded away.

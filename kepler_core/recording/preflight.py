@@ -90,11 +90,11 @@ class Preflight:
     recording: str
     digest: str
     schema: str
-    """Names of the metric schemas that the recording follows, with commas; the schema with most metrics comes first."""
+    """Names of the recording's metric schemas, separated by commas; the schema with the most metrics comes first."""
     metrics: dict[str, int]
     """Number of samples of each metric that a schema uses, by metric name."""
     unused_metrics: dict[str, str]
-    """Why metrics that a schema knows are not used, by metric name."""
+    """Reasons why metrics that a schema knows are not used, by metric name."""
     other_metrics: tuple[str, ...]
     """Sorted names of the metrics that no schema knows."""
     notes: dict[str, str]

@@ -50,9 +50,10 @@ def previous_features(observations: Observations) -> tuple[str, ...]:
 
 
 def _previous(group: IntArray, time: FloatArray, longest: float) -> IntArray:
-    """Return the index of the previous value of each value's group; -1 if it is missing or too early.
+    """Return, for each value, the index of the previous value in its group; -1 if it is missing or too early.
 
-    `group` and `time` have the shape (n,). The values of a group are in ascending order of time.
+    `group` and `time` (in seconds) have the shape (values,). The values of a group are in ascending order of time. A
+    previous value is too early if it is more than `longest` seconds before the value.
     """
     order = np.argsort(group, kind="stable")
     previous = np.full(len(group), -1)

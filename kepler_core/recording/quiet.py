@@ -89,7 +89,7 @@ def load_of(observations: Observations, features: Collection[str] = LOAD_FEATURE
 
 
 def capacity_of(feature: str, machine_spec: Mapping[str, Any]) -> float | None:
-    """Return the load of a machine whose CPUs are all busy; None if this is not known."""
+    """Return the load of a machine whose CPUs are all busy; None if the load is not known."""
     cores = machine_spec.get("cores")
     return _MS_PER_S * cores if feature == "bpf_cpu_time_ms" and cores else None
 
@@ -114,12 +114,12 @@ def quiet_times(
 def idle_samples(
     observations: Observations, machine_spec: Mapping[str, Any], stream: int, features: Collection[str]
 ) -> Iterator[BoolArray]:
-    """Yield the samples of one stream at which its node was idle, shape (samples,), for each length of blocks.
+    """Yield for each length of blocks a mask of the samples at which the node of a stream was idle, shape (samples,).
 
-    These are the samples in quiet blocks of at least three timestamps whose own load, and the load just before, are
-    quiet, too: a meter's reading covers the time since its previous reading, and may lag behind the load. A length with
-    fewer than `FEWEST_IDLE_SAMPLES` such samples is left out; if the node was never idle, all lengths are. The
-    highest load of the node is taken from all of its recordings. The load is one of `features`.
+    Idle samples are in quiet blocks of at least three timestamps. Their own load and the load of the sample before must
+    be low, too: a meter's reading covers the time since its previous reading, and may lag behind the load. A length of
+    blocks with fewer than `FEWEST_IDLE_SAMPLES` idle samples is left out, so nothing is yielded for a node that was
+    never idle. The highest load of the node is taken from all of its recordings. The load is one of `features`.
     """
     measure = load_of(observations, features)
     if measure is None:
@@ -193,7 +193,7 @@ def blocks(observations: Observations, usable: BoolArray, steps: int) -> IntArra
 
 
 def _total_power(power: FloatArray, n_samples: int) -> FloatArray:
-    """Return the total power of all known components at each sample, shape (samples,); NaN if none is known.
+    """Return the total power of all known components at each sample, shape (samples,); NaN if no power is known.
 
     This power is used as the load if no feature measures load.
     """

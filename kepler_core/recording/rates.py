@@ -26,7 +26,7 @@ class Spacing:
     seconds: FloatArray
     """Seconds from the series' previous sample to this sample, shape (samples,)."""
     usable: BoolArray
-    """Whether the series has a previous sample, and the interval from it is no gap, shape (samples,)."""
+    """Whether the series has a previous sample, and the interval since that sample is not a gap, shape (samples,)."""
     usual_step: float
     """Median interval between two samples of a series, over all nodes, in seconds; NaN if no series has two samples."""
     gaps: int
@@ -60,7 +60,8 @@ def _gaps_by_node(seconds: FloatArray, usable: BoolArray, node: IntArray) -> Boo
     shortest, longest = np.full(n, np.inf), np.zeros(n)
     np.minimum.at(shortest, node[usable], seconds[usable])
     np.maximum.at(longest, node[usable], seconds[usable])
-    # Medians take long. Only a node with an interval that is far longer than the shortest one can have a gap.
+    # Medians take long to compute. Only a node with an interval that is far longer than its shortest interval can have
+    # a gap.
     judged = np.flatnonzero(usable & (longest > GAP_FACTOR * shortest)[node])
     gaps = np.zeros(len(seconds), dtype=bool)
     if len(judged):

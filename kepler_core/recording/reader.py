@@ -33,7 +33,7 @@ MAX_BYTES = 4 * 2**30
 _PIECE_BYTES = 2**16
 _ENCODINGS = (
     (codecs.BOM_UTF8, "utf-8"),
-    (codecs.BOM_UTF32_LE, "utf-32-le"),  # before UTF-16: its mark begins with the mark of UTF-16
+    (codecs.BOM_UTF32_LE, "utf-32-le"),  # before UTF-16, because the mark of UTF-32 begins with the mark of UTF-16
     (codecs.BOM_UTF32_BE, "utf-32-be"),
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
@@ -141,7 +141,8 @@ def _parse(raw: bytes, name: str, wanted: Callable[[str], bool]) -> Recording:
 def _with_shared_arrays(metric: Metric, others: Iterable[Metric]) -> Metric:
     """Return a metric that shares equal arrays of timestamps and series with another metric.
 
-    The metrics of an exporter usually have the same series and timestamps, which take two thirds of their memory.
+    The metrics of an exporter usually have the same series and timestamps. These arrays take two thirds of the memory
+    of the metrics.
     """
     for other in others:
         if np.array_equal(metric.timestamps, other.timestamps) and np.array_equal(metric.series, other.series):

@@ -1,4 +1,4 @@
-"""Leave out nodes, units and scrapes that a recording reports twice, so that they are not added up."""
+"""Leave out nodes, containers, sockets and scrapes that a recording reports twice, so that they are not added up."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from kepler_core.recording.metric_mapping import UNIQUE_ID, Codes, MappedMetric,
 _FEWEST_COMMON = 3
 """Minimum number of common times at which two counters are compared."""
 _WINDOWS = 20
-"""Number of windows of time in which the increases of two counters are compared."""
+"""Number of periods of time in which the increases of two counters are compared."""
 _RISE_TOLERANCE = 0.1
 """Largest difference between the increases of a counter and of its copy, as a fraction of the larger increase."""
 
@@ -127,10 +127,10 @@ def _connected(pairs: Iterable[tuple[int, int]]) -> list[set[int]]:
 
 
 def without_duplicates(item: MappedMetric, counts: Counts) -> MappedMetric:
-    """Return a metric with one sample per node, unit, source and time.
+    """Return a metric with at most one sample of each container or socket, energy source and time.
 
     Of several samples, the sample from the exporter with the most samples is kept. But one exporter may report several
-    counters with the same unit and different increases. These counters are not copies of each other. For example, they
+    counters of the same socket with different increases. These counters are not copies of each other. For example, they
     may count different dies of a socket, if the metric schema does not know the label that tells the dies apart. Their
     series are marked as ambiguous, so that no sum contains them.
     """
@@ -159,11 +159,10 @@ def without_duplicates(item: MappedMetric, counts: Counts) -> MappedMetric:
 
 
 def _ambiguous_series(item: MappedMetric, thing: IntArray, counts: Counts) -> BoolArray | None:
-    """Return which series share their unit with a series of the same exporter that has other increases.
+    """Return which series contradict another series: same exporter and same container or socket, other increases.
 
-    `thing` has the number of each series' combination of node, unit and energy source. `thing` and the result have
-    the shape (series,).
-    The result is None if no series is ambiguous.
+    `thing` has a number for each series: series of the same node, container (or socket) and energy source have the same
+    number. `thing` and the result have the shape (series,). The result is None if no series is ambiguous.
     """
     if not item.mapping.counter:
         return None
@@ -183,9 +182,10 @@ def _ambiguous_series(item: MappedMetric, thing: IntArray, counts: Counts) -> Bo
 
 
 def _rise_alike(metric: Metric, first: int, second: int) -> bool:
-    """Return whether two counters rise by nearly the same amount in most time windows in which both have samples.
+    """Return whether two counters rise by nearly the same amount in most periods of time in which both have samples.
 
-    Two servers scrape one counter at different times, so that its increases are compared over several intervals.
+    Two servers scrape one counter at different times, so the increases in single intervals differ. Therefore the
+    increases over several intervals are compared.
     """
     spans = metric.span(first), metric.span(second)
     times, others = (metric.timestamps[span] for span in spans)
@@ -203,7 +203,7 @@ def _rise_alike(metric: Metric, first: int, second: int) -> bool:
 def without_repeated_scrapes(
     mapped: list[MappedMetric], nodes: Codes, counts: Counts
 ) -> tuple[list[MappedMetric], dict[int, FloatArray]]:
-    """Leave out the samples of each node at times when none of the node's energy counters had moved.
+    """Leave out the samples of each node at times when no energy counter of the node had moved.
 
     Return the remaining metrics, and the times that were left out, by node number (Unix seconds, shape (times,)).
 
@@ -250,7 +250,7 @@ def _times_without_energy(mapped: list[MappedMetric], n_nodes: int) -> tuple[Int
         moved.append(change)
     if not nodes:
         return np.empty(0, dtype=np.int64), np.empty(0)
-    # on most nodes, every counter moves at all times: their samples need no sorting
+    # on most nodes, every counter moves at all times: the samples of these nodes need no sorting
     stands_still = np.zeros(n_nodes, dtype=bool)
     for of_item, has_moved in zip(nodes, moved, strict=True):
         stands_still[of_item[~has_moved]] = True

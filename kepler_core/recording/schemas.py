@@ -38,7 +38,7 @@ def _instances(entries: tuple[PluginEntry, ...], prefix: str | None) -> tuple[tu
 def _installed_schemas(prefix: str | None) -> tuple[tuple[str, MetricSchema], ...]:
     """Return (name, schema) for each installed metric schema that can be instantiated, sorted by name.
 
-    `prefix` is the value of the argument `prefix` of the schemas that have it; None: their default.
+    `prefix` is passed to each schema that has an argument `prefix`. If it is None, the schemas use their defaults.
     """
     return _instances(registry.metric_schemas.entries, prefix)
 
@@ -75,7 +75,7 @@ class SchemaUse:
     schemas: tuple[tuple[str, MetricSchema], ...]
     """Names and instances of the schemas, in the order in which they are preferred.
 
-    Schemas with features by container or process come first, and among them the schema that knows most metrics."""
+    Schemas with features by container or process come first. Otherwise, schemas that know more metrics come first."""
     metrics: Mapping[str, MetricUse]
     """The known metrics, by name. If several schemas know a metric, the first of `schemas` is used."""
 
@@ -95,9 +95,9 @@ class SchemaUse:
         return any(use.mappings for use in self.metrics.values())
 
     def spelling(self, level: str, name: str) -> str:
-        """Return a metric name for a feature or component, from the first schema that has a metric of its own for it.
+        """Return the name of a metric for a feature or component, from the first schema that has such a metric.
 
-        Return `name` itself if no schema has one.
+        Return `name` itself if no schema has such a metric.
         """
         spellings = (schema.spelling(level, name) for _, schema in self.schemas)
         return next((spelling for spelling in spellings if spelling != name), name)
@@ -107,8 +107,8 @@ def find_schemas(metrics: Iterable[str], prefix: str | None = None) -> SchemaUse
     """Return the installed metric schemas that know any of the given metrics.
 
     `prefix` is the first word of the exporter's metric names, if it is not the word that the schema expects (e.g.
-    "kepler"). Schemas without an argument `prefix` ignore it. A schema whose metrics are all known to preferred
-    schemas is left out.
+    "kepler"). Schemas without an argument `prefix` ignore it. A schema is left out if preferred schemas know all of its
+    metrics.
     """
     metric_names = list(metrics)
     known: list[tuple[str, MetricSchema, dict[str, MetricUse]]] = []

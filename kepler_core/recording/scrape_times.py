@@ -1,7 +1,7 @@
 """Find out when a target was scraped, if the scrape interval is not a multiple of a range query's step.
 
-Such a query sees a scrape up to one step late. With scrapes every 5 s and a step of 3 s, new values appear
-after 6, 6 and 3 s. Rates over these intervals would be wrong by a factor of 0.83 or 1.67.
+In the answer to such a query, a scrape appears up to one step late. With scrapes every 5 s and a step of 3 s, new
+values appear after 6, 6 and 3 s. Rates over these intervals would be wrong by a factor of 0.83 or 1.67.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ def with_scrape_times(
 def scrape_times(seen: FloatArray, step: float) -> FloatArray | None:
     """Return the times of the scrapes whose values first appear in a query at the times `seen`, shape (scrapes,).
 
-    A scrape at time s appears at the first multiple of the step after s. The returned times
-    differ from the true times by an unknown offset of less than a step, which is equal for all times.
+    A scrape at time s appears at the first multiple of the step after s. The returned times differ from the true times
+    by an unknown offset of less than a step. The offset is equal for all times.
 
     Return None if the scrapes appear at regular intervals, so that `seen` needs no correction. Return None also
     if no scrape interval explains `seen`.

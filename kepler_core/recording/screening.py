@@ -1,10 +1,10 @@
 """Leave out readings that cannot be true, after the series of a recording are laid out by node and time.
 
-Each rule compares the values of one node with a bound from physics or with the node's other values, writes NaN
-over the values that cannot be true, and counts them. docs/recordings.md has a table of the rules.
+Each rule compares the values of one node with a bound from physics or with the node's other values. It replaces values
+that cannot be true by NaN, and counts them. docs/recordings.md has a table of the rules.
 
-- `leave_out_jumps`: a few values far above all others of the node, while the rest of the machine is as usual (module
-  `jumps`).
+- `leave_out_jumps`: a few values far above all other values of the node, although the rest of the machine is as usual
+  (module `jumps`).
 - `leave_out_contradictions`: a few samples at which usage and power do not belong together (module `contradictions`).
 - `leave_out_power`: power above a component's ceiling; a platform below its package, or a package below its core.
 - `leave_out_cpu_time`: more CPU time than the node has CPUs.
@@ -32,8 +32,8 @@ CEILING_WATTS = {"package": 4_000.0, "core": 4_000.0, "uncore": 4_000.0, "dram":
 
 The largest servers have eight sockets of 500 W (Intel Xeon 6900, AMD EPYC 9005: thermal design power up to
 500 W), and 8 TB of memory at 0.4 W per GB. The largest nodes with accelerators draw about 15 kW (NVIDIA DGX
-B200: 14.3 kW), mainframes up to 30 kW. Counters in microjoules or millijoules exceed the ceilings a
-thousandfold or more."""
+B200: 14.3 kW), mainframes up to 30 kW. If a counter counts millijoules or microjoules instead of joules, the
+computed power is at least a thousand times too high."""
 WHOLE_SERIES = 0.5
 """If more than this fraction of a node's values cannot be true, none of its values is used."""
 RELATION_TOLERANCE = 0.9
@@ -45,7 +45,7 @@ Kepler reads them once a minute."""
 MEAN_SECONDS = 60.0
 """Maximum length of the time over which a meter averages the power that it reports."""
 CPU_TIME_TOLERANCE = 1.1
-"""CPU time may exceed the number of CPUs by this factor, because scrapes are not exactly on time."""
+"""The measured CPU time may exceed the time of all CPUs by this factor, because scrapes are not exactly on time."""
 CPU_TIME_FEATURES = ("bpf_cpu_time_ms",)
 
 
@@ -112,9 +112,10 @@ def _with_wrong_meters(laid_out: LaidOut, lower: BoolArray, whole: FloatArray, p
 
 
 def _lag_explains(time: FloatArray, of_whole: FloatArray, of_part: FloatArray, at: int) -> bool:
-    """Return whether the meter of a whole (e.g. the platform) lags behind that of a part (e.g. the package).
+    """Return whether a lag explains that a whole (e.g. the platform) draws less than its part (e.g. the package).
 
-    Such a lag would explain that the whole draws less power than the part at the sample `at`.
+    `at` is the index of the sample at which the whole draws less. The meter of the whole may lag behind the meter of
+    the part.
 
     A meter that lags, or reports a mean, shows at least the lowest power of the part in the `LAG_SECONDS` before the
     sample. At some time in the `LAG_SECONDS` after the sample, it shows at least the mean power of the part in the
@@ -132,7 +133,7 @@ def _lag_explains(time: FloatArray, of_whole: FloatArray, of_part: FloatArray, a
 def _leave_out_where(laid_out: LaidOut, kind: str, key: tuple[str, str], wrong: BoolArray) -> None:
     """Leave out the power of `key` at the samples in the mask `wrong`.
 
-    If these are more than the fraction `WHOLE_SERIES` of a node's samples, leave out all samples of the node.
+    If the mask has more than the fraction `WHOLE_SERIES` of a node's samples, leave out all samples of the node.
     """
     if not wrong.any():
         return

@@ -15,11 +15,14 @@ from kepler_core.recording.counts import Counts
 from kepler_core.recording.metric_mapping import Codes, MappedMetric
 
 
-def join_separated_nodes(mapped: Sequence[MappedMetric], nodes: Codes, counts: Counts) -> list[MappedMetric]:
+def join_separated_nodes(
+    mapped: Sequence[MappedMetric], nodes: Codes, counts: Counts, *, may_join: bool = True
+) -> list[MappedMetric]:
     """Move the energy of a machine to the node that has the machine's usage, and return the metrics.
 
-    A node with only usage and a node with only energy are one machine if they have samples at the same time, and if
-    the recording has no third node. Otherwise the nodes stay separate, and each of them is counted.
+    A node with only usage and a node with only energy are one machine under two conditions: they have samples at the
+    same time, and the recording has no third node. Otherwise the nodes stay separate, and each of them is counted.
+    `may_join` is false if `mapped` is a part of a recording that has other nodes.
     """
     usage, energy = _spans(mapped, "usage"), _spans(mapped, "energy")
     only_usage, only_energy = sorted(usage.keys() - energy.keys()), sorted(energy.keys() - usage.keys())
@@ -27,7 +30,7 @@ def join_separated_nodes(mapped: Sequence[MappedMetric], nodes: Codes, counts: C
         return list(mapped)
     words = nodes.words
     first, second = only_usage[0], only_energy[0]
-    if len(usage.keys() | energy.keys()) == 2:
+    if may_join and len(usage.keys() | energy.keys()) == 2:
         overlap = min(usage[first][1], energy[second][1]) - max(usage[first][0], energy[second][0])
         if overlap > 0:
             counts.count("joined_nodes", words[second], 1, f"its usage is that of {words[first]!r}")

@@ -93,7 +93,7 @@ def _candidates(mapped: Sequence[MappedMetric], nodes: Codes) -> tuple[list[str]
 
 
 def _vm(labels: Mapping[str, str]) -> str:
-    """Return the id of the virtual machine that a series belongs to; empty if the series has none."""
+    """Return the id of the virtual machine that a series belongs to; empty if the series has no such id."""
     return labels.get("vm_id", "")
 
 

@@ -1,4 +1,4 @@
-"""Make counters rise on where they begin at 0 again after their highest value, e.g. the energy counters of RAPL."""
+"""Continue counters that begin at 0 again after their highest value, e.g. the energy counters of RAPL."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ class Readings:
             )
 
     def content(self) -> dict[str, list[dict[str, Any]]]:
-        """Return the recording as Prometheus returns it. Labels with an empty text are left out, as Prometheus does."""
+        """Return the recording in Prometheus' form. Labels with an empty text are left out, as Prometheus does."""
         content: dict[str, list[dict[str, Any]]] = {}
         for (metric, labels), values in self._series.items():
             named = {name: value for name, value in sorted(labels) if value}

@@ -5,8 +5,8 @@ exclude models. Second, the node types that are most similar to the request's ma
 (`node_type_choice`). Third, the models of these node types are ranked by their errors, and the best model is
 chosen (`ranking`).
 
-Results that depend on only a few properties of a request are cached, so that a request takes the same time
-in a store of ten thousand models as in a store of a hundred models.
+Results that depend only on a few properties of a request are cached. So a request takes the same time with ten thousand
+models as with a hundred models.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Catalogue:
         error_key: str = ERROR_KEY,
         location: str = "",
     ) -> None:
-        """Build the columns of the models' properties.
+        """Store the properties of the models in columns.
 
         `node_types` maps each pipeline to its node types by number. `broken` maps each pipeline that cannot be
         read to the reason. `compare` is called with the machines of all node types. It returns a table that

@@ -13,7 +13,7 @@ from kepler_core.selection.similarity import Spec
 from kepler_core.store.models import StoredModel
 
 CRITERIA = ("output_type", "source", "pipeline", "feature_group", "trainer")
-"""Attributes of `StoredModel` with a column in `ModelColumns.criteria`."""
+"""Attributes of `StoredModel` that have a column in `ModelColumns.criteria`."""
 
 
 class CategoryColumn:

@@ -23,7 +23,7 @@ from kepler_core.selection.similarity import SpecLikeness, rounded_down
 from kepler_core.store.models import StoredModel
 
 _MAX_STATEMENTS = 1024
-"""Maximum number of models whose statements a catalogue keeps. A statement takes some kilobytes."""
+"""Maximum number of models whose blocks `honesty` a catalogue caches. A block takes some kilobytes."""
 
 
 @attrs.frozen
@@ -58,7 +58,7 @@ class NodeTypeMatch:
 
     @property
     def similarity_of_another_type(self) -> float | None:
-        """The similarity to the request's machine if that machine has another node type; None if it has not."""
+        """The similarity of the model's machine to the request's machine if their node types differ, otherwise None."""
         if self.match == "unknown":
             return UNKNOWN_SIMILARITY
         return self.likeness.similarity if self.match == "nearest" and self.likeness is not None else None
@@ -79,7 +79,7 @@ class NodeTypeMatch:
 
 
 class StatedErrors:
-    """What models state about their own errors. A catalogue keeps the statements of the models that it selects."""
+    """The errors in the blocks `honesty` of models. A catalogue caches the blocks of the models that it selects."""
 
     def __init__(self) -> None:
         self._honesty: dict[StoredModel, Honesty | None] = {}
@@ -87,9 +87,9 @@ class StatedErrors:
     def explain(self, model: StoredModel, similarity: float | None) -> dict[str, Any] | None:
         """Return the member `honesty` of a selection's JSON explanation.
 
-        None stands for a model whose metadata have no valid block `honesty`. `similarity` is None if the machine of
-        the request has the model's node type, or if the request describes no machine. The result does not depend on
-        features, so only the flags of the training and of the machine can be raised. A machine of the model's node
+        None stands for a model whose metadata have no valid block `honesty`. `similarity` is None if the machine of the
+        request has the model's node type, or if the request describes no machine. The result does not depend on
+        features, so only the flags `one_session_only` and `other_machine` can be raised. A machine of the model's node
         type may be the machine of the training, so it gets no flag.
         """
         honesty = self._read(model)

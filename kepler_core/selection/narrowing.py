@@ -66,10 +66,10 @@ def narrow(
 ) -> Candidates:
     """Return the models that fit a request when its filter and its machine are not considered.
 
-    `sources` are the energy sources that the source name in the request stands for. `usable` are the codes
-    of the feature sets that contain only features in the request's metrics. `broken` and `location` appear
-    in the error message of an empty catalogue. Raises `NoModelError` if no model is left; its message names
-    the criterion that excluded the last model.
+    `sources` are the energy sources that the source name in the request stands for. `usable` are the codes of the
+    feature sets that contain only features in the request's metrics. `broken` and `location` appear in the error
+    message for an empty catalogue. Raises `NoModelError` if no model is left; its message names the criterion that
+    excluded the last model.
     """
     if not columns.models:
         problem = "".join(f"; {name} is broken: {why}" for name, why in sorted(broken.items())[:1])
@@ -142,7 +142,7 @@ class _Narrowing:
             fewest = min((sorted(needed - set(wanted.split(", "))) for needed in sets), key=len)
             available = shortened(wanted, _METRICS_CHARACTERS) or "none"
             return no_model(
-                f"no model fits the features that there are; missing: {', '.join(fewest)} (available: {available})",
+                f"no model fits the available features; missing: {', '.join(fewest)} (available: {available})",
                 considered,
                 self.dropped,
             )
@@ -207,7 +207,7 @@ def why_no_weights(columns: ModelColumns, rows: IndexArray) -> str:
         why = model.no_weights if model.weights is None else "a curve"
         if model.weights is not None and model.weights.drawn_over:
             over = " and ".join(sorted(model.weights.drawn_over))
-            why = f"a curve over {over}: right only for a client that names it and lists that one feature first"
+            why = f"a curve over {over}: usable only for a client that names its trainer and lists {over} first"
         place[why] = 2 if why == NO_STORED_WEIGHTS else 1 if model.trainer in KEPLER_CURVES else 0
         reasons.append(why)
     return _most_frequent(reasons, place)

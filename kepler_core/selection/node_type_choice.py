@@ -78,7 +78,9 @@ class NodeTypeChooser:
         exact = likeness.similarity == 1.0
         if likeness.uncertainty == 1.0 or not likeness.attributes:
             if not loose:
-                raise self._no_model("the machine of these models is not known, so it cannot be the same", dropped)
+                raise self._no_model(
+                    "the machine of these models is not known, so it cannot be recognised as the same", dropped
+                )
             return best, NodeTypeMatch("unknown", number=number)
         machine_spec = self._columns.machine_specs[code]
         if not exact and not loose:

@@ -3,17 +3,16 @@
 A training measures a model's mae on several splits: blocks of time, regimes (kinds of work), recordings and nodes (see
 `kepler_core.honesty`). Models are compared by their mae on the hardest part of the hardest split, e.g. on the kind of
 work that is most unlike the rest of the training: a mean over all parts would hide such an error. If a split was not
-measured for one of the compared models, it counts for none of them, so that a model is not preferred because less was
-measured of it. Models without measured splits are compared by their mae.
+measured for one of the compared models, the split is not used. Otherwise a model could be preferred because its errors
+on hard splits were not measured. Models without measured splits are compared by their mae.
 
 The errors of recalibrated models are so uncertain that models with nearly equal errors count as equally good
 (`kepler_core.honesty.least_error`).
 
-Models that were validated on the same data are compared by their errors. If the models were validated on
-several data sets, the best model of each data set is a candidate, and the candidates are compared by their
-relative errors. A relative error is a model's error, divided by the mae of always predicting the median power. The
-candidates are compared by their errors if the relative error of any candidate is unknown, or if models are
-ranked by another score than the mae.
+Models that were validated on the same data are compared by their errors. If the models were validated on several data
+sets, the best model of each data set is a candidate. The candidates are compared by their relative errors. A relative
+error is a model's error, divided by the mae of always predicting the median power. The candidates are compared by their
+errors if the relative error of any candidate is unknown, or if models are ranked by another score than the mae.
 """
 
 from __future__ import annotations
@@ -69,9 +68,9 @@ def rank_by_error(rows: IndexArray, error: FloatArray, error_key: str, scores: S
 
 
 def _hardest(rows: IndexArray, scores: ScoreTable) -> tuple[FloatArray, str]:
-    """Return the errors on the hardest part of the hardest split that was measured for all models, and a name for them.
+    """Return the errors on the hardest part of the hardest split that was measured for all models, and their name.
 
-    The split may differ between the models. The name is that of the split of the best model.
+    The hardest split may differ between the models. The name contains the hardest split of the best model.
     """
     columns = {name: scores.column(f"{name}_worst")[rows] for name in SPLIT_NAMES}
     measured = {name: values for name, values in columns.items() if not np.isnan(values).any()}
@@ -86,9 +85,10 @@ def _hardest(rows: IndexArray, scores: ScoreTable) -> tuple[FloatArray, str]:
 def _preferring_earlier(
     rows: IndexArray, order: IndexArray, errors: FloatArray, scores: ScoreTable
 ) -> tuple[IndexArray, str]:
-    """Return the order with the model in the first place that is chosen by the error before a recalibration.
+    """Return `order` and a text about it. The model with the lowest error before the recalibration comes first.
 
-    The order stays the same if the best model was not recalibrated.
+    Only models whose present errors count as equally good are compared in this way. If their errors before the
+    recalibration do not change the choice, the order stays the same, and the text is empty.
     """
     chosen, decided = least_error(
         errors, scores.column("blocks_standard_error")[rows], scores.column("blocks_earlier")[rows]
@@ -108,7 +108,10 @@ def _with_first(order: IndexArray, first: int) -> IndexArray:
 def _preferring_twins(
     rows: IndexArray, order: IndexArray, errors: FloatArray, scores: ScoreTable
 ) -> tuple[IndexArray, str]:
-    """Return the order with a model that has a twin in the first place, if its error is close to the lowest error."""
+    """Return `order` and a text about it.
+
+    If the error of a model with a twin is close to the lowest error, this model comes first.
+    """
     if scores.has_twin[rows[order[0]]]:
         return order, ""
     close = [at for at in order[1:] if scores.has_twin[rows[at]] and errors[at] <= CLOSE * errors[order[0]]]

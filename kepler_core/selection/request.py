@@ -39,12 +39,12 @@ class ModelRequest:
     weights: bool = False
     """Whether the model must have weights that Kepler may evaluate itself."""
     portable: bool = False
-    """Whether the model must be one that Kepler Core can load: a portable model, or a model with linear weights.
+    """Whether Kepler Core must be able to load the model. It can load a portable model, or a model with linear weights.
 
     If the model that would fit best without this condition contains only pickles, linear weights are used in its place
     (see `stand_in`).
     """
     linear_weights: bool = False
-    """Whether the model must be one that is not portable, and has linear weights that Kepler Core can evaluate."""
+    """Whether the model must have linear weights that Kepler Core can evaluate, and must not be portable."""
     pickled: bool = False
-    """Whether the model must be one whose zip file the estimator of kepler-model-server 0.7 can load."""
+    """Whether the estimator of kepler-model-server 0.7 must be able to load the model's zip file."""

@@ -30,7 +30,7 @@ class SpecLikeness(Protocol):
 
 
 class SpecTable(Protocol):
-    """A table of specs, with which another spec is compared (`kepler_profiler.similarity.SpecTable`)."""
+    """A table of machines' specs, with which another spec is compared (`kepler_profiler.similarity.SpecTable`)."""
 
     def similarities(self, spec: Spec) -> FloatArray:
         """Return the similarity of each spec in the table to `spec`, shape (specs,)."""

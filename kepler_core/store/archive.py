@@ -80,7 +80,7 @@ def read_archive(content: bytes, where: str) -> dict[str, bytes]:
 
 
 def archive_bytes(snapshot: Snapshot) -> bytes:
-    """Return a zip archive of a pipeline and its manifest, which names the pipeline.
+    """Return a zip archive of a pipeline with a manifest. The manifest names the pipeline.
 
     The archive has the pipeline's files at its top, as the archives of public model databases do: other programs
     unpack an archive into a folder that they name after the pipeline. Archives of equal files have equal bytes.

@@ -18,7 +18,7 @@ MAX_DECISIONS = 500
 """Maximum number of decisions that a store keeps for each pipeline. Older decisions are removed."""
 
 MAX_PAGES = 20
-"""Maximum number of decisions with a page that a store keeps for each pipeline. A page takes up to 1 MB."""
+"""Maximum number of decisions whose HTML page a store keeps for each pipeline. A page takes up to 1 MB."""
 
 _FILE_NAME = re.compile(r"[0-9]{14}-[0-9a-f]{8}\.json")
 
@@ -36,7 +36,8 @@ def is_decision(name: str) -> bool:
 def decision_files(pipeline: str, decision: Mapping[str, Any], page: bytes | None) -> dict[str, bytes]:
     """Return the files that record a decision made now: name -> content, the page first.
 
-    If there is a page, the decision has its path below the store under `page`.
+    `page` is an HTML page about the decision. If it is not None, the path of the page below the store is added to the
+    decision, as `page`.
     """
     name = decision_name()
     if page is None:

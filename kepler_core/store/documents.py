@@ -1,6 +1,6 @@
 """The schemas of a pipeline's JSON documents.
 
-The commands `import`, `publish` and `verify`, and everything that reads a store, check the documents against them.
+The commands `import`, `publish` and `verify`, and everything that reads a store, check documents against these schemas.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ MAX_ATTRIBUTES = 100
 MAX_MEMBERS = 100_000
 
 NO_STORED_WEIGHTS = "no weights are stored"
-"""The reason why a model has no weights if its metadata has no other reason."""
+"""The reason why a model has no weights, if its metadata state no other reason."""
 
 Spec = Annotated[dict[Text, Scalar], msgspec.Meta(max_length=MAX_ATTRIBUTES)]
 """Attributes of a machine: processor, cores, chips, memory (GiB), frequency (MHz)."""
@@ -78,7 +78,7 @@ def decode_node_types(content: bytes, where: str) -> dict[int, NodeTypeEntry]:
 def decode_model(content: bytes, where: str) -> tuple[dict[str, Any], ModelHead]:
     """Return a model's metadata as a dict, and its members that `ModelHead` lists.
 
-    Raises `StoreError` if the metadata is malformed.
+    Raises `StoreError` if the metadata are malformed.
     """
     try:
         metadata = decode_object(content)
@@ -111,7 +111,7 @@ def check_document(name: str, content: bytes, where: str) -> None:
 
 
 def check_documents(files: Mapping[str, bytes], where: str) -> None:
-    """Raise `StoreError` if a document in `files`, which maps paths to contents, does not fit its schema.
+    """Raise `StoreError` if a document in `files` (a mapping from path to content) does not fit its schema.
 
     The error is also raised if a file with the model of one component is larger than `MAX_COMPONENT_BYTES`. Loading
     such a model would fail.

@@ -14,7 +14,8 @@ from kepler_core.models.power_model import HELD_OUT_FILE, METADATA_FILE, WEIGHT_
 
 NODE_TYPE_INDEX = "node_type_index.json"
 REPORT_FILE = "report.html"
-"""The report of the training or of the retraining that made the version, if a listener has added it."""
+"""Name of the file with the report of the training or retraining that made the version. A listener may add this
+file."""
 REPORT_LISTENER = "kepler-core:report"
 """Full name of the listener that adds `REPORT_FILE`."""
 REPORT_SETTING = "KEPLER_REPORT"
@@ -71,13 +72,14 @@ def model_path(model: Mapping[str, Any]) -> str:
 def twin_path(path: str, twin: Twin) -> str:
     """Return the path of a model's twin. `path` is the path of the model, below its pipeline or below the store.
 
-    Both are in the folder of the same energy source and output type. The names in `twin` are not checked.
+    The model and its twin are in the folder of the same energy source and output type. The names in `twin` are not
+    checked.
     """
     return f"{path.rsplit('/', maxsplit=2)[0]}/{twin.feature_group}/{twin.model_name}"
 
 
 def zip_bytes(files: Mapping[str, bytes]) -> bytes:
-    """Return a zip archive of `files`, which maps paths to contents. Archives of equal files have equal bytes."""
+    """Return a zip archive of `files` (path -> content). Archives of equal files have equal bytes."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for name in sorted(files):

@@ -2,6 +2,7 @@
 
     <store>/<pipeline>                  a symbolic link to the current version of the pipeline
     <store>/.versions/<pipeline>/<n>/   the files of version n
+    <store>/.versions/<pipeline>/<n>.index  the index of version n (`serving_index`), if it has many models
     <store>/.decisions/<pipeline>/      the decisions about the pipeline, one file each
     <store>/.staging/                   the version that is being written
     <store>/.readers                    the locks of versions that are being read (`version_locks`)
@@ -22,7 +23,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kepler_core.atomic_files import flush_folder, make_folders, write_flushed, write_tree
 from kepler_core.errors import NameTakenError, StoreError, VersionTakenError
@@ -33,6 +34,9 @@ from kepler_core.store.manifest import MANIFEST_FILE, make_manifest, read_manife
 from kepler_core.store.snapshot import Snapshot
 from kepler_core.store.store import Pruned, Store, checked_name
 from kepler_core.store.version_locks import VersionLock, VersionLocks
+
+if TYPE_CHECKING:
+    from kepler_core.store.serving_index import IndexedModels
 
 VERSIONS = ".versions"
 STAGING = ".staging"
@@ -98,7 +102,7 @@ class LocalStore(Store):
         return Snapshot(pipeline, version, str(folder), manifest, names, read, folder)
 
     def _locked(self, pipeline: str, version: int | None) -> tuple[int | None, Path, VersionLock | None]:
-        """Lock a version, or the current one, for reading. Return its number and folder, and the lock."""
+        """Lock a version, by default the current version, for reading. Return its number and folder, and the lock."""
         if version is not None:
             lock = self._locks.read(pipeline, version) if is_name(pipeline) else None
             if version not in self.versions(pipeline) or lock is None:
@@ -112,6 +116,19 @@ class LocalStore(Store):
             if (lock := self._locks.read(pipeline, number)) is not None and folder.is_dir():
                 return number, folder, lock
         raise StoreError(f"{self.root}: the current version of {pipeline} is replaced again and again")
+
+    def indexed_models(self, pipeline: str) -> IndexedModels | None:
+        version, folder, lock = self._locked(pipeline, None)
+        path = _index_path(folder)
+        if version is None or path.is_symlink() or not path.is_file():
+            return None
+        from kepler_core.store.serving_index import MAX_INDEX_BYTES, decode_index
+
+        def read(name: str, max_bytes: int, lock: VersionLock | None = lock) -> bytes:
+            return _read(f"{folder}/{name}", max_bytes)
+
+        snapshot = Snapshot(pipeline, version, str(folder), None, frozenset(), read, folder)
+        return decode_index(_read(str(path), MAX_INDEX_BYTES), read(MANIFEST_FILE, MAX_FILE_BYTES), snapshot)
 
     def signature(self, pipeline: str) -> str:
         folder = self.path(pipeline)
@@ -145,6 +162,8 @@ class LocalStore(Store):
     # --- writing ---
 
     def _publish(self, pipeline: str, files: Mapping[str, bytes], version: int | None) -> int:
+        from kepler_core.store.serving_index import make_index
+
         checked_name(pipeline)
         link = self.root / pipeline
         try:
@@ -153,19 +172,26 @@ class LocalStore(Store):
                 number = self.next_version(pipeline)
                 if version not in (None, number):
                     raise VersionTakenError(pipeline, number - 1)
-                write_tree(staging, {**files, MANIFEST_FILE: make_manifest(files).encode()})
+                files = {**files, MANIFEST_FILE: make_manifest(files).encode()}
+                index = make_index(pipeline, number, files)
+                write_tree(staging, files)
                 versions = self.root / VERSIONS / pipeline
                 make_folders(versions)
                 os.rename(staging, versions / str(number))
                 flush_folder(versions)
                 staging.mkdir()
                 try:
+                    if index is not None:
+                        write_flushed(staging / "index", index)
+                        os.replace(staging / "index", _index_path(versions / str(number)))
+                        flush_folder(versions)
                     self._make_current(pipeline, number, staging)
                 except BaseException:
                     # Remove the new version, because the caller gets an error instead of the version's number.
                     # But keep the version if it is current: an interruption may arrive after the link was replaced.
                     if not (link.is_symlink() and os.readlink(link) == _link_target(pipeline, number)):
                         shutil.rmtree(versions / str(number), ignore_errors=True)
+                        _index_path(versions / str(number)).unlink(missing_ok=True)
                     raise
                 return number
         except ValueError as error:
@@ -217,7 +243,9 @@ class LocalStore(Store):
         with lock:
             # After the renaming, the version does not exist any more. If this process is killed before it has removed
             # all files, the next writer removes `.staging`.
-            os.rename(self.root / VERSIONS / pipeline / str(version), staging / str(version))
+            folder = self.root / VERSIONS / pipeline / str(version)
+            _index_path(folder).unlink(missing_ok=True)
+            os.rename(folder, staging / str(version))
         shutil.rmtree(staging / str(version), ignore_errors=True)
         return True
 
@@ -288,9 +316,14 @@ class LocalStore(Store):
         flush_folder(self.root)
 
 
+def _index_path(folder: Path) -> Path:
+    """Return the path of the index of the version in a folder."""
+    return folder.with_name(f"{folder.name}.index")
+
+
 def _is_folder_or_link(path: Path) -> bool:
     try:
-        # is_symlink() comes first: is_dir() follows the link, which fails if the name of the link's target is too long
+        # is_symlink() comes first: is_dir() follows the link, and fails if the name of the link's target is too long
         return path.is_symlink() or path.is_dir()
     except OSError:
         return False

@@ -42,7 +42,7 @@ class Manifest(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
 
 def make_manifest(files: Mapping[str, bytes], pipeline: str | None = None) -> Manifest:
-    """Return the manifest of `files`, which maps paths below the pipeline to contents.
+    """Return the manifest of `files`, a mapping from path below the pipeline to content.
 
     `pipeline` is the name that the manifest gives to the pipeline; if it is None, the manifest contains no name.
     """

@@ -50,5 +50,5 @@ class ModelArchive(Mapping[str, bytes]):
                 parts = decode_json(self[MODEL_FILE], ModelFile).components.values()
                 names |= {part.file for part in parts if part.file is not None} & set(self._names)
             except DocumentError:
-                pass  # loading the model reports that `model.json` is malformed
+                pass  # `load_model` will report that `model.json` is malformed
         return ModelArchive(zip_bytes({name: self[name] for name in names}), self._where)

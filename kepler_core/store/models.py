@@ -30,7 +30,7 @@ from kepler_core.store.manifest import FileRecord, make_record
 from kepler_core.store.safe_zip import read_zip
 from kepler_core.store.scores import Scores, read_scores
 from kepler_core.store.snapshot import Snapshot
-from kepler_core.text_blocks import PackedText, Packer
+from kepler_core.text_blocks import PackedText, Packer, Unpacked
 from kepler_core.vocabulary import OUTPUT_TYPES
 
 _MODEL_ZIP = re.compile(
@@ -75,20 +75,31 @@ class StoredModel:
     portable: bool
     """Whether the model has the form in which Kepler Core stores models. Its folder then has a `model.json`."""
     pickled: bool
-    """Whether the estimator of kepler-model-server can load the model's zip file, which contains pickles."""
+    """Whether the model's zip file contains pickles that the estimator of kepler-model-server can load."""
     no_linear_weights: str | None
     """The reason why Kepler Core cannot evaluate weights of a model that is not portable; None if it can.
 
     For portable models, the value has no meaning: Kepler Core does not need their weights."""
     _packed: PackedText
     _other_weights: PackedText | None
-    """Linear weights that only Kepler Core can evaluate safely. Then `weights` is None, because Kepler cannot."""
+    """Linear weights that Kepler Core can evaluate safely, but Kepler cannot; None if there are none. With such
+    weights, `weights` is None."""
     archive_record: FileRecord | None
     """The size and digest of the model's zip file; None if `read_models` did not read this file."""
 
     @property
     def pipeline(self) -> str:
         return self.snapshot.pipeline
+
+    @property
+    def text(self) -> bytes:
+        """The content of the model's `metadata.json`."""
+        return self._packed.unpack()
+
+    @property
+    def other_weights(self) -> bytes | None:
+        """The content of `_other_weights`."""
+        return None if self._other_weights is None else self._other_weights.unpack()
 
     @property
     def encoded(self) -> bytes:
@@ -197,6 +208,18 @@ def count_models(snapshot: Snapshot) -> int:
     return sum(1 for name in snapshot.names if _MODEL_ZIP.fullmatch(name))
 
 
+def parts_of_path(path: str) -> tuple[str, str, str, str, str, int]:
+    """Return energy source, output type, feature group, name, trainer and number of the node type from a model's path.
+
+    Raises `ValueError` if this is not the path of a model.
+    """
+    parts = _MODEL_ZIP.fullmatch(path + ".zip")
+    if parts is None or not {".", ".."}.isdisjoint(path.split("/")):
+        raise ValueError(f"{path[:100]!r} is not the path of a model")
+    source, output_type, group, name, trainer, number = parts.groups()
+    return source, output_type, group, name, trainer, int(number)
+
+
 def read_node_types(snapshot: Snapshot) -> dict[int, NodeType]:
     """Return the pipeline's node types by number, or raise `StoreError` if the index is malformed."""
     if NODE_TYPE_INDEX not in snapshot.names:
@@ -210,23 +233,37 @@ def read_node_types(snapshot: Snapshot) -> dict[int, NodeType]:
 def read_models(snapshot: Snapshot, *, serving: bool = False) -> list[StoredModel]:
     """Return all models of a pipeline, in the order of their paths.
 
-    Servers that send the models' zip files and never load a model pass `serving=True`. Then the zip file of every
-    model is read, too, and the returned models keep no file names in memory. Raises `StoreError` if a file that
-    the manifest lists is missing, or if a file that is read is damaged.
+    `serving=True` is meant for servers that send the zip files of models and never load a model: the function then also
+    reads the zip file of every model, and the returned models keep no file names in memory. Raises `StoreError` if a
+    file in the manifest is missing, or if the function reads a damaged file.
+    """
+    return list(iterate_models(snapshot, serving=serving))
+
+
+def iterate_models(
+    snapshot: Snapshot,
+    *,
+    serving: bool = False,
+    packed: bool = True,
+    node_types: Mapping[int, NodeType] | None = None,
+) -> Iterator[StoredModel]:
+    """Yield the models of `read_models` one by one.
+
+    Callers that drop a model before they take the next one pass `packed=False`. Then no time is spent on compressing.
+    `node_types` are those of the pipeline; if they are None, they are read.
     """
     snapshot.check_complete()
-    node_types = read_node_types(snapshot)
+    if node_types is None:
+        node_types = read_node_types(snapshot)
     archives = sorted(name for name in snapshot.names if name.endswith(".zip") and _MODEL_ZIP.fullmatch(name))
     needed = (file for name in archives for file in _needed_files(name, snapshot.names, serving))
     contents = snapshot.read_many(needed)
     kept = snapshot.bare() if serving else snapshot
-    packers = Packer(), Packer()
-    models = []
+    packers = (Packer(), Packer()) if packed else (Unpacked(), Unpacked())
     for zip_name in archives:
         # `contents` yields the files model by model. Take the files of one model at a time, to save memory.
         files = dict(islice(contents, len(_needed_files(zip_name, snapshot.names, serving))))
-        models.append(_read_model(snapshot, kept, zip_name, node_types, files, packers))
-    return models
+        yield _read_model(snapshot, kept, zip_name, node_types, files, packers)
 
 
 def best_abs_model(snapshot: Snapshot, source: str, features: tuple[str, ...], node_type: int) -> PowerModel:

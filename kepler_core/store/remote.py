@@ -5,12 +5,11 @@
     <root>/.versions/<pipeline>/9f3c…/      the files of version 3
     <root>/.decisions/<pipeline>/           the decisions about the pipeline, one object each
 
-Object stores have neither renames nor links, but they write each object as a whole. So a publisher first
-writes the files of a version, the manifest last, to a folder with a random name. Then it claims the next
-free version number n: it creates `<n>.json`, which fails if another publisher has created this object. Then
-it replaces `.current/<pipeline>`, which publishes the version. Publishers that run at the same time get
-different numbers and different folders. A publisher that is killed leaves behind a folder without a number,
-or a complete version that is not current.
+Object stores have neither renames nor links, but they write each object as a whole. So a publisher first writes the
+files of a version, the manifest last, to a folder with a random name. Then it claims the next free version number n: it
+creates `<n>.json`. This fails if another publisher has created this object. Then it replaces `.current/<pipeline>`,
+which publishes the version. Publishers that run at the same time get different numbers and different folders. A
+publisher that is killed leaves behind a folder without a number, or a complete version that is not current.
 """
 
 from __future__ import annotations
@@ -336,7 +335,7 @@ class RemoteStore(Store):
     def _errors(self, action: str) -> Iterator[None]:
         """Raise `StoreError` instead of any exception in the `with` block. `action` is "read" or "write".
 
-        fsspec's file systems raise exceptions of different libraries, which have no common base class.
+        fsspec's file systems raise exceptions of different libraries. These exceptions have no common base class.
         """
         try:
             yield

@@ -135,10 +135,10 @@ def _max_entries(content: bytes) -> int:
     else:
         end = content.rfind(b"PK\5\6", max(0, len(content) - 2**16 - 22))
     if end < 0 or len(content) < end + 22:
-        return 0  # not an archive: the caller's use of zipfile raises an error
+        return 0  # not an archive: zipfile raises an error when the caller opens the content
     (size,) = struct.unpack_from("<I", content, end + 12)
     if size == 2**32 - 1 or content[max(0, end - 20) : end].startswith(b"PK\6\7"):
-        start = 0  # in a zip64 archive, another record has the directory's size: count from the first byte on
+        start = 0  # a zip64 archive states the directory's size elsewhere: count the signatures in the whole archive
     else:
         start = max(0, end - size - 4)
     return content.count(b"PK\1\2", start, end)

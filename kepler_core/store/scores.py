@@ -15,7 +15,7 @@ from kepler_core.honesty.document import HONESTY_KEY, SPLIT_NAMES
 _NOT_SCORES = ("node_type", "rows", "mape_floor")
 """Keys of numbers in the metadata that are not scores."""
 
-# Models with the same scores share one tuple of names, which saves memory in large stores.
+# Models whose scores have the same names share one tuple of names. This saves memory in large stores.
 _SHARED_NAMES: dict[tuple[str, ...], tuple[str, ...]] = {}
 _MAX_SHARED_NAMES = 1000
 
@@ -55,7 +55,7 @@ def read_scores(metadata: Mapping[str, Any], default_data: tuple[Any, ...]) -> S
     `<component>_<number's name>`. The mae on each measured split (`kepler_core.honesty`) is a score named
     `<split>_mae`, and the mae on the hardest part of the split a score named `<split>_worst`. Recalibrated
     models also have the scores `blocks_standard_error` and `blocks_earlier`. If the top level has no `r2`, the score
-    `r2` is the lowest r2 of all components. `default_data` identifies the validation data if the metadata does not
+    `r2` is the lowest r2 of all components. `default_data` identifies the validation data if the metadata do not
     identify it.
     """
     scores: dict[str, float] = {}
@@ -118,8 +118,8 @@ def _component_scores(metadata: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 def _measured_on(metadata: Mapping[str, Any], default_data: tuple[Any, ...]) -> tuple[Any, ...]:
     lineage, validation = metadata.get("lineage"), metadata.get("validation")
     if isinstance(lineage, dict) and isinstance(validation, dict) and "data" in lineage:
-        # The timestamps are part of the identity: if the series of a feature group begin later in a recording, the
-        # group's models are validated on other data than the models of other feature groups.
+        # The timestamps are part of the identity: the series of a feature group may begin later in a recording. Then
+        # the group's models are validated on other data than the models of other feature groups.
         return _shared_tuple(str(lineage["data"]), str(validation.get("timestamps")), *default_data[1:])
     return _shared_tuple(*default_data)
 

@@ -1,4 +1,4 @@
-"""Snapshots of pipelines: each one reads the files of one version of a pipeline."""
+"""Snapshots of pipelines: each snapshot reads the files of one version of a pipeline."""
 
 from __future__ import annotations
 
@@ -60,11 +60,15 @@ class Snapshot:
         return content
 
     def bare(self) -> Snapshot:
-        """Return a copy of the snapshot without manifest and names, which takes less memory.
+        """Return a copy of the snapshot without manifest and names. The copy takes less memory.
 
         Only the method `read_as` can read files from the copy.
         """
         return attrs.evolve(self, manifest=None, names=frozenset())
+
+    def with_names(self, names: Iterable[str]) -> Snapshot:
+        """Return a copy of the snapshot with these paths of files."""
+        return attrs.evolve(self, names=frozenset(names))
 
     def read_many(self, names: Iterable[str]) -> Iterator[tuple[str, bytes]]:
         """Yield each file's name and content, in the order of `names`. Files of remote stores are read in parallel."""

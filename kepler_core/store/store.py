@@ -3,17 +3,16 @@
     <store>/<pipeline>/   metadata.json, node_type_index.json, …_model_metadata.csv, manifest.json,
                           <source>/<output_type>/<feature_group>/<Trainer>_<node_type>.zip, …
 
-A store keeps the versions of its pipelines. Readers take a `Snapshot` of a pipeline, which stays the same
-version while they read, even if a new version is published meanwhile. A pipeline that was copied into the
-store by hand can be read too. Such a pipeline has no versions and no manifest, and Kepler Core never writes
-to it.
+A store keeps the versions of its pipelines. Readers take a `Snapshot` of a pipeline. It stays the same version while
+they read, even if a new version is published meanwhile. A pipeline that was copied into the store by hand can be read
+too. Such a pipeline has no versions and no manifest, and Kepler Core never writes to it.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -22,6 +21,9 @@ from kepler_core.names import check_name
 from kepler_core.store.documents import check_documents
 from kepler_core.store.snapshot import Snapshot
 from kepler_core.urls import shown_location
+
+if TYPE_CHECKING:
+    from kepler_core.store.serving_index import IndexedModels
 
 
 @attrs.frozen
@@ -54,6 +56,13 @@ class Store(ABC):
 
         Raises `StoreError` if the version does not exist or cannot be read.
         """
+
+    def indexed_models(self, pipeline: str) -> IndexedModels | None:
+        """Return the models of the pipeline's current version from its index; None if the version has no index.
+
+        Raises `UnusableIndexError` if the index cannot be used, and `StoreError` if the version cannot be read.
+        """
+        return None
 
     @abstractmethod
     def signature(self, pipeline: str) -> str:
@@ -123,8 +132,8 @@ class Store(ABC):
     def record_decision(self, pipeline: str, decision: Mapping[str, Any], page: bytes | None = None) -> None:
         """Store a decision about a pipeline as JSON, and remove all but the newest `MAX_DECISIONS` decisions.
 
-        `page` is an HTML page about the decision, which is stored beside it; None if there is none. The stored
-        decision has its path below the store under `page`. All but the newest `MAX_PAGES` pages are removed.
+        `page` is an HTML page about the decision, which is stored beside it; None if there is none. The key `page` of
+        the stored decision has the path of this page below the store. All but the newest `MAX_PAGES` pages are removed.
         """
 
     @abstractmethod

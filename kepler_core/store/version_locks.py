@@ -148,7 +148,7 @@ def _position(pipeline: str, version: int) -> int:
 
 
 def _set(descriptor: int, kind: str, position: int) -> None:
-    # F_OFD_SETLK sets a lock that belongs to the open file, while F_SETLK sets a lock that belongs to the process.
-    # So the locks of two open files conflict even within one process.
+    # F_OFD_SETLK sets a lock that belongs to the open file, but F_SETLK sets a lock that belongs to the process. So the
+    # locks of two open files conflict even within one process.
     lock = struct.pack(_LOCK_STRUCT, _TYPES[kind], os.SEEK_SET, position, 1, 0)
     fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, lock)

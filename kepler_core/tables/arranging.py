@@ -29,7 +29,7 @@ class Arranged:
     stream: IntArray
     """Number of each row's stream, shape (rows,)."""
     time: FloatArray
-    """Unix seconds of each row, shape (rows,). Without timestamps in the tables: the row's number in its stream."""
+    """Unix seconds of each row, shape (rows,). If the tables have no timestamps: the row's number in its stream."""
     container: IntArray
     """Number of each row's container, shape (rows,); 0 if the rows stand for nodes."""
     features: Mapping[str, FloatArray]
@@ -67,9 +67,10 @@ class Numbering:
 
 
 def arrange(tables: Sequence[Table], numbering: Numbering, counts: Counts) -> Arranged:
-    """Sort the rows of tables of one level. Count the cells that are not finite numbers.
+    """Sort the rows of all tables of nodes, or of all tables of containers.
 
-    Raises `TableError` if two rows have the same stream, time and container.
+    Cells that are not finite numbers are counted in `counts`. Raises `TableError` if two rows have the same stream,
+    time and container.
     """
     stream = _concatenated([numbering.streams_of(table) for table in tables])
     container = _concatenated([numbering.containers_of(table) for table in tables])
@@ -95,7 +96,7 @@ def arrange(tables: Sequence[Table], numbering: Numbering, counts: Counts) -> Ar
 
 
 def number_samples(levels: Sequence[Arranged]) -> tuple[IntArray, FloatArray, list[IntArray]]:
-    """Number the samples of all levels together.
+    """Number the samples of all levels (tables of nodes, and tables of containers) together.
 
     Return the stream and the time of each sample, shape (samples,), sorted by stream and time. Return also, for
     each level, the sample number of each row, shape (rows,).

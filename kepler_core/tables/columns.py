@@ -106,7 +106,7 @@ def choose(
 
     `names` is the result of `parse_columns`. A column that is not in `names` is read if it has one of Kepler Core's
     names. Raises `TableError` if the table lacks a column of `names` or `third_party`, has two columns of the same
-    name, or has no power although it `needs_power`.
+    name, or has no power although `needs_power` is true.
     """
     if repeated := [name for name, times in Counter(header).items() if times > 1]:
         raise TableError(f"two columns have the name {quoted(repeated[0])}", document=table)

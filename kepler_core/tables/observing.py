@@ -42,7 +42,8 @@ class TableData:
     """
 
     observations: Observations
-    """The tables as observations. If only containers have a value, the node has their sum, or NaN if one is unknown."""
+    """The values in the tables as observations. If the tables have a value only for containers, the node's value is the
+    sum over its containers; NaN if the value of a container is unknown."""
     node_features: Mapping[str, FloatArray]
     """Feature -> value in the tables with rows of nodes, shape (samples,)."""
     node_power: Mapping[PowerKey, FloatArray]
@@ -65,8 +66,8 @@ def observe_tables(
     """Return the contents of tables.
 
     `source_of` returns the energy source of a component's power; None if the power is not used. `cpus` is the
-    number of CPUs of each node. More CPU time than this number of CPUs can use is left out. Raises `TableError` if
-    tables contradict each other, and `RecordingError` if two recordings have the same node at the same time.
+    number of CPUs of each node. CPU time that exceeds what this number of CPUs can use is left out. Raises `TableError`
+    if tables contradict each other, and `RecordingError` if two recordings have the same node at the same time.
     """
     of_nodes = [table for table in tables if table.container is None]
     of_containers = [table for table in tables if table.container is not None]
@@ -191,7 +192,10 @@ def _combined(
     row_sample: IntArray,
     n: int,
 ) -> dict[Key, FloatArray]:
-    """Return the values of the nodes, shape (samples,). The sum over the containers replaces an unknown value."""
+    """Return the values of the nodes, shape (samples,).
+
+    If a node's value is unknown, it is replaced by the sum over the node's containers (by the mean for `gauges`).
+    """
     combined = dict(of_nodes)
     sizes = np.bincount(row_sample, minlength=n)
     for key, values in of_rows.items():
@@ -228,7 +232,7 @@ def _without_left_out(data: TableData) -> TableData:
         row_power = {key: kept(watts, observations.power[key][at]) for key, watts in row_power.items()}
     return attrs.evolve(
         data,
-        # Listeners search the power for times without load. Without timestamps, rows have no order, so hide the power.
+        # Listeners use the power to find times without load. Without timestamps, rows have no order: hide the power.
         observations=observations if data.has_times else attrs.evolve(observations, power={}),
         node_features={name: kept(values, nodes[name]) for name, values in data.node_features.items()},
         node_power={key: kept(watts, observations.power[key]) for key, watts in data.node_power.items()},

@@ -1,4 +1,4 @@
-"""The bounds of table files, the columns that were read from a file, and the conversion of text to numbers."""
+"""The size limits of table files, the columns that were read from a file, and the conversion of text to numbers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ MAX_BYTES = 2**30
 MAX_ROWS = 5_000_000
 MAX_COLUMNS = 4096
 MAX_ROW_CHARACTERS = 4 * 2**20
-"""Maximum length of a row of a CSV file. Without it, one row of commas could fill the memory with empty cells."""
+"""Maximum length of a row of a CSV file. Without this limit, one row of commas could fill the memory with empty
+cells."""
 MAX_TEXT_CHARACTERS = 4096
 
 Kind = Literal["number", "time", "text"]

@@ -15,7 +15,7 @@ from kepler_core.vocabulary import OutputType, in_component_order
 
 
 class TableRows(Extractor):
-    """An extractor that returns the rows of tables unchanged: another extractor or the user's program made them.
+    """An extractor that returns the rows of tables unchanged. Another extractor or the user's program made these rows.
 
     `memory` is the number of consecutive timestamps from which each row of the tables was calculated.
     """

@@ -72,7 +72,7 @@ def read_table(name: str, columns: Mapping[str, str], third_party: Sequence[str]
 
     `columns` maps Kepler Core's names to names in the file (see `parse_columns`). `third_party` names further
     columns to use as features. Without `needs_power`, the table may have features only. Raises `TableError` or
-    `UsageError` if the file is not such a table.
+    `UsageError` if the file is not a table with the named columns.
     """
     read = read_csv if check_suffix(name) == ".csv" else read_parquet
     chosen: dict[str, str] = {}

@@ -84,7 +84,8 @@ def check_collector(plugin: type[Collector] | str, arguments: Mapping[str, Any] 
 def check_output(plugin: type[Output] | str, arguments: Mapping[str, Any] | None = None) -> None:
     """Check an output: it takes readings, withdraws them and closes.
 
-    Pass `arguments` that publish in a temporary place, so that the check does not disturb a running meter.
+    Pass `arguments` with which the output publishes in a temporary folder, so that the check does not disturb a running
+    meter.
     """
     _check(Output, plugin, arguments)
 

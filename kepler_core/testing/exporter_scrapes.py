@@ -1,4 +1,6 @@
-"""Checks of metric schemas for mistakes that make power too high or too low: added zones, gauges, double counting.
+"""Checks of metric schemas for mistakes that make power too high or too low.
+
+Examples of such mistakes: zones that overlap are added up, a gauge is read as a counter, energy is counted twice.
 
 The checks are most useful with the exporter's own output, which the plugin's author passes as `scrape`: the text of
 its page /metrics. Without it, the checks use the metric names that the schema's method `spelling` returns, and
@@ -94,7 +96,10 @@ def adds_no_overlapping_zones(subject: Subject) -> None:
 def _zone_series(
     mapping: MetricMapping, scraped: Sequence[Mapping[str, str]]
 ) -> list[tuple[str, str, Mapping[str, str]]]:
-    """Return series that have a zone, for tests of a mapping, as (label, zone, labels of the series)."""
+    """Return the series with a zone on which a mapping is tested.
+
+    Each item is (name of the label that holds the zone, zone, labels of the series).
+    """
     series = []
     for labels in scraped:
         for label, value in labels.items():
@@ -109,7 +114,7 @@ def _zone_series(
 
 
 def uses_no_gauge_as_energy(subject: Subject) -> None:
-    """Check that energy is a counter of joules and power a gauge of watts.
+    """Check that metrics of energy are counters of joules, and that metrics of power are gauges of watts.
 
     The type in the exporter's output decides. Without an output, the unit in the metric's name decides.
     """
@@ -134,10 +139,10 @@ def uses_no_gauge_as_energy(subject: Subject) -> None:
 
 
 def counts_nothing_twice(subject: Subject) -> None:
-    """Check that the parts of a feature or component do not contain each other, and that alternatives have ranks.
+    """Check that parts of a feature or component do not contain each other, and that alternative metrics have ranks.
 
     A metric whose name has all words of another name and more words, such as x_cpu_active_joules_total beside
-    x_cpu_joules_total, measures a part of that metric. The two must not be added up.
+    x_cpu_joules_total, measures a part of the other metric. The two metrics must not be added up.
     """
     families = scraped_families(subject)
     by_name: dict[tuple[str, str, str], list[tuple[str, MetricMapping]]] = {}

@@ -84,7 +84,7 @@ def _until(observations: Observations, end: int) -> Observations:
 
 
 def returns_what_was_requested(subject: Subject) -> None:
-    """Check that rows are by node or by container, and that features and components are in order, as requested."""
+    """Check that rows are those of nodes or of containers, and features and components in order, as requested."""
     for by_container in (False, True):
         dataset = _extract(subject, by_container)
         rows = "by container" if by_container else "by node"
@@ -180,7 +180,7 @@ def does_not_change_its_data(subject: Subject) -> None:
 
 
 def is_deterministic(subject: Subject) -> None:
-    """Check that the same observations give the same rows twice."""
+    """Check that two calls of `extract` with the same observations return equal rows."""
     for by_container in (False, True):
         first, second = (_extract(subject, by_container) for _ in range(2))
         require(first.frame.equals(second.frame), "the same observations gave two different data sets")

@@ -118,7 +118,7 @@ def does_not_change_its_data(subject: Subject) -> None:
 
 
 def is_deterministic(subject: Subject) -> None:
-    """Check that the same data set gives the same result twice."""
+    """Check that two calls of `isolate` with the same data set return equal results."""
     first, second = (_isolate(subject, small_dataset(by_container=True)) for _ in range(2))
     require(first.frame.equals(second.frame), "the same data set gave two different results; use a fixed seed")
 

@@ -53,10 +53,10 @@ _OTHER_METRICS = (
 
 
 def _metrics(subject: Subject) -> dict[str, tuple[str, ...]]:
-    """Return metric name -> the features or components that series of the metric measure.
+    """Return a dictionary: metric name -> the features or components that series of the metric measure.
 
     The plugin's author can pass these metrics to the checks. By default, they are all metric names that the schema's
-    method `spelling` returns. The names of a metric that the author does not pass are not known and empty.
+    method `spelling` returns. A metric that occurs only in the exporter's output has an empty tuple.
     """
     metrics: dict[str, tuple[str, ...]] = {}
     extra: Mapping[str, str] | None = subject.extras.get("metrics")
@@ -76,7 +76,7 @@ def _metrics(subject: Subject) -> dict[str, tuple[str, ...]]:
 
 
 def _mappings(schema: Any, metric: str) -> tuple[MetricMapping, ...]:
-    """Return the mappings of a metric, without statements that series are unused."""
+    """Return the mappings of a metric, without the entries of the class `UnusedMetric`."""
     result = schema.mappings(metric)
     is_valid = isinstance(result, (tuple, list)) and all(
         isinstance(entry, (MetricMapping, UnusedMetric)) for entry in result
@@ -86,7 +86,7 @@ def _mappings(schema: Any, metric: str) -> tuple[MetricMapping, ...]:
 
 
 def knows_metrics(subject: Subject) -> None:
-    """Check that there is at least one metric, and that `mappings` maps each metric to the expected names."""
+    """Check that the schema maps at least one metric, and maps each metric to the expected features or components."""
     metrics = _metrics(subject)
     schema = subject.make()
     require(
@@ -149,8 +149,8 @@ def ignores_other_metrics(subject: Subject) -> None:
 def knows_no_other_schemas_metrics(subject: Subject) -> None:
     """Check that no other installed schema maps the same metrics.
 
-    If two schemas map a metric, the schema that knows more metrics of a recording is used, so that the choice depends
-    on the recording.
+    If two schemas map the same metric, Kepler Core uses the schema that knows more metrics of a recording. So the
+    choice would depend on the recording.
     """
     for name, other in registry.metric_schemas.load_all()[0].items():
         if other is subject.plugin:
@@ -208,10 +208,11 @@ _Tested = tuple[str, MetricMapping, float]
 
 
 def _check_units(schema: Any, entries: Sequence[_Tested], cpus: Sequence[_Tested]) -> None:
-    """Check that a recording of one feature or component, and of one CPU, is read in our units."""
+    """Check that a recording of one feature or component, and of one CPU, is read in the units of the vocabulary."""
     content: dict[str, list[dict[str, Any]]] = {}
     for metric, mapping, share in (*entries, *cpus):
-        if mapping.kind != "cpus" or metric not in content:  # the series of a feature tell the number of CPUs, too
+        # If a feature uses the metric of the CPUs, too, the series of the feature also shows the CPU.
+        if mapping.kind != "cpus" or metric not in content:
             content.setdefault(metric, []).append(_series(schema, mapping, share))
     observations = observe([read_recording(content, name="of known power")])
     for metric, mapping, _ in entries:
@@ -242,7 +243,7 @@ def _tested_mappings(schema: Any, metrics: Sequence[str]) -> list[_Tested]:
     ]
     tested: list[_Tested] = []
     for name in dict.fromkeys(mapping.name for _, mapping in known):
-        # the level of units comes first, because it is preferred to the level of nodes
+        # containers or processes come first, because their mappings are preferred to those of nodes
         of_name = sorted(((m, x) for m, x in known if x.name == name), key=lambda e: (e[1].level == "node", e[1].rank))
         first = of_name[0][1]
         parts: dict[str, tuple[str, MetricMapping]] = {}
@@ -271,7 +272,7 @@ def _series(schema: Any, mapping: MetricMapping, share: float) -> dict[str, Any]
         if mapping.counter:
             value = rate * STEP_SECONDS * number / mapping.scale
         elif mapping.share_of is not None:
-            value = rate / (1000 * mapping.scale)  # of one CPU
+            value = rate / (1000 * mapping.scale)  # the share of one CPU
         else:
             value = rate / mapping.scale if is_power else rate
         values.append([timestamp, f"{value:.9g}"])

@@ -87,7 +87,7 @@ def reads_back_what_it_wrote(subject: Subject) -> None:
 
 
 def writes_the_same_bytes(subject: Subject) -> None:
-    """Check that `dump` writes the same bytes for the same regressor, so that stores notice which models changed."""
+    """Check that two calls of `dump` with a regressor return equal bytes, so that stores notice changed models."""
     fitted, X = _fitted(subject)
     first, second = (subject.make().dump(fitted, FEATURES, X) for _ in range(2))
     require(first == second, "two dumps of one regressor differ; leave out times, random names and unordered sets")

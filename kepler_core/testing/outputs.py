@@ -24,7 +24,10 @@ def advances_at_a_positive_interval(subject: Subject) -> None:
 
 
 def publishes_and_withdraws(subject: Subject) -> None:
-    """Check that an output takes readings, withdraws them, and can be closed twice. It may raise `OutputError`."""
+    """Check that an output publishes readings, withdraws them, and can be closed twice.
+
+    The output may raise `OutputError`, but only with a message.
+    """
     output = create(subject.plugin, subject.name, subject.arguments)
     try:
         output.restore()

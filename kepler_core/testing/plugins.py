@@ -58,7 +58,7 @@ def arguments_are_typed(subject: Subject) -> None:
 
 
 def defaults_can_be_written_in_yaml(subject: Subject) -> None:
-    """Check that every default fits its annotation, because `plugins info` shows the defaults as example YAML."""
+    """Check that every default has the annotated type, because `plugins info` shows the defaults as example YAML."""
     for argument in arguments_of(subject.plugin):
         if argument.required:
             continue

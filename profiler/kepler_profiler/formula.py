@@ -1,4 +1,4 @@
-"""The machine formula: watts of a machine that was never measured, from what it is and how busy it is.
+"""The machine formula: watts of a machine that was never measured, from facts about the machine and its load.
 
     watts(load) = idle + (full − idle) · shape(load)
 
@@ -8,8 +8,8 @@ are data (`machines/formula.json` in `kepler_config`), fitted by `bench/machine_
 SPECpower_ssj2008 results. docs/machine-formula.md explains them and their errors.
 
 The watts are AC power at the wall plug of the whole machine, with its power supply, fans, disks and memory. `load` is
-the share of the highest throughput, taken from the share of busy CPU time. `package_watts` estimates the part of
-the processors.
+the throughput as a fraction of the highest throughput; the fraction of CPU time that is busy stands for it.
+`package_watts` estimates the part of the watts that the processors draw.
 
     machine = describe(discover().spec, lookup(model_name))
     result = estimate(machine, load=0.3)
@@ -45,7 +45,7 @@ __all__ = [
 ]  # fmt: skip
 
 IdleShare = Literal["reservation", "none"]
-"""The part of the host's idle power that counts for a guest: its reserved share of the host's threads, or nothing."""
+"""The part of the host's idle power that belongs to a guest: its reserved share of the host's threads, or nothing."""
 
 SMALL_THREADS = 32
 """A machine with fewer threads may be something other than a server."""
@@ -54,7 +54,7 @@ _MAX_MEASURED_CHIPS = 8
 _MAX_IDLE_PART = 0.95
 _MIN_FULL_BY_IDLE = 1.05
 _MAX_WATTS = 50_000.0
-"""No single machine draws more watts. A description that results in more is taken as wrong."""
+"""No single machine draws more watts. If the estimate exceeds this value, the description is taken as wrong."""
 IDLE_METER_ERROR = 0.03
 """Assumed error of an idle power that a user states, as a fraction."""
 _CONTRADICTION = 4.0
@@ -93,7 +93,7 @@ class Estimate:
 
 @attrs.frozen
 class NoEstimate:
-    """There is no estimate for a machine, because every number would be wrong."""
+    """The result for a machine whose power cannot be estimated, because every number would be wrong."""
 
     reasons: tuple[str, ...]
 
@@ -108,7 +108,7 @@ class GuestPower:
     idle: float
     """The guest's share of the host's idle power."""
     dynamic: float
-    """The part that the guest's work adds."""
+    """The power that the guest's work adds to `idle`."""
     full: float
     """Power of the guest if all of its virtual CPUs are busy."""
     idle_share: IdleShare
@@ -121,7 +121,7 @@ class MachinePowers(Protocol):
 
     @property
     def guest_factor(self) -> Sequence[float]:
-        """Lowest and highest factor of the dynamic power of a guest if the load of its host is not known."""
+        """Lowest and highest ratio of a guest's dynamic power to its estimate, if the load of its host is not known."""
 
     def estimate(
         self, machine: MachineDescription, load: float, *, idle_watts: float | None = None
@@ -129,7 +129,7 @@ class MachinePowers(Protocol):
         """Return the AC power of a whole machine at a load from 0 to 1; see `MachineFormula.estimate`."""
 
     def shape(self, machine: MachineDescription) -> Sequence[float]:
-        """Return the part of the power between idle and full load at each load in `LEVELS`."""
+        """Return, for each load in `LEVELS`, the fraction of the way from idle power (0) to full power (1)."""
 
 
 class MachineFormula:
@@ -154,7 +154,7 @@ class MachineFormula:
         return "server"
 
     def ends(self, machine: MachineDescription, idle_watts: float | None = None) -> tuple[float, float]:
-        """Return the watts of the idle machine and at full load. `idle_watts` is the idle power, if it is known."""
+        """Return the watts of a machine at idle and at full load. `idle_watts` is the idle power, if it is known."""
         values = terms(machine, imputed_values(machine, self.document.imputed))
         if idle_watts is not None:
             log_full = _sum(self.document.full_by_idle, {**values, "idle": math.log(idle_watts / 100)})
@@ -163,7 +163,10 @@ class MachineFormula:
         return full * min(math.exp(_sum(self.document.idle, values)), _MAX_IDLE_PART), full
 
     def shape(self, machine: MachineDescription) -> tuple[float, ...]:
-        """Return the part of the power between idle and full load at each load in `LEVELS`; it never falls."""
+        """Return, for each load in `LEVELS`, the fraction of the way from idle power (0) to full power (1).
+
+        The fraction never falls with rising load.
+        """
         values = terms(machine, imputed_values(machine, self.document.imputed))
         root, square = _sum(self.document.shape.root, values), _sum(self.document.shape.square, values)
         parts: list[float] = [0.0]
@@ -178,9 +181,9 @@ class MachineFormula:
         """Return the AC power of a whole machine at a load from 0 (idle) to 1 (highest throughput).
 
         `idle_watts` is the machine's measured idle power. It makes the interval of the estimate narrower. Returns
-        `NoEstimate` if the machine's facts contradict `idle_watts`, if the estimate is above any machine's power, or
-        if the processor of a small machine is unknown and not by Intel or AMD (it may be a board of a few watts).
-        Raises `UsageError` if `load` or `idle_watts` is out of its range.
+        `NoEstimate` if the machine's facts contradict `idle_watts`, or if the estimate is above any machine's power.
+        Also returns `NoEstimate` for a small machine with an unknown processor that is not by Intel or AMD: it may be a
+        board of a few watts. Raises `UsageError` if `load` or `idle_watts` is out of its range.
         """
         _check_load(load)
         is_unknown = {"tdp", "year"} <= set(machine.missing)
@@ -198,7 +201,7 @@ class MachineFormula:
             ratio = max(idle_watts / usual_idle, usual_idle / idle_watts)
             stated = f"the stated idle power of {idle_watts:g} W is far from the {usual_idle:.0f} W of such machines"
             if ratio > _REFUSED:
-                return NoEstimate((f"{stated}: the machine or the idle power is another one",))
+                return NoEstimate((f"{stated}: the description or the idle power is wrong",))
             if ratio > _CONTRADICTION:
                 error_class = error_class if error_class == "laptop" else "other"
                 reasons.append(stated)
@@ -208,7 +211,8 @@ class MachineFormula:
         low, high = self._factors(error_class, residuals["+".join(machine.missing)], load)
         lower, upper = watts * low, watts * high
         if idle_watts is not None:
-            # At idle, only the error of the stated idle power remains. It grows with the part that the load adds.
+            # At idle, the only error is that of the stated idle power. The error grows with the power that the load
+            # adds.
             part = min((watts - idle) / max(0.1 * (full - idle), 1e-9), 1.0)
             error = IDLE_METER_ERROR * idle
             lower = watts - error - part * max(watts - error - lower, 0.0)
@@ -219,7 +223,7 @@ class MachineFormula:
         return Estimate(watts, lower, upper, idle, full, error_class, tuple(reasons))
 
     def mape(self, machine: MachineDescription, *, idle_known: bool = False) -> float | None:
-        """Return the mean error in percent for machines of this class, None if it was never measured."""
+        """Return the mean error in percent for machines of the same class; None if it was never measured."""
         if not self.document.classes[self.error_class(machine)].measured:
             return None
         residuals = self.document.residuals_by_idle if idle_known else self.document.residuals
@@ -228,15 +232,18 @@ class MachineFormula:
 
     @property
     def guest_factor(self) -> Sequence[float]:
-        """Bounds of the dynamic power of a guest, divided by the power if the host's load is not known."""
+        """Lowest and highest ratio of a guest's dynamic power to its estimate, if the load of its host is not known."""
         return self.document.guest_factor
 
     def class_factor(self, machine: MachineDescription) -> float:
-        """Return the smallest factor between the estimate and the ends of the interval of the machine's class."""
+        """Return the factor of the machine's class: intervals reach at least from watts ÷ factor to watts · factor."""
         return self.document.classes[self.error_class(machine)].factor
 
     def missing_factor(self, machine: MachineDescription, *, idle_known: bool) -> float:
-        """Return the mean error of machines that lack the same facts, divided by that of fully described machines."""
+        """Return the mean error of machines that lack the same facts, divided by the error of fully described machines.
+
+        The result is at least 1.
+        """
         residuals = self.document.residuals_by_idle if idle_known else self.document.residuals
         errors, complete = residuals["+".join(machine.missing)].mape, residuals[""].mape
         return max(sum(errors) / sum(complete), 1.0)
@@ -251,7 +258,7 @@ class MachineFormula:
     def reasons(self, machine: MachineDescription) -> list[str]:
         error_class = self.error_class(machine)
         reasons = [] if error_class == "server" else [self.document.classes[error_class].about]
-        reasons += [f"{_FACTS[fact]}, so a usual value stands for it" for fact in machine.missing]
+        reasons += [f"{_FACTS[fact]}, so a usual value is assumed" for fact in machine.missing]
         if machine.chips is None:
             reasons.append("the number of chips is not known, so one chip is assumed")
         return reasons
@@ -271,9 +278,9 @@ def estimate(machine: MachineDescription, load: float, *, idle_watts: float | No
 def package_watts(whole: Estimate) -> Estimate:
     """Return the part of the processors (RAPL's packages) in the power of a whole machine.
 
-    The shares of idle power and of the remaining power come from one two-socket server. The interval assumes that
-    the shares of other machines are between 8 % and 50 % of the idle power, and between 50 % and 95 % of the
-    remaining power. No table of machines has both AC and package power, so this interval was never tested.
+    The shares of idle power and of the remaining power come from one two-socket server. The interval assumes that the
+    processors of other machines draw 8 % to 50 % of the idle power, and 50 % to 95 % of the remaining power. No table
+    of machines has both AC and package power, so this interval was never tested.
     """
     dynamic = max(whole.watts - whole.idle, 0.0)
     low, middle, high = (
@@ -304,12 +311,12 @@ def guest_share(
 ) -> GuestPower | NoEstimate:
     """Return the power of a virtual machine that has `virtual_cpus` threads of a host.
 
-    `busy` is the share of the guest's CPU time that is busy, from 0 to 1. The guest gets its share of the host's idle
-    power by its reserved threads (or nothing, with `idle_share` "none"), and the dynamic power of its work. A host's
-    power is not linear, so the watts of the same work depend on the work of all guests. If `host_load` is not known,
-    the interval allows for the factors 0.72 to 1.75, which cover 90 % of all loads of the measured machines.
-    `idle_watts` is the measured idle power of the host. `powers` estimates the host's power; by default, it is the
-    formula with the shipped coefficients.
+    `busy` is the share of the guest's CPU time that is busy, from 0 to 1. The guest's power is the sum of two parts.
+    The first part is a share of the host's idle power, in proportion to the reserved threads (or 0 W, if `idle_share`
+    is "none"). The second part is the dynamic power of the guest's work. A host's power is not linear, so the watts of
+    the same work depend on the work of all guests. If `host_load` is not known, the interval allows for the factors
+    0.72 to 1.75, which cover 90 % of all loads of the measured machines. `idle_watts` is the measured idle power of the
+    host. `powers` estimates the host's power; by default, it is the formula with the shipped coefficients.
 
     Returns `NoEstimate` if the guest has more virtual CPUs than its host has threads, or if the host has no estimate.
     Raises `UsageError` if a number is out of its range.
@@ -340,7 +347,8 @@ def guest_share(
         slope = _at(load, powers.shape(host)) / load
         low, high = slope, slope
     idle = share * at_idle.idle if idle_share == "reservation" else 0.0
-    # The interval of the dynamic part: the errors of the formula at full load, and the factor of the host's load.
+    # The interval of the dynamic part contains the errors of the formula at full load, and the effect of the host's
+    # load.
     error_low, error_high = at_full.lower / at_full.watts, at_full.upper / at_full.watts
     idle_low, idle_high = at_idle.lower / at_idle.watts, at_idle.upper / at_idle.watts
     return GuestPower(
@@ -357,7 +365,7 @@ def guest_share(
 
 
 def _check_load(load: float) -> None:
-    if not 0 <= load <= 1:  # also true for NaN
+    if not 0 <= load <= 1:  # the condition is also true for NaN
         raise UsageError(f"{load} is not a load; give a number from 0 (idle) to 1 (all CPUs busy)")
 
 

@@ -47,7 +47,7 @@ class Shape(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class ErrorClass(msgspec.Struct, forbid_unknown_fields=True):
-    """A class of machines, and how wide the 90 % intervals of its machines are."""
+    """A class of machines, and the width of the 90 % intervals of its machines."""
 
     about: Text
     scale: Annotated[float, msgspec.Meta(ge=1, le=10)]
@@ -78,7 +78,7 @@ class FormulaDocument(msgspec.Struct, forbid_unknown_fields=True):
     residuals: dict[Text, Residuals]
     """Missing inputs, joined by "+" ("" if none is missing) -> residuals of the formula."""
     residuals_by_idle: dict[Text, Residuals]
-    """The same as `residuals`, for a known idle power."""
+    """Missing inputs -> residuals of the formula, as in `residuals`, but for machines whose idle power is known."""
     classes: dict[Text, ErrorClass]
     guest_factor: Annotated[list[float], msgspec.Meta(min_length=2, max_length=2)]
     """5 % and 95 % quantiles, over all loads, of the ratio (dynamic power ÷ load) ÷ (dynamic power at full load)."""

@@ -14,7 +14,7 @@ from kepler_profiler.profile.choice import chosen_profile
 from kepler_profiler.profile.document import NodeProfile, ProfileError, read_profile
 
 CONTRADICTED_PART = 0.05
-"""If measured power is below the idle power at more than this fraction of the timestamps, a note says so."""
+"""If measured power is below the idle power at more than this fraction of the timestamps, the isolator adds a note."""
 REFUSED_PART = 0.5
 """If measured power is below the idle power at more than this fraction of the timestamps, the profile is rejected.
 
@@ -31,11 +31,11 @@ class ProfileBackgroundIsolator(Isolator):
     1. a profile that it builds from the recording of the idle machine (`train --idle`)
     2. the profile that `--profile` names
     3. the profile in the store
-    4. a profile that it builds from the quietest blocks of the recording that is trained on
+    4. a profile that it builds from the times with the lowest load in the recordings of the training
 
-    But a profile with a measured idle power is always preferred to a profile with only an upper bound of the idle
-    power. The profile that is used is also published with the pipeline. It is an error if the profile has no
-    idle power of a component.
+    A profile with a measured idle power is always preferred to a profile with only an upper bound of the idle power.
+    The profile that is used is also published with the pipeline. It is an error if the profile has no idle power of a
+    component.
     """
 
     def isolate(self, dataset: Dataset, context: IsolationContext) -> Dataset:

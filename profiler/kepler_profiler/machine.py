@@ -30,7 +30,7 @@ _CLOUDS = re.compile(
 # names of virtual machines in device trees, e.g. "linux,dummy-virt" and "riscv-virtio" of QEMU and Firecracker, and
 # "xen,xenvm" of Xen
 _VIRTUAL_BOARDS = re.compile(r"qemu|dummy-virt|riscv-virtio|xen", re.IGNORECASE)
-# names the hypervisor of an s390 machine, e.g. "VM00 Control Program: KVM/Linux"
+# the line that names the hypervisor of an s390 machine, e.g. "VM00 Control Program: KVM/Linux"
 _S390_HYPERVISOR = re.compile(r"^VM[0-9]{2} Control Program:(.*)$", re.MULTILINE)
 # CPU models that hypervisors invent. Their family, model and stepping are invented, too.
 _EMULATED = re.compile(r"qemu|virtual|common|kvm|tcg", re.IGNORECASE)

@@ -44,9 +44,9 @@ class MachineDescription:
     threads: int
     """Number of logical CPUs of all chips."""
     cores: int | None = None
-    """Number of physical cores of all chips. None: half of the threads, or all if there is only one thread."""
+    """Number of physical cores of all chips. If it is None, `known_cores` is used."""
     chips: int | None = None
-    """Number of sockets with a processor. None: one chip."""
+    """Number of sockets with a processor. If it is None, one chip is assumed."""
     tdp_watts: float | None = None
     """Thermal design power of one chip in watts."""
     memory_gib: float | None = None
@@ -69,12 +69,12 @@ class MachineDescription:
 
     @property
     def known_chips(self) -> int:
-        """Number of chips, 1 if it is not known."""
+        """Number of chips; 1 if the number is not known."""
         return self.chips or 1
 
     @property
     def known_cores(self) -> int:
-        """Number of cores; if it is not known, half of the threads."""
+        """Number of cores; if the number is not known, half of the threads, but at least one core per chip."""
         return self.cores or max(self.threads // _REFERENCE_THREADS_PER_CORE, self.known_chips)
 
     @property

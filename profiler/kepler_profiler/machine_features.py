@@ -1,4 +1,4 @@
-"""The features for training models of many kinds of machines: facts about a machine, and its load."""
+"""The features of models that are trained on many kinds of machines: facts about a machine, and its load."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ def machine_features(
 ) -> dict[str, float]:
     """Return the features of a machine by name, without the load. All of them are at least 0.
 
-    `facts` has some of `EXTRA_FACTS`; unknown ones are 0. With None, the features are only the facts that every machine
-    knows of itself. `vendors` are the names of the vendors' features (see
-    `vendors_of`). `idle_watts` is the idle power, for models that use it. Usual values replace an unknown thermal
-    design power, memory or year.
+    `facts` has those of `EXTRA_FACTS` that are known; the others become 0. If `facts` is None, the features are only
+    facts that every machine can find out itself. `vendors` are the names of the vendors' features (see `vendors_of`).
+    `idle_watts` is the idle power, for models that use it. Usual values replace an unknown thermal design power, memory
+    or year.
     """
     usual = imputed_values(machine, published_formula().imputed)
     chip = usual["tdp"] if machine.tdp_watts is None else machine.tdp_watts
@@ -80,7 +80,7 @@ def machine_features(
 
 
 def _extra_features(machine: MachineDescription, facts: Mapping[str, float], reference: float) -> dict[str, float]:
-    """Return the features that need `EXTRA_FACTS`."""
+    """Return the features that are calculated from `EXTRA_FACTS`."""
     extra = {name: facts.get(name, 0.0) for name in EXTRA_FACTS}
     return {
         **{extra_feature(name): value for name, value in extra.items()},
@@ -92,5 +92,5 @@ def _extra_features(machine: MachineDescription, facts: Mapping[str, float], ref
 
 
 def extra_feature(fact: str) -> str:
-    """Return the name of the feature with one of `EXTRA_FACTS`."""
+    """Return the name of the feature that holds a fact of `EXTRA_FACTS`."""
     return f"machine_{fact}"

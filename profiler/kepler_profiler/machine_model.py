@@ -1,7 +1,7 @@
 """A stored model of machines of many kinds (`machines fit`), applied to the description of a machine.
 
-`MachineModel` answers like the machine formula (`MachineFormula`), so it can be used in its place: for a described
-machine, for a guest on it, and by the meter.
+`MachineModel` has the methods of the machine formula (`MachineFormula`), so it can be used in place of the formula: for
+a described machine, for a guest on this machine, and by the meter.
 """
 
 from __future__ import annotations
@@ -39,12 +39,13 @@ COMPONENT = "platform"
 SOURCE = "acpi"
 """Energy source of the models that `machines fit` trains: the power of whole machines."""
 _MARGIN = 0.05
-"""A feature is outside the range of the training if it is beyond this part of the range."""
+"""A feature is outside the range of the training if it exceeds the range by more than this fraction of the range."""
 _FULL_PART = 0.1
-"""With a known idle power, the interval has its full width from this part of the power between idle and full load."""
+"""If the idle power is known, the interval is narrow at idle and widens with the power. It has its full width from this
+fraction of the way from idle power to full power."""
 NEWER_FACTOR = 1.3
-"""Smallest assumed factor between the estimate and the ends of the interval of a machine that is newer than those of
-the training, or unlike them in another way: that of the formula's class `newer`."""
+"""Minimum factor between the estimate and the ends of the interval, for a machine outside the range of the training,
+e.g. a newer machine. It is the factor of the formula's class `newer`."""
 _SHOWN_FEATURES = 4
 
 
@@ -61,7 +62,8 @@ class _Curve:
 class MachineModel:
     """A stored model whose features are the description of a machine and its load.
 
-    Its power is computed at the loads of `LEVELS`, raised where it would fall, and interpolated in between.
+    The power is computed at the loads in `LEVELS`, and interpolated between these loads. Where the power would fall
+    with rising load, it is raised to the power at the load before.
     """
 
     stored: StoredModel
@@ -75,7 +77,7 @@ class MachineModel:
 
     @property
     def name(self) -> str:
-        """The pipeline, and the model's path in it."""
+        """Name of the pipeline, and the path of the model in the pipeline."""
         return f"{self.stored.pipeline}/{self.stored.path}"
 
     @property
@@ -98,7 +100,7 @@ class MachineModel:
 
     @property
     def guest_factor(self) -> Sequence[float]:
-        """Bounds of the dynamic power of a guest if the load of its host is not known (see `guest_share`)."""
+        """Lowest and highest ratio of a guest's dynamic power to its estimate, if the load of its host is not known."""
         return published().guest_factor
 
     def estimate(
@@ -106,9 +108,10 @@ class MachineModel:
     ) -> Estimate | NoEstimate:
         """Return the AC power of a whole machine at a load from 0 (idle) to 1 (highest throughput).
 
-        There is no estimate if the formula has none, e.g. because the machine contradicts its idle power. The interval
-        is wider if a feature is outside the range of the training, or if a fact is not known. Raises `UsageError` if
-        `load` or `idle_watts` is out of its range, or if the model needs the idle power and it is not known.
+        Returns `NoEstimate` if the formula has no estimate, e.g. because facts about the machine contradict its idle
+        power. The interval is wider if a feature is outside the range of the training, or if a fact is not known.
+        Raises `UsageError` if `load` or `idle_watts` is out of its range, or if the model needs the idle power and it
+        is not known.
         """
         by_formula = published().estimate(machine, load, idle_watts=idle_watts)
         if isinstance(by_formula, NoEstimate):
@@ -140,7 +143,10 @@ class MachineModel:
         return Estimate(watts, lower, watts * ratio, idle, full, "outside", tuple(reasons))
 
     def shape(self, machine: MachineDescription) -> tuple[float, ...]:
-        """Return the part of the power between idle and full load at each load in `LEVELS`; it never falls."""
+        """Return, for each load in `LEVELS`, the fraction of the way from idle power (0) to full power (1).
+
+        The fraction never falls with rising load.
+        """
         if self.needs_idle:
             return published().shape(machine)  # the idle power is not known here
         watts = self._curve(machine, None).watts
@@ -179,8 +185,8 @@ class MachineModel:
 def outside_half(half: float | FloatArray, added: float | FloatArray, factor: float) -> float | FloatArray:
     """Return the half-width of the interval of a machine outside the range of the training, in watts.
 
-    `added` is the power that the model adds to a known idle power, or all of the power. Its interval reaches at least
-    to `factor` times the estimate. All arrays have the shape (rows,).
+    `added` is the power that the model adds to a known idle power; if the idle power is not known, it is the whole
+    power. The interval reaches at least up to `factor` times this power. All arrays have the shape (rows,).
     """
     return np.maximum(half, (factor - 1) * added)
 
@@ -195,9 +201,9 @@ def find_machine_model(
 ) -> MachineModel:
     """Return the best model of a store whose features are all known for a described machine.
 
-    If the idle power is known, models that use it are preferred; then those with the smallest error on held-out
-    machines. `facts` are the values of known `EXTRA_FACTS`. Raises `StoreError` if there is no such model,
-    or the store or the pipeline cannot be read.
+    If the idle power is known, models that use it are preferred. Among equally preferred models, the model with the
+    smallest error on held-out machines is the best. `facts` are the values of known `EXTRA_FACTS`. Raises `StoreError`
+    if there is no such model, or the store or the pipeline cannot be read.
     """
     catalogue = read_catalogue(store, pipelines=None if pipeline is None else [pipeline])
     refusals: dict[str, None] = {f"{name}: {problem}": None for name, problem in catalogue.broken.items()}
@@ -252,7 +258,8 @@ def _loaded(stored: StoredModel, facts: Mapping[str, float], vendor: str | None)
 def _needed_facts(features: Sequence[str], honesty: Honesty) -> list[str]:
     """Return the facts that a model needs.
 
-    A fact that is not known is 0. So a model whose training has machines without a fact does not need it.
+    In the training data, a fact that is not known is 0. So if the lowest value of a fact in the training is 0, the
+    model does not need this fact.
     """
     seen = honesty.seen.features
     return [

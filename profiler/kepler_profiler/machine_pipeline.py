@@ -15,11 +15,12 @@ from kepler_profiler.machine_tables import MeasuredMachine
 from kepler_profiler.processors import lookup
 
 MIN_MACHINES = 20
-"""Smallest number of machines to train from. With fewer, the errors on held-out machines mean little."""
+"""Smallest number of machines to train from. With fewer machines, the errors on held-out machines mean little."""
 TRAINER = "MachinePowerTrainer"
 MIN_PROCESSORS = 20
-"""With at least this number of processors, all machines with a processor are held out together. So the errors and
-intervals are those of machines whose processor is not in the table. With fewer, machines with equal facts are."""
+"""If the table has at least this number of processors, all machines with the same processor are held out together. So
+the errors and intervals are those of machines whose processor is not in the table. If the table has fewer processors,
+machines with equal facts are held out together."""
 _MAX_ROWS = 20_000
 _FOLDS = 5
 
@@ -39,7 +40,7 @@ def write_machine_pipeline(
     """Write a table with one row per machine and load, and a pipeline for this table, into a folder.
 
     With `with_idle`, the measured idle power of a machine is one of the features, and machines without a measurement at
-    idle are left out. With `basic`, the features are only the facts that every machine knows of itself. Raises
+    idle are left out. With `basic`, the features are only facts that every machine can find out itself. Raises
     `TableError` if there are fewer than `MIN_MACHINES` machines.
     """
     usable = [machine for machine in machines if not with_idle or machine.loads[0] == 0]
@@ -77,8 +78,9 @@ def write_machine_pipeline(
 def nodes_of(machines: Sequence[MeasuredMachine]) -> list[str]:
     """Return the name of each machine's node.
 
-    Validation holds out whole nodes. Equal machines share a node: if one of them were held out, the model would already
-    know its power from the others. If there are enough processors, so do all machines with the same processor.
+    Validation holds out whole nodes. Machines with equal facts share a node: if one of them were held out alone, the
+    model would know its power from the others. If there are at least `MIN_PROCESSORS` processors, all machines with the
+    same processor share a node.
     """
     processors = [_processor(machine) for machine in machines]
     if None not in processors and len(set(processors)) >= MIN_PROCESSORS:
@@ -97,5 +99,5 @@ def _processor(machine: MeasuredMachine) -> str | None:
 
 
 def has_extra_facts(machines: Sequence[MeasuredMachine]) -> bool:
-    """Return whether a table has facts that a machine does not know of itself (see `machine_features`)."""
+    """Return whether a table has facts that a machine cannot find out itself (see `machine_features`)."""
     return any(machine.facts for machine in machines) or bool(vendors_of(machines))

@@ -8,7 +8,7 @@ Two forms of CSV files are read:
 - SPEC's export: one row per machine; columns "Processor", "# Cores", "# Chips", "# Threads Per Core", "Memory (GB)",
   and "Average watts @ 100% of target load" … "Average watts @ active idle".
 
-Facts that a file lacks come from the table of processors. A machine with impossible values is left out and named.
+Facts that a file lacks come from the table of processors. A machine with impossible values is left out, with a note.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class MeasuredMachine:
 
 @attrs.frozen(eq=False)
 class MachineTable:
-    """The machines in a table, and why others were left out."""
+    """The machines in a table, and the reasons why other machines were left out."""
 
     machines: tuple[MeasuredMachine, ...]
     left_out: tuple[str, ...]
@@ -78,7 +78,7 @@ class MachineTable:
 
 
 def read_machines(path: str | Path) -> MachineTable:
-    """Read a table of measured machines. Raises `TableError` if the file has none of the forms named above."""
+    """Read a table of measured machines. Raises `TableError` if the file has neither of the two forms."""
     is_spec = False
 
     def kinds(header: Sequence[str]) -> Mapping[str, Kind]:
@@ -112,7 +112,7 @@ _Rows = Iterator[tuple[str, Callable[[], MeasuredMachine]]]
 
 
 def _of_tidy(raw: RawTable) -> _Rows:
-    """Yield the name of each machine, and a function that returns the machine."""
+    """Yield the name of each machine in a table with rows per load, and a function that returns the machine."""
     names = raw.texts.get("machine_id") or raw.texts.get("processor") or raw.texts.get("cpu_name") or [""] * raw.rows
     rows: dict[str, list[int]] = {}
     for row, name in enumerate(names):
@@ -212,7 +212,10 @@ def _count(facts: Mapping[str, float], name: str) -> int | None:
 
 
 def _of(processor: Processor | None, name: str, facts: Mapping[str, float]) -> int:
-    """Return the cores or threads of all chips from the table of processors. Raises `ValueError` if unknown."""
+    """Return the number of cores or threads of all chips, from the row of the processor table.
+
+    Return 0 if the number of cores is not known. Raises `ValueError` if the number of threads is not known.
+    """
     number = getattr(processor, name, None)
     if number is None:
         if name == "cores":

@@ -26,7 +26,7 @@ LAYOUT = 1
 """Version of the layout of both files. A file with another version is rejected."""
 
 _BEGINNINGS = ("", "Intel ", "Intel Xeon ", "Intel Core ", "AMD ", "AMD EPYC ", "AMD Ryzen ", "AWS ")
-"""If `lookup` does not find a name, it tries the name with each of these words in front."""
+"""Texts that `lookup` puts before a name, one after another, until it finds the name in the table."""
 _AZURE_SIZE = re.compile(r"standard_[a-z]+([0-9]{1,4})[a-z]*(?:-[0-9]+[a-z]*)?(?:_v[0-9]+)?")
 _AMAZON_SIZE = re.compile(r"[a-z0-9]+\.(?:large|([0-9]{1,3})?xlarge)")
 _GOOGLE_SIZE = re.compile(r"[a-z0-9]+-(?:standard|highmem|highcpu)-([0-9]{1,4})")

@@ -23,6 +23,7 @@ vendor. A name that fits processors of several generations counts as absent.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
@@ -46,7 +47,7 @@ _WEIGHT = np.array(list(WEIGHTS.values()))
 _SAME_VENDOR = 0.2
 _SAME_BEGINNING = 0.75
 _KEPT_NUMBERS = 500_000
-"""How many numbers the kept columns of a table have at most, i.e. 4 MB."""
+"""Maximum size of a table's cache of columns, as a count of 8-byte numbers: 4 MB."""
 
 
 @attrs.frozen
@@ -67,7 +68,7 @@ class _Column:
     scores: FloatArray
     """Likeness of the two values, shape (specs,); NaN unless both specs have the attribute."""
     terms: FloatArray
-    """What the attribute adds to the sums of `_Comparison`, shape (4, specs)."""
+    """What the attribute adds to four sums: weights, looseness, uncertainty and differences; shape (4, specs)."""
 
 
 class _Comparison:
@@ -76,7 +77,10 @@ class _Comparison:
     def __init__(self, columns: Sequence[_Column]) -> None:
         """Add up the terms of one column per attribute."""
         self._columns = columns
-        weight, loose, uncertain, differences = sum((c.terms for c in columns[1:]), start=columns[0].terms)
+        terms = columns[0].terms + columns[1].terms
+        for column in columns[2:]:
+            terms += column.terms
+        weight, loose, uncertain, differences = terms
         total = np.where(weight > 0, weight, 1.0)
         self._looseness = loose / total
         self._uncertainty = uncertain / total
@@ -108,8 +112,10 @@ class SpecTable:
         self._distinct = sorted({p for p in self._processors if p})
         at = {processor: index for index, processor in enumerate(self._distinct)}
         self._processor = np.array([at.get(p, -1) for p in self._processors], dtype=np.intp)
-        self._numbers = np.array([_numbers(spec) for spec in specs], dtype=np.float64).reshape(len(specs), len(NUMERIC))
-        # Machines have few different values of an attribute, so most comparisons add up columns that are kept.
+        numbers = np.array([_numbers(spec) for spec in specs], dtype=np.float64).reshape(len(specs), len(NUMERIC))
+        self._numbers = np.ascontiguousarray(numbers.T)
+        self._known = self._numbers > 0
+        # Machines have few different values of an attribute, so most comparisons only add up columns from this cache.
         self._column = lru_cache(max(_KEPT_NUMBERS // (5 * max(len(specs), 1)), 16))(self._compare_attribute)
         self._last: tuple[Spec, _Comparison] | None = None
 
@@ -133,7 +139,9 @@ class SpecTable:
         return _Comparison([self._column(attribute, value) for attribute, value in enumerate(values)])
 
     def _compare_attribute(self, attribute: int, value: str | float) -> _Column:
-        """Compare a value of the attribute `ATTRIBUTES[attribute]` with that of each spec in the table."""
+        """Compare a value of the attribute `ATTRIBUTES[attribute]` with the value of each spec in the table."""
+        if not isinstance(value, str) and value > 0:
+            return self._compare_number(attribute, value)
         stated, scores = self._processor_scores(value) if isinstance(value, str) else self._ratios(attribute, value)
         weight = np.where(stated, _WEIGHT[attribute], 0.0)
         unknown = np.isnan(scores)
@@ -141,8 +149,23 @@ class SpecTable:
         terms = [weight, np.where(unknown, 0.0, weight * (1.0 - scores)), np.where(unknown, weight, 0.0), differs]
         return _Column(scores, np.array(terms))
 
+    def _compare_number(self, attribute: int, number: float) -> _Column:
+        """Compare a known number. The result is that of `_compare_attribute`, with fewer array operations."""
+        theirs, known, weight = self._numbers[attribute - 1], self._known[attribute - 1], _WEIGHT[attribute]
+        ratios = np.minimum(theirs, number) / np.maximum(theirs, number)  # 0 where their number is not known
+        terms = np.empty((4, len(theirs)))
+        terms[0] = weight
+        np.multiply(known - ratios, weight, out=terms[1])
+        np.multiply(~known, weight, out=terms[2])
+        terms[3] = ratios != 1.0
+        return _Column(np.where(known, ratios, np.nan), terms)
+
     def _processor_scores(self, processor: str) -> tuple[BoolArray, FloatArray]:
-        """Return which specs have a name if `processor` is compared with them, and the likeness of the names."""
+        """Compare `processor` with the processor of each spec.
+
+        Return whether at least one of the two names is known, and the likeness of the two names. Both results have the
+        shape (specs,).
+        """
         named = self._processor >= 0
         scores = np.full(len(named), np.nan)
         if processor and self._distinct:
@@ -151,8 +174,12 @@ class SpecTable:
         return named | bool(processor), scores
 
     def _ratios(self, attribute: int, number: float) -> tuple[BoolArray, FloatArray]:
-        """Return which of two numbers are known, one of them or both, and the lower divided by the higher number."""
-        theirs = self._numbers[:, attribute - 1]
+        """Compare `number` with the number that each spec has for an attribute.
+
+        Return whether at least one of the two numbers is known, and the lower divided by the higher number. Both
+        results have the shape (specs,).
+        """
+        theirs = self._numbers[attribute - 1]
         scores = np.full(len(theirs), np.nan)
         np.divide(np.minimum(theirs, number), np.maximum(theirs, number), out=scores, where=(theirs > 0) & (number > 0))
         return (theirs > 0) | (number > 0), scores
@@ -178,5 +205,5 @@ def processor_likeness(one: str, other: str) -> float:
 
 
 def _numbers(spec: Spec) -> list[float]:
-    values = (spec.get(name) for name in NUMERIC)
-    return [float(value) if isinstance(value, int | float) and 0 < value < np.inf else 0.0 for value in values]
+    values = map(spec.get, NUMERIC)
+    return [float(value) if isinstance(value, (int, float)) and 0 < value < math.inf else 0.0 for value in values]

@@ -1,1 +1,1 @@
-"""Server processes that serve models, and server processes that train models on request."""
+"""The servers of Kepler Core: they serve models, estimate and publish watts, and train models."""

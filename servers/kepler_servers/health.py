@@ -26,15 +26,15 @@ _PORTS = {
     "online-trainer": ("ONLINE_TRAINER_PORT", 8103),
     "meter": ("METER_METRICS_PORT", 8104),
 }
-"""Configuration key of the port, and default port, by server."""
+"""Server -> configuration key of its port, and its default port."""
 _SOCKETS = ("/tmp/estimator.sock", "/tmp/estimator.socket")  # noqa: S108 - Kepler dials the first one
 _MAX_BODY_BYTES = 2**20
 _REASON_KEYS = ("problem", "not_ready", "store_problem", "error")
-"""Keys of the servers' answers that state why a server is not healthy or not ready."""
+"""Keys in the servers' answers whose values state why a server is not healthy or not ready."""
 
 
 class ServerHealth(msgspec.Struct, frozen=True):
-    """The answer of one server, or the reason why there is none."""
+    """The health of one server, as the server states it, or the reason why the server did not answer."""
 
     target: str
     """URL without secrets, or path of the unix socket."""
@@ -46,7 +46,7 @@ class ServerHealth(msgspec.Struct, frozen=True):
 
 
 def default_targets(configuration: Configuration) -> Iterator[str]:
-    """Yield the addresses at which servers of this machine listen: as configured, else the servers' defaults.
+    """Yield the addresses of the servers on this machine: the configured addresses, or else the servers' defaults.
 
     Raises `UsageError` if a configured port is not a number.
     """
@@ -60,10 +60,10 @@ def default_targets(configuration: Configuration) -> Iterator[str]:
 
 
 def check(target: str, *, ready: bool = False, timeout: float = 3.0) -> ServerHealth:
-    """Return the health of a server: an http(s) URL, or the path of an estimator's unix socket.
+    """Return the health of the server at `target`: an http(s) URL, or the path of an estimator's unix socket.
 
-    A URL without a path is asked for `/healthz` or, with `ready`, for `/readyz`. `timeout` is in seconds. Raises
-    `UsageError` if the target is neither a URL of this kind nor a path.
+    If the URL has no path, the function requests `/healthz` or, with `ready`, `/readyz`. `timeout` is in seconds.
+    Raises `UsageError` if the target is neither an http(s) URL nor a path.
     """
     if not is_url(target):
         if "/" not in target and ":" in target:
@@ -105,7 +105,7 @@ def _get(url: SplitResult, timeout: float) -> tuple[int, bytes]:
 
 
 def _state(status: int, content: bytes) -> str:
-    """Return what a server's answer states, in a few words."""
+    """Return a short text for people with the state that a server's answer reports."""
     try:
         body = decode_object(content)
     except DocumentError:

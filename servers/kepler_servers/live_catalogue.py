@@ -1,7 +1,8 @@
-"""A catalogue of models that follows the changes of its store."""
+"""A catalogue of models that is updated when its model store changes."""
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 import time
@@ -16,17 +17,22 @@ from kepler_core.selection.reading import read_pipeline_models
 from kepler_core.selection.similarity import SpecTable
 from kepler_core.store import Store
 from kepler_core.store.models import NodeType, StoredModel
+from kepler_core.store.serving_index import IndexedModels, UnusableIndexError, first_difference
 
 log = logging.getLogger(__name__)
 
 REFRESH_SECONDS = 2.0
-"""Time between two checks of the store for changes, and between a failed reading of a pipeline and the first retry."""
+"""Time between two checks of the store for changes. If a pipeline cannot be read, the first retry has the same
+delay."""
 _MAX_RETRY_SECONDS = 60.0
+CHECK_PAUSE_SECONDS = 0.02
+"""Pause in the check of an index after each `_CHECKED_AT_ONCE` models, so that requests are answered meanwhile."""
+_CHECKED_AT_ONCE = 10
 
 
 @attrs.define(eq=False)
 class _Pipeline:
-    """The last version of a pipeline that could be read, and the problem if the current version cannot be read."""
+    """The latest readable version of a pipeline, and the problem if the current version cannot be read."""
 
     signature: str | None = None
     models: Sequence[StoredModel] = ()
@@ -36,6 +42,8 @@ class _Pipeline:
     failures: int = 0
     retry_at: float = 0.0
     """Monotonic time before which the pipeline is not read again."""
+    index: IndexedModels | None = None
+    """The index that the models come from; None after it was compared with the files of the version."""
 
 
 class LiveCatalogue:
@@ -62,6 +70,8 @@ class LiveCatalogue:
         self._error_key = error_key
         self._serving = serving
         self._pipelines: dict[str, _Pipeline] = {}
+        self._without_index: set[str] = set()
+        """Signatures of versions whose index is not used, because it is wrong or a file of the version is damaged."""
         self._changing = threading.Lock()
         self._stop = threading.Event()
         self.store_problem: str | None = None
@@ -122,15 +132,21 @@ class LiveCatalogue:
             log.error("model %s is no longer served: %s", model.path, problem)
             pipeline.models = [other for other in pipeline.models if other is not model]
             pipeline.problem = problem
-            pipeline.signature = ""  # differs from every real signature, so the pipeline will be read again
+            self._without_index.add(str(pipeline.signature))
+            pipeline.signature = ""  # no real signature is empty, so the next `refresh` reads the pipeline again
             self._rebuild()
 
     def watch(self) -> None:
-        """Start a thread that calls `refresh` every `REFRESH_SECONDS`, until `stop` is called."""
+        """Start a thread that calls `refresh` every `REFRESH_SECONDS`, until `stop` is called.
+
+        A second thread compares the models that come from an index with the files of their version.
+        """
         threading.Thread(target=self._watch, name="catalogue", daemon=True).start()
+        if self._serving:
+            threading.Thread(target=self._check_indexes, name="index check", daemon=True).start()
 
     def stop(self) -> None:
-        """End the thread that `watch` has started."""
+        """End the threads that `watch` has started."""
         self._stop.set()
 
     def _watch(self) -> None:
@@ -154,8 +170,12 @@ class LiveCatalogue:
                 if recovered:
                     pipeline.problem, pipeline.failures = None, 0
                 return recovered
-            snapshot = self.store.snapshot(name)
-            models, node_types = read_pipeline_models(snapshot, serving=self._serving)
+            indexed = self._indexed(name, signature) if self._serving else None
+            if indexed is not None:
+                snapshot, models, node_types = indexed.snapshot, indexed.models, indexed.node_types
+            else:
+                snapshot = self.store.snapshot(name)
+                models, node_types = read_pipeline_models(snapshot, serving=self._serving)
         except KeplerError as error:
             return self._failed(name, pipeline, str(error))
         except Exception as error:
@@ -164,8 +184,53 @@ class LiveCatalogue:
             return self._failed(name, pipeline, f"a defect of the server: {type(error).__name__}")
         version = "" if snapshot.version is None else f", version {snapshot.version}"
         log.info("pipeline %s%s: %d models, %d node types", name, version, len(models), len(node_types))
-        self._pipelines[name] = _Pipeline(signature, models, node_types, snapshot.version)
+        self._pipelines[name] = _Pipeline(signature, models, node_types, snapshot.version, index=indexed)
         return True
+
+    def _indexed(self, name: str, signature: str) -> IndexedModels | None:
+        """Return the models of a pipeline from its index; None if there is no index that can be used."""
+        if signature in self._without_index:
+            return None
+        try:
+            return self.store.indexed_models(name)
+        except UnusableIndexError as error:
+            log.warning("pipeline %s: its index is not used, all its files are read: %s", name, error)
+            return None
+
+    def _check_indexes(self) -> None:
+        while not self._stop.wait(REFRESH_SECONDS):
+            for name, pipeline in list(self._pipelines.items()):
+                if pipeline.index is not None:
+                    try:
+                        self._check_index(name, pipeline, pipeline.index)
+                    except Exception:
+                        log.exception("checking the index of pipeline %s failed", name)  # a bug must not end the thread
+                    pipeline.index = None
+
+    def _check_index(self, name: str, pipeline: _Pipeline, index: IndexedModels) -> None:
+        """Compare the models of an index with the files of the version. If they differ, read the files."""
+        counter = itertools.count(1)
+
+        def pause() -> bool:
+            wait = CHECK_PAUSE_SECONDS if next(counter) % _CHECKED_AT_ONCE == 0 else 0
+            return self._stop.wait(wait) or self._pipelines.get(name) is not pipeline
+
+        path, problem = None, None
+        try:
+            path = first_difference(index, pause)
+        except StoreError as error:
+            problem = str(error)
+        with self._changing:
+            if (path is None and problem is None) or self._pipelines.get(name) is not pipeline:
+                return
+            self._without_index.add(str(pipeline.signature))
+            pipeline.signature = ""  # differs from every real signature, so the files of the pipeline will be read
+            if path is not None:
+                # The index may be forged, so none of its models is served any more.
+                pipeline.models = ()
+                problem = f"its index has another content than the files of {path}"
+            log.error("pipeline %s: all its files are read again: %s", name, problem)
+        self.refresh()
 
     def _failed(self, name: str, pipeline: _Pipeline, problem: str) -> bool:
         pipeline.failures += 1

@@ -36,7 +36,7 @@ Flag = bool | FlagText
 
 
 class MachineSpec(msgspec.Struct, omit_defaults=True):
-    """The description of a machine that a client sends. 0 or an empty text means that a value is unknown."""
+    """The description of a machine in a request. 0 or an empty text means that a value is unknown."""
 
     vendor: Text | None = None
     processor: Text | None = None
@@ -68,10 +68,11 @@ class ModelRequestBody(msgspec.Struct, omit_defaults=True):
     ) = None
     machine_spec: MachineSpec | None = None
     spec: MachineSpec | None = None
-    """The estimator of kepler-model-server 0.7 sends this key in place of `machine_spec`."""
+    """The estimator of kepler-model-server 0.7 sends the key `spec` in place of `machine_spec`."""
     loose_node_type: Flag | None = None
     portable: Flag | None = None
-    """Whether the client is the estimator of Kepler Core. It gets a model that Kepler Core can load, or weights."""
+    """Whether the client is the estimator of Kepler Core. Such a client gets a model that Kepler Core can load, or
+    weights."""
 
 
 _decoder = msgspec.json.Decoder(ModelRequestBody)
@@ -128,7 +129,10 @@ def _node_type(number: int | None, has_spec: bool) -> int | None:
 
 
 def integers(spec: Mapping[str, Any]) -> dict[str, int | str]:
-    """Return a machine's description in the form that Kepler can read: with integers and without unknown values."""
+    """Return the description of a machine in the form that Kepler can read.
+
+    All numbers are integers, and unknown values are left out.
+    """
     values: dict[str, int | str] = {}
     for key, value in spec.items():
         if isinstance(value, bool) or value is None:

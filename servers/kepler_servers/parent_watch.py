@@ -12,7 +12,7 @@ log = logging.getLogger(__name__)
 
 _POLL_SECONDS = 1.0
 _TERM_TIMEOUT_SECONDS = 5.0
-"""Time that this process has to end after SIGTERM, before it gets SIGKILL."""
+"""Time between SIGTERM and SIGKILL, in which this process can end by itself."""
 
 
 def end_with_parent() -> None:

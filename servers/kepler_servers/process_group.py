@@ -1,4 +1,4 @@
-"""A child process in a session of its own, which is killed together with all processes that it started."""
+"""A child process in its own session. Killing it also kills all processes that it has started."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import IO
 
 _EXIT_TIMEOUT_SECONDS = 5.0
-"""Time that a process has to exit by itself, before it is killed."""
+"""Time in which a process can exit by itself before it is killed."""
 
 
 class SessionProcess:

@@ -1,4 +1,4 @@
-"""Replay a recording: export its series over HTTP as its exporter would, so that Prometheus can scrape them."""
+"""Replay a recording: export its series over HTTP, like the recorded exporter, so that Prometheus can scrape them."""
 
 from __future__ import annotations
 
@@ -40,14 +40,15 @@ class Series:
     times: list[float]
     """Times of the samples in Unix seconds, ascending."""
     values: list[float]
-    """Values at `times`. The values of a counter are divided by the speed. Counter resets are kept."""
+    """Values at `times`. The values of a counter are divided by the speed of the replay. Counter resets are not
+    removed."""
 
 
 class Replay:
-    """The series of a recording, from which a value can be read for any time of the recording."""
+    """The series of a recording, with interpolated values for any time of the recording."""
 
     def __init__(self, recording: Recording, speed: float) -> None:
-        """Take the series whose names Prometheus accepts. Raises `RecordingError` if there is none of any exporter.
+        """Take the series whose names Prometheus accepts. Raises `RecordingError` if no metric schema knows a metric.
 
         At speed 10, a minute of the recording takes six seconds. The values of counters are divided by the speed, so
         that rates (and watts) are the same as in the recording at any speed.
@@ -79,7 +80,7 @@ class Replay:
     def lines(self, at: float) -> Iterator[str]:
         """Yield the lines of the text exposition format for a time of the recording, in Unix seconds.
 
-        A series is exported only from the time of its first value to the time of its last value.
+        A series is exported only from the time of its first sample until one step after its last sample.
         """
         for series in self.series:
             following = bisect.bisect_right(series.times, at)
@@ -137,12 +138,13 @@ def replay_application(replay: Replay, *, loop: bool) -> WsgiApplication:
 
 
 def serve_replay(replay: Replay, host: str, port: int, *, loop: bool, on_start: Callable[[int], None]) -> None:
-    """Serve the replayed series until the process gets SIGTERM or SIGINT. `on_start` is called with the port.
+    """Serve the series of a replay until the process gets SIGTERM or SIGINT.
 
-    Only the main thread may call this. Raises `UsageError` if the address cannot be used.
+    `on_start` is called with the port after the server has started. Only the main thread may call this function. Raises
+    `UsageError` if the address cannot be used.
     """
     ends = {signal.SIGTERM, signal.SIGINT}
-    # The threads of the port inherit the mask, so that the signals reach `sigwait` only.
+    # The threads of the HTTP server inherit the signal mask, so that only `sigwait` gets the signals.
     signal.pthread_sigmask(signal.SIG_BLOCK, ends)
     on_start(start_side_port(replay_application(replay, loop=loop), host, port))
     signal.sigwait(ends)

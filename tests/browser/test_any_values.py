@@ -1,4 +1,4 @@
-"""Property tests: pages are rendered for any metadata, decision or request, and never contain its markup."""
+"""Property tests: every metadata, decision or request gives a page, and HTML in these values is escaped."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ JSON = st.recursive(
 (MODEL,) = catalogue(SmallModel()).models
 KNOWN_KEYS = ("package_mae", "dram_mape", "lineage", "mae", "honesty")
 RENDERED = settings(max_examples=30)
-"""Rendering a page takes milliseconds, so these tests try fewer examples."""
+"""Settings of Hypothesis: fewer examples than the default of 100, because rendering a page takes milliseconds."""
 
 
 class Elements(HTMLParser):
-    """Checks that a page has no element or attribute that a text could have brought in."""
+    """Parser that fails if a page has HTML that can only come from a value, e.g. an image or an `on…` attribute."""
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         assert tag != "img"

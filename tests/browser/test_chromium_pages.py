@@ -1,4 +1,4 @@
-"""Tests of all pages in a real browser: main paths, keyboard, contrast, narrow windows, languages, no scripts."""
+"""Tests of all pages in a real browser: main paths, keyboard, contrast, narrow windows, languages, and no scripts."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_the_checks_find_faults(browser: Any, server: ServerProcess) -> None:
 
 
 def test_from_a_question_to_the_model(browser: Any, server: ServerProcess) -> None:
-    """Go from the first page to the selected model, with the keyboard only where a person would type."""
+    """Go from the first page to the selected model, as a person does: click on links, and type into the form."""
     with visiting(browser, origin(server.port)) as visitor:
         window = visitor.window
         visitor.visit("/")
@@ -92,7 +92,7 @@ def test_from_a_question_to_the_model(browser: Any, server: ServerProcess) -> No
         window.get_by_label("Memory (GiB)").fill("128")
         window.keyboard.press("Enter")
         window.wait_for_selector("#result")
-        assert "The machine is equal to this one" in window.inner_text("main")
+        assert "The machine is equal to the machine of this node type" in window.inner_text("main")
         assert window.get_by_label("Processor").input_value() == "made_up"
         visitor.check("selected")
         window.locator("#result").get_by_role("link", name="SGDRegressorTrainer_0").click()
@@ -138,7 +138,7 @@ def test_the_jobs_page_follows_a_training(browser: Any, tmp_path: Path) -> None:
         visitor.visit("/")
         visitor.window.get_by_role("link", name=job.removeprefix("/jobs/")[:8], exact=True).click()
         visitor.check("job-early")
-        # nothing but the script of the page brings it up to date
+        # The test does not load the page again: the page's own script must update the page.
         visitor.window.wait_for_selector("#live[data-seconds='0']", timeout=180_000)
         text = visitor.window.inner_text("main")
         assert "done" in text

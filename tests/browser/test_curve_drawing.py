@@ -1,4 +1,4 @@
-"""Tests of the power curves of models, and of the coordinates of their pictures."""
+"""Tests of the power curves of models, and of the coordinates in drawings of the curves."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ def test_features_rise_from_the_lowest_to_the_highest_values_of_the_training() -
     package = curve.components["package"]
     assert package.watts[0] == pytest.approx(50 + 0.01 * 10 + 0.001 * 10, rel=1e-6)
     assert package.watts[-1] == pytest.approx(50 + 0.011 * SCALE / 100, rel=1e-6)
-    # The machine of the training: the quantile and the session count, the difference between machines does not.
+    # On the machine of the training, the half-width has two parts: the quantile and the session. It has no part for
+    # the difference between machines.
     assert package.half_width is not None
     assert package.half_width[0] == pytest.approx(np.hypot(3.0, 2.0))
     assert package.half_width[-1] == pytest.approx(np.hypot(6.0, 2.0))

@@ -1,4 +1,4 @@
-"""Tests of the catalogue of texts, and of the choice of the language."""
+"""Tests of the catalogue of translated texts, and of the choice of a page's language."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SERVERS = ROOT / "servers" / "kepler_servers"
 TEMPLATES = SERVERS / "browser" / "templates"
 LITERAL = re.compile(r'"([a-z][A-Za-z_]*)"')
 PREFIX = re.compile(r'"([a-z][a-z_]*_)" ?[~,]')
-"""A prefix to which a template adds the rest of a key, e.g. `"split_" ~ name`."""
+"""Pattern for the first part of a key, to which a template adds the rest, e.g. `"split_" ~ name`."""
 CALL = re.compile(r'\bt\("([A-Za-z_]+)"(?! ~)')
 
 

@@ -16,12 +16,12 @@ from support.paths import ROOT
 
 SECONDS = 300
 SEED = "76"
-"""Seed with which no offline trainer is started while the disk is full.
+"""Seed of the chaos run. With this seed, no offline trainer is started while the disk is full.
 
 An offline trainer that is started on a full disk logs a traceback, which would be a fault.
 """
 KNOWN_FAULTS = {"unexpected 5xx answers"}
-"""Kinds of faults that this test ignores. Answers with 5xx statuses are checked by the tests of each server."""
+"""Kinds of faults that this test ignores. The tests of each server check its answers with 5xx statuses."""
 
 
 def test_a_short_chaos_run(tmp_path: Path) -> None:

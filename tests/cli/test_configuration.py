@@ -62,7 +62,7 @@ def test_reading_creates_no_files(tmp_path: Path) -> None:
 def test_a_mounted_config_map(folder: Path) -> None:
     """A setting is read from a config map that Kubernetes has mounted.
 
-    In the folder of a mounted config map, each key is a link to a file in the folder `..data`, which is a link itself.
+    In the folder of a mounted config map, each key is a link to a file in the folder `..data`. `..data` is a link, too.
     """
     (folder / "..2026").mkdir()
     (folder / "..2026" / KEY).write_text("8100")
@@ -96,7 +96,7 @@ def test_quoted_true_in_a_model_config_line_is_true(folder: Path) -> None:
 
 
 def test_the_address_of_a_kubernetes_service_is_no_port(folder: Path) -> None:
-    """Kubernetes sets MODEL_SERVER_PORT to an address if a namespace has a Service named model-server. Ignore it."""
+    """An address in MODEL_SERVER_PORT is ignored. Kubernetes sets it if there is a Service named model-server."""
     (folder / KEY).write_text("8105")
     assert configuration(folder, **{KEY: "tcp://10.0.0.1:8100"}).number(KEY) == 8105
     assert configuration(folder, SCHEDULER="tcp://10.0.0.1:8786").text("SCHEDULER") == "tcp://10.0.0.1:8786"

@@ -1,4 +1,4 @@
-"""The four programs start with the volume, the ConfigMap and the arguments of existing deployments."""
+"""Tests that the four servers start with the volume, the ConfigMap and the arguments of existing deployments."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ TRAIN_SECONDS = 180
 
 @pytest.fixture
 def deployment() -> Iterator[Containers]:
-    """Containers whose ConfigMap has no keys."""
+    """Yield containers with a volume and a ConfigMap, as in existing deployments. The ConfigMap is still empty."""
     with containers() as shared:
         yield shared
 

@@ -1,6 +1,6 @@
-"""Run the commands of the README and of the documentation, and compare what they print with what the pages show.
+"""Run the commands in the README and the documentation, and compare their output with the output in the pages.
 
-Each page is run in a working folder of its own, from the first block to the last one. Run one page with
+Each page gets its own working folder, and runs from its first block to its last block. Run one page with
 `pytest tests/cli/test_documentation.py -k NAME`.
 """
 

@@ -1,4 +1,4 @@
-"""Tests of the code blocks of documentation pages without running them, and of the comparison of outputs."""
+"""Check the code blocks of documentation pages without running them, and test the comparison of outputs."""
 
 from __future__ import annotations
 

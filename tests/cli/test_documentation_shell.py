@@ -1,4 +1,4 @@
-"""Tests of the shell that runs the commands of documentation pages: it finds commands that do not do what is shown."""
+"""Tests of the shell that runs the commands of documentation pages: it finds commands with other results than shown."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ WATTS: dict[str, tuple[float, dict[str, float]]] = {
 
 
 def honesty(node: str = NODE, **changes: Any) -> dict[str, Any]:
-    """Return a block `honesty` of a model that was trained on two recordings of a node with this name."""
+    """Return the block `honesty` of a model that was trained on two recordings of the node `node`."""
     errors = {"mae": 1.0, "components": {}, "parts": 2}
     seen = {"recordings": 2, "days": 2, "nodes": 1, "samples": 100, "features": {}, "node_names": [node]}
     return {
@@ -61,7 +61,7 @@ def estimate(folder: Path, *arguments: str) -> dict[str, Any]:
 
 
 def columns(folder: Path) -> dict[str, np.ndarray[Any, np.dtype[np.float64]]]:
-    """Return the columns of the table of all estimates; NaN for an empty cell."""
+    """Write all estimates to a CSV table. Return its columns by name, with NaN in place of empty cells."""
     estimate(folder, "-o", "estimates.csv")
     with (folder / "estimates.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -108,7 +108,11 @@ def test_a_name_that_every_machine_has_does_not_identify_it(trained: str, flags:
 
 
 def test_reasons_to_doubt_are_printed(tmp_path: Path) -> None:
-    """One recording, samples above the range of the training, another machine, and a twin that predicts other watts."""
+    """The command prints four reasons to doubt.
+
+    The model was trained on one recording of another machine, all samples are above the range of the training, and
+    the model's twin predicts other watts.
+    """
     twin = {"model_name": "SGDRegressorTrainer_0", "feature_group": "CPUTime", "limits": {"package": 1.0}}
     block = honesty("other-node", splits={"blocks": honesty()["splits"]["blocks"]}, twin=twin)
     publish(

@@ -16,7 +16,7 @@ from kepler_core.cli.examples import PROGRAM, TITLE, examples
 from kepler_core.cli.main import cli
 
 WIDEST_EXAMPLE = 78
-"""Characters; a terminal has at least 80 columns."""
+"""Maximum length of a line of an example, in characters. A terminal has at least 80 columns."""
 
 
 def commands(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
@@ -40,7 +40,7 @@ def example_lines(command: click.Command) -> list[str]:
 
 
 def parse(words: list[str]) -> None:
-    """Parse a command line, and run nothing. Raises `click.UsageError` if the command does not accept it."""
+    """Parse a command line without running it. Raises `click.UsageError` if the command does not accept the line."""
     ctx = cli.make_context(PROGRAM, list(words), resilient_parsing=False)
     command: click.Command = cli
     while isinstance(command, click.Group):

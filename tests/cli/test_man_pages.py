@@ -1,4 +1,4 @@
-"""Tests of the manual pages: one for each command, with all options and examples, and without errors of roff."""
+"""Tests of the manual pages: each command has a page with all its options and examples, and without errors of roff."""
 
 from __future__ import annotations
 

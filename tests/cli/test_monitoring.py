@@ -19,7 +19,7 @@ PLACEHOLDERS = {"$instance": ".*", "$component": ".*"}
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Write the files with the command, and return their folder."""
+    """Run `kepler-model monitoring`, and return the folder of the written files."""
     folder = tmp_path_factory.mktemp("monitoring") / "new" / "folder"
     done = kepler("monitoring", folder)
     assert done.returncode == 0, done.stderr
@@ -28,7 +28,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def promtool(*arguments: str | Path, cwd: Path) -> str:
-    """Run promtool, and return what it prints."""
+    """Run promtool and return its output."""
     need_prometheus()
     done = subprocess.run(["promtool", *map(str, arguments)], cwd=cwd, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -168,13 +168,13 @@ def test_an_old_line_of_a_command_prints_its_new_form(old: str, new: str, tmp_pa
 
 
 def test_lines_for_the_new_program_are_not_refused(tmp_path: Path) -> None:
-    """Run commands with file names of the old form, which are right names for the new program."""
+    """A recording whose name has no suffix is accepted, although old commands used such names, too."""
     rec, table = tmp_path / "rec", tmp_path / "table.csv"
     assert kepler("simulate", "--output", f"{rec}.json", "--minutes", "2").returncode == 0
     (tmp_path / "rec.json").rename(rec)
     done = kepler("extract", "-i", rec, "-o", table, "--energy-source", "rapl-sysfs", "--feature-group", "BPFOnly")
     assert (done.returncode, table.is_file()) == (0, True), done.stderr
-    # the file exists, so the error is about the table's name, and the new form keeps the name of the recording
+    # The error is about the name of the table. The recording exists, so the suggested command keeps its name.
     assert f"--input {rec}" in message("extract", "-i", rec, "-o", tmp_path / "table", cwd=tmp_path)
 
 

@@ -56,7 +56,7 @@ def echo() -> Iterator[str]:
 
 
 def with_secrets(url: str, path: str = "", *, password: bool = True, query: bool = True) -> str:
-    """Return a URL with a user, a password and a token in its query."""
+    """Return a URL to which a user, a password and a query with a token are added."""
     user = f"user:{PASSWORD}@" if password else ""
     return url.replace("://", f"://{user}") + path + (f"?token={TOKEN}" if query else "")
 
@@ -108,7 +108,7 @@ def test_the_estimator(echo: str, tmp_path: Path) -> None:
 
 
 def test_the_estimator_shows_the_url_of_a_model_in_use_without_secrets(tmp_path: Path) -> None:
-    """The status and a label of a metric contain the URL of a model."""
+    """The estimator's status and a label of its metrics contain the URL of a model, but not the secrets in this URL."""
     from support.linear_models import ABS
 
     from kepler_core.store.layout import zip_bytes
@@ -205,7 +205,7 @@ def test_commands(echo: str, tmp_path: Path) -> None:
 
 
 def malformed(url: str) -> list[str]:
-    """Return URLs with secrets that a command rejects or cannot use."""
+    """Return URLs that contain secrets, and that a command rejects or cannot use."""
     scheme, _, rest = url.partition("://")
     return [
         f"{scheme}://user:{PASSWORD}@{rest}/x?token={TOKEN}",

@@ -35,7 +35,7 @@ TRAINERS = ("GradientBoostingRegressorTrainer", "LinearRegressionTrainer")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a recording of two nodes, `r.json.gz`, and a store with models that were trained on it."""
+    """A folder with a recording of two nodes (`r.json.gz`), and with a store of models that were trained on it."""
     folder = tmp_path_factory.mktemp("plot")
     write(Simulation(containers=4, timestamps=150, nodes=2), str(folder / "r.json.gz"))
     pipeline = {

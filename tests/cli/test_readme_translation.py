@@ -33,12 +33,12 @@ def headings(text: str) -> list[tuple[int, str]]:
 
 
 def table_rows(text: str) -> list[int]:
-    """Return the number of cells of each row of each table."""
+    """Return the number of cells of each row, for all tables in the page."""
     return [line.count("|") for line in prose(text).splitlines() if line.startswith("|")]
 
 
 def links(text: str) -> Counter[str]:
-    """Return the targets of links and how often they occur, without links within the page."""
+    """Return target of a link -> number of links with this target. Links within the page are left out."""
     return Counter(re.findall(r"\]\(([^)#][^)]*)\)", prose(text)))
 
 

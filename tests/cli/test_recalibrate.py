@@ -39,7 +39,7 @@ def simulate(folder: Path, name: str, *arguments: str) -> None:
 
 @pytest.fixture(scope="module")
 def origin(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with the store `m`, and recordings of a machine with 1.4 times the power."""
+    """Return a folder with the store `m`, and recordings of a machine with 1.4 times the power in the training."""
     folder = tmp_path_factory.mktemp("recalibrate")
     simulate(folder, "a.json", "--minutes", "6")
     shifted = ("--law-change", "0", "--law-gain", "1.4", "--seed", "4")
@@ -52,7 +52,7 @@ def origin(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def folder(origin: Path, tmp_path: Path) -> Path:
-    """Return a copy of the folder `origin`, whose store the test may change."""
+    """Return a copy of the folder `origin`. The test may change the store in the copy."""
     shutil.copytree(origin, tmp_path / "copy", symlinks=True)
     return tmp_path / "copy"
 
@@ -113,11 +113,12 @@ def test_recalibrated_models_state_how_uncertain_their_errors_are(folder: Path) 
         for model in read_models(store.snapshot("mine"))
     }
     assert {errors.get("standard_error") for errors in blocks().values()} == {None}
-    for _ in range(2):  # the second recalibration keeps the error before the first one
+    # After the second recalibration, `earlier` is still the error from before the first recalibration.
+    for _ in range(2):
         run(folder, "recalibrate", "-s", "m", "-i", "metered.json", "-j", "1", "--feature-group", "CounterOnly")
         for path, errors in blocks().items():
             assert 0 < errors["standard_error"] < errors["mae"]
-            assert errors.get("earlier") == hardest.get(path)  # None for the trainer that the pipeline did not have
+            assert errors.get("earlier") == hardest.get(path)  # None if version 1 has no such model
 
 
 def test_models_lose_a_twin_that_was_fitted_anew(folder: Path) -> None:

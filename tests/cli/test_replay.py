@@ -1,4 +1,4 @@
-"""Tests of `kepler-model replay`: the served metrics are those of the recording."""
+"""Tests that `kepler-model replay` serves the metrics in a recording."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def families(text: str) -> dict[str, list[tuple[dict[str, str], float]]]:
 
 @contextmanager
 def replaying(folder: Path, *arguments: str | Path) -> Iterator[str]:
-    """Run the command, and yield its URL. At the end, stop it and check its exit code."""
+    """Run `kepler-model replay` and yield its URL. At the end, stop the command and check its exit code."""
     port = free_port()
     command = ["replay", *arguments, "--port", str(port)]
     process = ProcessUnderTest(command, folder / "replay.log", program=(sys.executable, "-m", "kepler_core"))
@@ -64,7 +64,7 @@ def test_counters_rise_as_in_the_recording() -> None:
     ((labels, start),) = families("".join(replay.lines(1000)))["kepler_node_package_joules_total"]
     assert (labels["odd"], start) == (HOSTILE_LABEL, 0.0)
     ((_, later),) = families("".join(replay.lines(1031.5)))["kepler_node_package_joules_total"]
-    assert later == pytest.approx(10 * 31.5 / 10)  # 10 W for 31.5 s, which take 3.15 s at this speed
+    assert later == pytest.approx(10 * 31.5 / 10)  # 10 W for 31.5 s; counters are divided by the speed 10
     assert list(replay.lines(999)) == []
     assert list(replay.lines(1057 + 3.1)) == []
 

@@ -23,7 +23,7 @@ from kepler_servers.commands import SERVERS
 
 NAMES = tuple(SERVERS)
 PROGRAMS = tuple(name for name in NAMES if name != "meter")
-"""The servers that are programs, too, because containers of kepler-model-server start programs with these names."""
+"""Servers that are also installed as programs: containers of kepler-model-server start programs with these names."""
 KEYS_OUTSIDE_OF_THE_OPTION_CLASS = re.compile(r"\[configuration key: ([A-Z_]+)")
 WITHOUT_KEY = {"config_dir", "json", "settings", "help"}
 
@@ -48,7 +48,7 @@ def test_the_program_has_the_options_of_the_command(name: str) -> None:
     done = subprocess.run([program(name), "-h"], check=True, capture_output=True, text=True)
     command = kepler("serve", name, "-h")
     assert done.stdout.splitlines()[0] == f"Usage: {name} [OPTIONS]"
-    # Only the usage line, which has the name of the command, may differ.
+    # The first line may differ, because it has the name of the program or command. All other lines must be equal.
     assert done.stdout.splitlines()[1:] == command.stdout.splitlines()[1:]
     assert "-l, --log-level LEVEL" in done.stdout
     assert "-c, --config-dir DIR" in done.stdout

@@ -1,4 +1,4 @@
-"""Tests of tables that fit into the width of a terminal."""
+"""Tests that the tables of commands fit into the width of a terminal."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ROWS = [
 
 
 def on_a_terminal(columns: int, *arguments: str, cwd: Path | None = None) -> list[str]:
-    """Run `kepler-model` on a terminal with so many columns, and return the lines that it prints."""
+    """Run `kepler-model` on a terminal with `columns` columns, and return the lines that the command prints."""
     leader, follower = pty.openpty()
     fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
     environment = {key: value for key, value in os.environ.items() if key not in ("COLUMNS", "LINES")}
@@ -36,7 +36,7 @@ def on_a_terminal(columns: int, *arguments: str, cwd: Path | None = None) -> lis
     while True:
         try:
             part = os.read(leader, 65536)
-        except OSError:  # Linux reports the end of a terminal's last process in this way
+        except OSError:  # OSError: the last process of the terminal has ended
             break
         content += part
         if not part:

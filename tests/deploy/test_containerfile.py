@@ -1,6 +1,6 @@
 """Build `deploy/Containerfile` without a container engine, and run its servers with a read-only file system.
 
-The image is also built by buildah, if it is installed.
+If buildah is installed, a test builds the image with buildah, too.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from kepler_core import __version__
 CONTAINERFILE = ROOT / "deploy" / "Containerfile"
 CONSTRAINTS = ROOT / "deploy" / "constraints.txt"
 TARGET = os.environ.get("KEPLER_IMAGE_TARGET", "server")
-"""Target to build. `train` takes several minutes."""
+"""Target of the Containerfile that the tests build. Building the target `train` takes several minutes."""
 MAX_MEGABYTES = {"server": 150, "train": 800}
-"""Maximum size of what a target adds to Python, in MB of files."""
+"""Maximum size of the files that each target adds to the Python image, in MB."""
 START_SECONDS = 300.0
-"""Seconds that a test waits for a server or program of the image. It is long, because the programs start from disk."""
+"""Seconds that a test waits for a program of the image. The time is long, because programs are read from disk."""
 PROGRAMS = ("sh", "env", "install", "chroot")
 
 pytestmark = [
@@ -71,7 +71,7 @@ def image(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Image:
 
 @pytest.fixture
 def volume() -> Iterator[Path]:
-    """A folder for /mnt that the image's user may write."""
+    """A folder to mount at /mnt, to which the image's user may write."""
     with tempfile.TemporaryDirectory() as name:
         os.chown(name, 10001, 10001)
         yield Path(name)
@@ -106,7 +106,8 @@ def test_compiled_modules_do_not_depend_on_times(image: Image) -> None:
     compiled = list((image.root / "opt" / "kepler-core" / "lib").rglob("*.pyc"))
     assert len(compiled) > 300
     flags = {path.read_bytes()[4:8] for path in compiled}
-    assert flags == {b"\x01\x00\x00\x00"}  # PEP 552: with a hash that Python does not check
+    # PEP 552: with these flags, a file contains a hash of its source that Python does not check, and no time.
+    assert flags == {b"\x01\x00\x00\x00"}
 
 
 def test_settings_of_the_image(image: Image) -> None:
@@ -119,7 +120,7 @@ def test_settings_of_the_image(image: Image) -> None:
 
 
 def check_health(image: Image, volume: Path, environ: dict[str, str]) -> tuple[int, str]:
-    """Run the HEALTHCHECK of the image beside a server. Return its exit code and its output."""
+    """Run the HEALTHCHECK of the image while a server runs. Return the exit code and the output of the check."""
     log = volume / "health.log"
     process = image.start(image.health, volume, log, environ)
     return process.wait(START_SECONDS), log.read_text()
@@ -151,7 +152,7 @@ def run(image: Image, volume: Path, command: Sequence[str], environ: dict[str, s
 
 @pytest.fixture
 def environ() -> dict[str, str]:
-    """Free ports, because a chroot has the network of this machine."""
+    """Return settings with free ports. Servers need them because a chroot has the network of this machine."""
     ports = {key: str(free_port()) for key in ("MODEL_SERVER_PORT", "OFFLINE_TRAINER_PORT", "ONLINE_TRAINER_PORT")}
     return {**ports, "METER_METRICS_PORT": str(free_port()), "ESTIMATOR_SOCKET": "/mnt/e.sock"}
 

@@ -17,7 +17,7 @@ from kepler_servers.commands import SERVERS
 FOLDER = ROOT / "deploy" / "kustomize"
 OVERLAYS = ("kepler-0.9", "kepler-0.10", "trainers")
 VERSIONS = ("1.29", "1.37")
-"""Versions of Kubernetes whose schemas the objects are checked against; the first one with sidecars as a default."""
+"""Versions of Kubernetes with whose schemas the test checks the objects. 1.29 is the first with sidecars by default."""
 PORTS = {"model-server": 8100, "offline-trainer": 8102, "online-trainer": 8103, "estimator": 9103, "meter": 8104}
 
 KEPLER = {
@@ -57,12 +57,13 @@ spec:
       volumes: [{name: sysfs, hostPath: {path: /sys}}, {name: procfs, hostPath: {path: /proc}}]
 """,
 }
-"""What the overlays need of Kepler's own manifests, which are not part of this repository."""
+"""Overlay -> the objects of Kepler's own manifests that the overlay changes. This repository does not contain Kepler's
+manifests."""
 
 
 @pytest.fixture(scope="module")
 def overlays(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, Any]]]:
-    """The objects of each overlay with stand-ins for Kepler's manifests, and with all components."""
+    """Return the objects of each overlay, built with all components. `KEPLER` replaces Kepler's manifests."""
     folder = tmp_path_factory.mktemp("kustomize") / "kustomize"
     shutil.copytree(FOLDER, folder)
     for name, text in KEPLER.items():
@@ -76,14 +77,14 @@ def overlays(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[st
 
 
 def pods(objects: list[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    """Yield the objects that have pods, and their pods."""
+    """Yield each object that has a pod template, and the template."""
     for one in objects:
         if containers(one):
             yield one, one["spec"]["template"]
 
 
 def own_containers(objects: list[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], dict[str, Any], str]]:
-    """Yield the pod, the container and the server of each container that runs Kepler Core."""
+    """For each container that runs Kepler Core, yield the pod, the container and the name of the server."""
     for _, pod in pods(objects):
         for container in containers({"spec": {"template": pod}}):
             if "kepler-core" in container["image"]:
@@ -199,7 +200,7 @@ def test_options_and_keys_are_those_of_the_servers(overlays: dict[str, list[dict
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_pods_are_restricted(overlays: dict[str, list[dict[str, Any]]], overlay: str) -> None:
-    """The rules of Kubernetes' level `restricted`, except that the meter reads host files as root."""
+    """Pods obey the Kubernetes security standard `restricted`. Only the meter runs as root, to read host files."""
     for pod, container, server in own_containers(overlays[overlay]):
         security = {**pod["spec"].get("securityContext", {}), **container["securityContext"]}
         assert security["readOnlyRootFilesystem"] is True

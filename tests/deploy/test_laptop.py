@@ -1,4 +1,4 @@
-"""Tests of `deploy/compose/laptop`: the services run with their own command lines until the dashboards have values.
+"""Tests of `deploy/compose/laptop`: run the services as the compose file does, until the dashboards have values.
 
 No container engine is needed: `support.compose_services` runs the services in namespaces. Grafana is not run; the tests
 read its provisioning.
@@ -28,24 +28,24 @@ FOLDER = ROOT / "deploy" / "compose" / "laptop"
 FILE = FOLDER / "compose.yaml"
 MONITORING = ROOT / "config" / "kepler_config" / "monitoring"
 OTHER_PROGRAMS = {"prometheus": "prometheus", "node-exporter": "prometheus-node-exporter"}
-"""Programs of this machine that stand for the other images of the compose file."""
+"""Image in the compose file -> program of this machine that is run in place of the image."""
 START_SECONDS = 400
 TRAIN_SECONDS = 900
 ROWS = "1000,50"
 
 NEED_EVENTS = {
-    "kepler_meter_flag",  # a reason to doubt
-    "kepler_meter_problem_info",  # a problem
-    "kepler_meter_full_watts",  # a power source that knows the power at full load
-    "kepler_meter_idle_watts",  # a power source that knows the idle power
-    "kepler_offline_trainer_jobs_ended_total",  # a job
-    "kepler_offline_trainer_models_total",  # a job
+    "kepler_meter_flag",  # only if there is a reason to doubt the watts
+    "kepler_meter_problem_info",  # only if there is a problem
+    "kepler_meter_full_watts",  # only with a power source that knows the power at full load
+    "kepler_meter_idle_watts",  # only with a power source that knows the idle power
+    "kepler_offline_trainer_jobs_ended_total",  # only after a job
+    "kepler_offline_trainer_models_total",  # only after a job
 }
-"""Metrics of panels that may be empty on a healthy laptop, and what would give them values."""
+"""Metrics that may have no values on a healthy laptop. The comments state when they have values."""
 
 
 def expressions() -> dict[str, str]:
-    """Return the expressions of both dashboards, with values in place of the variables, by their own text."""
+    """Return a dict: expression in a dashboard -> the same expression with values in place of the variables."""
     texts = [
         target["expr"]
         for name in ("power.json", "models.json")
@@ -58,12 +58,12 @@ def expressions() -> dict[str, str]:
 def test_the_compose_file_is_valid() -> None:
     compose_spec = pytest.importorskip("compose_spec", reason="the package compose-spec is not installed")
     for file in (FILE, ROOT / "deploy" / "compose" / "compose.yaml"):
-        # without the defaults of variables, which only a compose program replaces
+        # Replace variables such as ${NAME:?message} by their names, as only a compose program knows their values.
         content = re.sub(r"\$\{(\w+):\?[^}]*\}", r"\1", file.read_text())
         document = yaml.safe_load(content)
         compose_spec.ComposeSpecification.model_validate(document)
         for name, service in document["services"].items():
-            # the model ignores fields that it does not know
+            # The model of compose_spec ignores unknown fields, so this test compares the names of the fields.
             assert set(service) <= set(compose_spec.Service.model_fields), name
         assert set(document) - {"x-server", "x-trainer"} <= set(compose_spec.ComposeSpecification.model_fields)
 

@@ -52,7 +52,10 @@ def documents() -> list[Any]:
 
 @pytest.mark.parametrize("sorted_keys", [False, True])
 def test_the_post_renderer_changes_one_path(sorted_keys: bool) -> None:
-    """Helm writes the keys in the order of the chart, or sorted."""
+    """The post-renderer changes the path of the volume `sysfs` only.
+
+    It does so with both orders of keys that Helm may write: the order of the chart, and sorted.
+    """
     text = yaml.safe_dump_all(documents(), sort_keys=sorted_keys)
     done = subprocess.run([DEPLOY / "helm" / "post-render.sh"], input=text, capture_output=True, text=True, check=True)
     expected = documents()

@@ -1,4 +1,4 @@
-"""Tests of the systemd units: systemd accepts them, they are hardened, and their commands exist."""
+"""Tests of the systemd units: systemd accepts the units, the units restrict their servers, and their commands exist."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from kepler_servers.commands import SERVERS
 FOLDER = ROOT / "deploy" / "systemd"
 UNITS = sorted(path.name for path in FOLDER.glob("*.service"))
 MAX_EXPOSURE = {"kepler-meter.service": 2.7}
-"""Highest value of `systemd-analyze security`. The meter runs as root, to read RAPL counters."""
+"""Highest exposure that `systemd-analyze security` may report. The meter runs as root, to read RAPL counters."""
 DEFAULT_MAX_EXPOSURE = 1.8
 PROGRAM = "/opt/kepler-core/bin/kepler-model"
 
 
 @pytest.fixture
 def unit(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """A copy of a unit whose program exists."""
+    """Return a copy of a unit file with /bin/true, which exists on this machine, in place of its program."""
     if shutil.which("systemd-analyze") is None:
         pytest.skip("systemd is not installed")
     copy = tmp_path / str(request.param)

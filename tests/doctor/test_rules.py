@@ -1,4 +1,4 @@
-"""The rules of `kepler-model doctor`: each finds its fault, and a Kepler without faults has no finding."""
+"""The rules of `kepler-model doctor`: each rule finds its fault, and finds nothing in a Kepler without faults."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_the_idle_power_is_learned_from_quiet_times() -> None:
     zones = {zone.zone: zone for zone in idle_power(read_recording(host.recording()))}
     for zone, watts in IDLE_WATTS.items():
         assert zones[zone].watts == pytest.approx(watts, abs=0.2)
-    # what Kepler calls idle depends on the load: it is the unused part of the power
+    # The watts that Kepler exports as idle depend on the load, so on a busy host they exceed the idle power.
     busy = {zone.zone: zone for zone in idle_power(read_recording(SimulatedHost().recording()))}
     kepler_watts = busy["package"].kepler_watts
     assert kepler_watts is not None

@@ -43,7 +43,7 @@ def stored_models(*groups: str) -> list[LinearModel]:
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EstimatorProcess]:
-    """An estimator with models of both feature groups. The models of eBPF features have the lower error."""
+    """An estimator with models of eBPF features and of hardware counters. eBPF models have the lower error."""
     folder = tmp_path_factory.mktemp("both")
     publish(folder / "store", *stored_models("ebpf", "counters"))
     with running_estimator(folder / "e.sock", "-s", folder / "store") as process:
@@ -59,7 +59,7 @@ def test_a_model_of_hardware_counters_answers_where_ebpf_measures_nothing(
     both: EstimatorProcess, output_type: str
 ) -> None:
     reply = ask(both, [[0, 0, 0, 1000, 2000, 10], [0, 0, 0, 2000, 2000, 0]], output_type)
-    assert reply["powers"]["package"] == [40.0, 50.0]  # the model of eBPF features would answer 31 W twice
+    assert reply["powers"]["package"] == [40.0, 50.0]  # the model of eBPF features would answer 31 W for both rows
     for feature in EBPF:
         assert feature in reply["msg"]
     for feature in COUNTERS:
@@ -77,7 +77,7 @@ def test_a_model_of_ebpf_features_answers_where_no_hardware_counter_runs(both: E
     [
         [[1000, 5, 2, 1e9, 2e9, 1e6]],
         [[1000, 5, 0, 1e9, 2e9, 0]],  # no network packets and no cache misses
-        [[1000, 0, 0, 1e9, 2e9, 1e6], [0, 0, 0, 3e9, 1e9, 0]],  # zeros in one row only
+        [[1000, 0, 0, 1e9, 2e9, 1e6], [0, 0, 0, 3e9, 1e9, 0]],  # features are 0 in one row only
     ],
 )
 def test_live_features_are_used(both: EstimatorProcess, rows: list[list[float]]) -> None:

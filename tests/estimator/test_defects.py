@@ -1,4 +1,4 @@
-"""Tests of a defective model, provider or store: replies stay safe for Kepler, and other models are still used."""
+"""Tests of defective models, providers and stores: replies are still valid for Kepler, and other models are used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests of downloads from slow servers: they end at their deadline, and SIGTERM ends every wait for them."""
+"""Tests of downloads from slow servers: downloads end at their deadline, and SIGTERM ends every wait for a download."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ MANY = 1020
 
 @pytest.fixture(autouse=True)
 def descriptors_of_the_test() -> Iterator[None]:
-    """Raise this process's limit of file descriptors, so that it can open all connections of a test."""
+    """Raise the limit of file descriptors of this process, so that it can open all connections of a test."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (before[1], before[1]))
     yield
@@ -34,7 +34,7 @@ def descriptors_of_the_test() -> Iterator[None]:
 
 @contextmanager
 def idle_connections(port: int, count: int) -> Iterator[None]:
-    """Open connections that send nothing. Do not wait until the server accepts them: it may not accept all of them."""
+    """Open connections that send nothing. Do not wait until the server accepts them, because it may not accept all."""
     with ExitStack() as stack:
         for _ in range(count):
             connection = stack.enter_context(socket.socket())
@@ -45,7 +45,7 @@ def idle_connections(port: int, count: int) -> Iterator[None]:
 
 
 def limit_descriptors(estimator: EstimatorProcess, spare: int) -> None:
-    """Lower the limit of a running estimator, so that it can open only a few more descriptors."""
+    """Lower the descriptor limit of a running estimator, so that it can open only `spare` more descriptors."""
     used = {int(name) for name in os.listdir(f"/proc/{estimator.process.pid}/fd")}
     unused = (number for number in itertools.count() if number not in used)
     limit = next(itertools.islice(unused, spare, None))
@@ -66,7 +66,7 @@ def test_1020_idle_connections_to_the_metrics_port(store: Path, tmp_path: Path) 
 
 
 def test_the_metrics_port_cannot_take_the_descriptors_of_kepler(store: Path, tmp_path: Path) -> None:
-    """The idle clients of the metrics port take all descriptors that are not reserved."""
+    """Kepler gets its answers although idle clients of the metrics port use all descriptors that are not reserved."""
     port = free_port()
     with running_estimator(tmp_path / "e.sock", "-s", store, "--metrics-port", str(port)) as estimator:
         estimator.wait_answer(REQUEST, WATTS)
@@ -87,7 +87,7 @@ def test_the_metrics_port_cannot_take_the_descriptors_of_kepler(store: Path, tmp
 
 
 def test_a_closed_connection_fills_the_reserve(tmp_path: Path) -> None:
-    """The descriptor of a closed connection goes back to the reserve. No other thread of the process can get it."""
+    """The descriptor of a closed connection goes back to the reserve. No other thread can get this descriptor."""
     before = len(os.listdir("/proc/self/fd"))
     reserve = DescriptorReserve(2)
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]

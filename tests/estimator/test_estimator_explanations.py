@@ -1,4 +1,4 @@
-"""Tests of explained replies, of twins that answer in place of their model, and of the metrics about both."""
+"""Tests of replies with explanations, of twins that answer in place of their model, and of the metrics about these."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TERMS = {
     "lowest": 50.0, "highest": 200.0, "edges": [], "quantiles": [3.0], "session": 4.0, "machine_idle": 0.0,
     "machine_loaded": 0.0, "noise": 0.1,
 }  # fmt: skip
-"""With these terms, the half-width is 5 W within the range of the training, and 8.5 W outside of it."""
+"""Terms of an interval whose half-width is 5 W within the range of the training, and 8.5 W outside of the range."""
 HONESTY: dict[str, Any] = {
     "splits": {"blocks": {"mae": 1.0, "components": {}, "parts": 5}, "recordings": None},
     "hardest": "blocks",
@@ -44,7 +44,7 @@ TWIN = LinearModel(
     group="CPUTime",
     features=BPF[:1],
     mae=9.0,
-    # other order of the components than in `RICH_MODEL`
+    # the order of the components differs from the order in `RICH_MODEL`
     watts={"dram": (9.0, {}), "package": (50.0, {"bpf_cpu_time_ms": 0.01})},
 )
 RICH_MODEL = LinearModel(
@@ -54,8 +54,8 @@ RICH_MODEL = LinearModel(
     watts={"package": (50.0, {"bpf_cpu_time_ms": 0.01, "bpf_page_cache_hit": 0.001}), "dram": (8.0, {})},
 )
 ROWS = ([10_000, 8_000], [10_000, 20_000], [2e6, 8_000], [0, 0])
-"""A usual row, a row in which the twin's package power differs by 20 W, a row above the range of the training, and a
-row that asks for idle power, which is below the range of the training."""
+"""Four rows: a usual row; a row for which the twin's package power differs by 20 W; a row above the range of the
+training; and a row that requests idle power, which is below this range."""
 POWERS = {"package": [158.0, 150.0, round(58.0 + 1.05 * SCALE / 100, 3), 50.0], "dram": [8.0, 9.0, 8.0, 8.0]}
 EXPLAINED = {"half_width": {"package": [9.434, 20.616, 11.673, 8.5]}, "rows_outside": [2, 3], "rows_disagreeing": [1]}
 REQUEST = watts_request(ROWS, trainer_name=RICH)
@@ -67,7 +67,10 @@ def edited(**changes: Any) -> LinearModel:
 
 
 def explained(estimator: EstimatorProcess, request: dict[str, Any] = REQUEST) -> dict[str, Any]:
-    """Request watts with an explanation. Check that the reply without explanation has the same bytes otherwise."""
+    """Request watts with an explanation, and return the reply.
+
+    Checks that the reply begins with the bytes of a reply without an explanation.
+    """
     plain = ask_as_kepler(estimator.path, request)
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(PATIENCE)
@@ -99,7 +102,7 @@ def test_rows_in_which_the_models_differ_are_the_twins(twins: EstimatorProcess) 
     assert (explanation["pipeline"], explanation["trainer"], explanation["level"]) == ("made", RICH, 0.9)
     assert (explanation["node_type"]["number"], explanation["problem"]) == (0, "")
     status = twins.status()
-    # `explained` has sent two requests. A row for idle power is not counted as outside.
+    # `explained` has sent two requests. `rows_outside` does not count rows that request idle power.
     assert (status["rows_outside"], status["disagreements"]) == (2, 2)
     assert "rows are answered by the twin" in twins.log
 

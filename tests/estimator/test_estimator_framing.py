@@ -1,4 +1,4 @@
-"""Tests that the end of a request is found for any content, and however the content is cut into pieces."""
+"""Tests that the estimator finds the end of a request for any content, and for any division of it into pieces."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from kepler_servers.estimator.framing import NotAnObjectError, RequestBuffer
 
-# Texts that make the end hard to find: braces and quotes in strings, backslashes before quotes, multi-byte characters.
+# Texts in which the end of a request is hard to find: with braces, quotes, backslashes and multi-byte characters.
 _texts = st.text(alphabet=st.sampled_from('{}[]"\\/:, \n\t\0abué€😀'), max_size=12)
 _values: st.SearchStrategy[Any] = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | _texts,
@@ -24,7 +24,7 @@ _blanks = st.text(alphabet=" \t\r\n", max_size=5).map(str.encode)
 
 
 def end_of(data: bytes, cuts: list[int]) -> int | None:
-    """Feed the data to a buffer, cut at the positions `cuts`. Return where the buffer finds the object's end."""
+    """Cut the data at the positions `cuts`, and feed the pieces to a buffer. Return where the buffer finds the end."""
     buffer = RequestBuffer()
     bounds = [0, *sorted({cut % (len(data) + 1) for cut in cuts}), len(data)]
     for start, end in itertools.pairwise(bounds):

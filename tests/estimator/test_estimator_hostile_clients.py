@@ -1,4 +1,4 @@
-"""Tests with hostile clients of an estimator, while a good client sends requests and must get the right answers."""
+"""Tests with hostile clients of an estimator. At the same time, a good client must get the right answers."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ BODY = json.dumps(REQUEST).encode()
 
 
 class Attack:
-    """Opens hostile connections to an estimator. `close` closes all these connections."""
+    """Opens hostile connections to an estimator. The method `close` closes all these connections."""
 
     def __init__(self, estimator: EstimatorProcess, client: CheckingClient) -> None:
         self.estimator = estimator
@@ -62,7 +62,7 @@ class Attack:
         return checked_reply(read_all(self.send(content)))
 
     def refused(self, content: bytes, reason: str = "") -> None:
-        """Send a request whose reply must have no watts and a message with the reason."""
+        """Send a request. Check that the reply has no watts, and that its message contains the reason."""
         reply = self.reply(content)
         assert not any(map(any, reply["powers"].values()))
         assert reply["msg"]
@@ -224,7 +224,7 @@ def connections_that_hold_as_much_as_the_estimator_allows(attack: Attack) -> Non
         attack.send(held)
     large = json.dumps(watts_request([[1.25, 2.5]] * 6000)).encode()
     for _ in range(3):
-        # This request is larger than one read, and larger than the requests of the other connections.
+        # The request `large` needs several reads, and is larger than the requests of the other connections.
         reply = attack.reply(large)
         assert len(reply["powers"].get("package", [])) == 6000, reply["msg"]
     attack.meanwhile()
@@ -330,7 +330,7 @@ def half_characters(attack: Attack) -> None:
 
 @case
 def half_characters_everywhere(attack: Attack) -> None:
-    """Send lone surrogates, which Python's JSON decoder accepts, but which cannot be encoded as UTF-8."""
+    """Send lone surrogates. Python's JSON decoder accepts them, but they cannot be encoded as UTF-8."""
     for key in ("source", "trainer_name", "filter", "output_type"):
         attack.refused(json.dumps({**REQUEST, key: "\ud800"}).encode())
     attack.reply(body(metrics=[*BPF, "\ud800"], values=[[100, 200, 1], [0, 0, 1]]))
@@ -386,7 +386,7 @@ def a_request_without_end(attack: Attack) -> None:
 
 @case
 def a_request_that_is_refused_before_it_is_sent(attack: Attack) -> None:
-    """Clients send the whole request before they read, so sending must not fail."""
+    """Clients send the whole request before they read the reply, so sending must not fail if the request is refused."""
     for content in (body(source="x" * 6_000_000), b'{"metrics":["' + b"x" * 30_000_000, b"x" * 30_000_000):
         with connect(attack.path) as connection:
             connection.sendall(content)
@@ -526,12 +526,12 @@ def status_from_many_at_once(attack: Attack) -> None:
             assert json.loads(content)["pid"] == attack.estimator.process.pid
 
 
-# --- many requests with different model keys ---
+# --- many requests that need different models ---
 
 
 @case
 def a_thousand_kinds_of_requests(attack: Attack) -> None:
-    """Send requests with 1000 different model keys. Each key needs an entry in the model cache.
+    """Send requests with 1000 different filters. Each filter needs an entry in the model cache.
 
     The entry of a client that repeats its request regularly must stay in the cache.
     """
@@ -577,7 +577,7 @@ def test_the_number_of_cases() -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def _many_descriptors() -> Iterator[None]:
-    """Raise the limit of file descriptors, because all clients of the tests are in this process."""
+    """Raise the limit of file descriptors, because this process has the connections of all clients."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     if before[1] != resource.RLIM_INFINITY and before[1] < 4000:
         pytest.skip("too few file descriptors for the clients")
@@ -587,7 +587,7 @@ def _many_descriptors() -> Iterator[None]:
 
 
 class AttackedEstimator:
-    """The estimator that all cases attack. If a case has ended it, it is started again for the next case."""
+    """The estimator that all cases attack. If a case ends the estimator, a new one is started for the next case."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -678,11 +678,11 @@ def test_slow_clients_are_dropped(estimator: EstimatorProcess, client: CheckingC
 
 
 def test_memory_does_not_grow(estimator: EstimatorProcess, client: CheckingClient) -> None:
-    """When all cases have run three times, the estimator may use little more memory than when they have run twice."""
+    """After three runs of all cases, the estimator uses little more memory than after two runs."""
     resident = []
     for _ in range(3):
         for name in CASES:
-            # A case that fails is reported by `test_a_hostile_client_does_not_affect_another_one`.
+            # If a case fails, `test_a_hostile_client_does_not_affect_another_one` reports it.
             with contextlib.suppress(AssertionError, ValueError, KeyError):
                 run_case(name, estimator, client)
         client.wait()
@@ -698,7 +698,7 @@ _MUTATIONS = st.lists(
 
 
 def mutated(changes: list[tuple[int, int, bytes]]) -> bytes:
-    """Return `BODY` after some changes: bytes are replaced, inserted or removed, or the end is cut off."""
+    """Return `BODY` with some bytes replaced, inserted or removed, or with its end cut off."""
     content = bytearray(BODY)
     for at, kind, piece in changes:
         if kind == 0:
@@ -727,7 +727,7 @@ def fuzzed(estimator: EstimatorProcess) -> Iterator[Path]:
 @example(content=b"{}", cut=1, end=False)
 @example(content=b'{"command":"status"}', cut=5, end=True)
 def test_fuzz(fuzzed: Path, content: bytes, cut: int, end: bool) -> None:
-    """For any bytes sent in two pieces, the estimator sends a valid reply or closes the connection."""
+    """Send any bytes in two pieces. The estimator must send a valid reply or close the connection."""
     with connect(fuzzed) as connection:
         for piece in (content[:cut], content[cut:]):
             with contextlib.suppress(ConnectionError):

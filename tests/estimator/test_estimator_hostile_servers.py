@@ -30,7 +30,7 @@ class _HostileHandler(http.server.BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.0"
     over: threading.Event
-    """Event that is set at the end of the test. Endless behaviours then stop."""
+    """Event that is set at the end of the test. It stops endless answers."""
 
     def log_message(self, *_: Any) -> None:
         pass
@@ -51,7 +51,7 @@ class _HostileHandler(http.server.BaseHTTPRequestHandler):
 
 
 def _model_zip(**files: bytes) -> bytes:
-    """Return the zip archive of a valid model, but with some of its files replaced."""
+    """Return the zip archive of a valid model in which some files are replaced."""
     stored = ABS.stored()[1]
     replaced = {name.replace("_json", ".json").replace("_pkl", ".pkl"): data for name, data in files.items()}
     return zip_bytes({**stored, **replaced})
@@ -112,8 +112,8 @@ BEHAVIOURS: dict[str, Callable[[_HostileHandler], None]] = {
     "deep_model": lambda h: h.send(_model_zip(model_json=b'{"layout":' * 200_000)),
     "weights_not_finite": lambda h: h.send(_model_zip(package_json=b'{"type":"linear","weights":{},"bias":1e999}')),
     "selection_deep": lambda h: h.send(b"PK", X_Kepler_Selection='{"a":' * 5000),
-    # The slow behaviours come last, because all estimators start at once: those with slow servers wait while the
-    # tests of the faster behaviours run.
+    # The slow behaviours come last. All estimators start at once, so the estimators with slow servers wait while
+    # tests of faster behaviours run.
     "endless": _endless,
     "silent": _silent,
     "drip": _drip,
@@ -142,7 +142,7 @@ def logs_warning_about(estimator: EstimatorProcess, name: str) -> bool:
 
 @pytest.fixture(scope="module")
 def estimators(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, EstimatorProcess]]:
-    """One estimator for each hostile behaviour. Its model server has this behaviour, and its store is good."""
+    """One estimator for each hostile behaviour. The estimator's model server has this behaviour; its store is good."""
     folder = tmp_path_factory.mktemp("hostile_servers")
     publish(folder / "store", *ALL)
     with hostile_server() as url, ExitStack() as stack:
@@ -185,7 +185,7 @@ _LATER_BEHAVIOURS = [
 
 
 class _SwitchingHandler(_HostileHandler):
-    """HTTP handler of a model server that serves `model`. While `model` is None, the server is hostile."""
+    """HTTP handler of a model server that serves `model`, or behaves in a hostile way while `model` is None."""
 
     model: LinearModel | None = ABS
     request_counts: Counter[str]

@@ -33,7 +33,7 @@ def loop(tmp_path: Path) -> Iterator[Loop]:
 
 
 def ask(loop: Loop, tmp_path: Path) -> socket.socket:
-    """Connect a client, send its request, and let the loop read the request."""
+    """Connect a client, send a request from it, and let the loop read the request."""
     client = socket.socket(socket.AF_UNIX)
     client.connect(str(tmp_path / "e.sock"))
     client.sendall(
@@ -51,7 +51,7 @@ def ask(loop: Loop, tmp_path: Path) -> socket.socket:
 
 
 def reply_to(client: socket.socket) -> dict[str, Any] | None:
-    """Return the reply that a client has received; None if the client's request is still pending."""
+    """Return the reply that a client has received, or None if the client's request is still pending."""
     client.setblocking(False)
     try:
         reply: dict[str, Any] = json.loads(client.recv(4096))
@@ -68,7 +68,7 @@ def test_pending_requests_beyond_the_limit_of_bytes_are_answered_oldest_first(
     monkeypatch.setattr(loop_module, "MAX_HELD_BYTES", 3 * ROWS * 8)
     clients = [ask(loop, tmp_path) for _ in range(5)]
     assert [reply_to(client) is not None for client in clients] == [True, True, False, False, False]
-    clients[2].close()  # makes room for the request of another client
+    clients[2].close()  # then the loop has room for the request of another client
     loop._poll()
     clients.append(ask(loop, tmp_path))
     assert [reply_to(client) is not None for client in clients[3:]] == [False, False, False]
@@ -87,7 +87,7 @@ def test_pending_requests_beyond_the_limit_of_connections_are_answered_oldest_fi
 def test_a_pending_request_is_answered_in_time_behind_an_older_silent_client(
     loop: Loop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A silent client has more time than a search for a model, but must not delay the answer to a later client."""
+    """A client that waits for a model is answered in time, although an earlier client has sent only half a request."""
     monkeypatch.setattr(loop_module, "MODEL_TIMEOUT_SECONDS", 0.0)
     with socket.socket(socket.AF_UNIX) as silent:
         silent.connect(str(tmp_path / "e.sock"))

@@ -1,4 +1,4 @@
-"""Tests of the estimator's memory: neither files beside a model nor the texts in requests make it grow."""
+"""Tests that the estimator's memory does not grow with needless files of models, or with texts in requests."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from kepler_core.store.model_archive import ModelArchive
 
 LARGE_BYTES = 250 * 2**20
 ALLOWED_KIB = 24 * 2**10
-"""Growth of memory, in KiB, that counts as noise. Each large file has ten times this size."""
+"""Allowed growth of memory, in KiB. Each large file has ten times this size."""
 
 
 @pytest.fixture(scope="module")
 def hostile_zip() -> bytes:
-    """Return a zip of half a MiB: a good model, and two files that it does not name, each of 250 MiB of zeros."""
+    """Return a zip of half a MiB with a good model and two needless files, which are 250 MiB of zeros each."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in ABS.stored()[1].items():
@@ -47,7 +47,7 @@ def hostile_zip() -> bytes:
 
 @contextmanager
 def serving(content: bytes) -> Iterator[str]:
-    """Run an HTTP server that answers every request (GET and POST) with the content, and yield its URL."""
+    """Run an HTTP server that answers every GET and POST request with `content`, and yield the server's URL."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -69,7 +69,7 @@ def serving(content: bytes) -> Iterator[str]:
 
 
 def memory_with(path: Path, content: bytes, way: str) -> tuple[int, int]:
-    """Return the peak and the resident memory, in KiB, of an estimator that has loaded the model in a zip."""
+    """Let an estimator load the model in a zip. Return the estimator's peak memory and resident memory, in KiB."""
     with serving(content) as url:
         environ = {"NODE_COMPONENTS_INIT_URL": f"{url}/model.zip"} if way == "url" else {}
         arguments = ("--model-server", url) if way == "model-server" else ()
@@ -87,7 +87,10 @@ def test_large_files_in_the_zip_of_a_model(tmp_path: Path, hostile_zip: bytes, w
 
 
 def test_large_files_in_a_folder_of_a_store(tmp_path: Path) -> None:
-    """The pipeline was copied into the store by hand. It has no manifest, so no size of its files is checked."""
+    """The estimator does not read needless large files, and refuses a large file of the model itself.
+
+    The pipeline has no manifest, like a pipeline that was copied by hand, so the store does not check file sizes.
+    """
     publish(tmp_path / "store", ABS)
     shutil.copytree(tmp_path / "store" / "made", tmp_path / "copied" / "made", symlinks=False)
     folder = tmp_path / "copied" / "made" / "rapl-sysfs" / "AbsPower" / "BPFOnly" / ABS.name
@@ -128,7 +131,7 @@ def test_models_with_too_large_files_are_rejected(tmp_path: Path, name: str, lim
 
 
 def request_with_long_names(number: int) -> dict[str, Any]:
-    """Return a request of an unusual kind: with hundreds of metrics, and long texts."""
+    """Return a request with hundreds of metrics and long texts, which differ for each `number`."""
     metrics = [*BPF, *(f"{number}-{index}-".ljust(19, "ß") for index in range(450))]
     return watts_request([[1.0] * len(metrics)], metrics, trainer_name=f"T{number}-".ljust(900, "€"))
 

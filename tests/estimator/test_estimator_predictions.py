@@ -1,4 +1,4 @@
-"""Tests that the estimator replies with the same watts as `kepler-model estimate` and the model itself."""
+"""Tests that the watts of the estimator are the watts of `kepler-model estimate` and of the model itself."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ max_rows: 400
 
 @attrs.frozen
 class Trained:
-    """An estimator with replies of unlimited length, its store, and the observations of its models' training."""
+    """An estimator with replies of unlimited length, its store, and the observations on which models were trained."""
 
     estimator: EstimatorProcess
     store: Path
@@ -102,7 +102,7 @@ def check_same_watts(trained: Trained, output_type: Any, source: str, trainer: s
             replied = np.array(powers.get(component, [0.0] * count))
             assert np.abs(replied - watts).max() <= 0.0005 + 1e-9, component
         assert set(powers) <= set(expected)
-        # A reply that fits into one read of Kepler may be less exact, but has a value for each row, too.
+        # A reply of at most `READ_LIMIT` bytes may be less exact, but has a value for each row, too.
         content = watts_reply(tuple(expected), np.array(list(expected.values())), limit=READ_LIMIT).content
         assert len(content) <= READ_LIMIT
         assert all(len(values) == count for values in checked_reply(content)["powers"].values())

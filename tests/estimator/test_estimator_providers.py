@@ -75,7 +75,7 @@ def test_a_model_stays_in_use_while_its_server_is_down(server: RestartableServer
         assert estimator.ask(REQUEST)["powers"] == WATTS
         assert estimator.providers_in_use() == [f"model server {server.url}/model"]
         server.kill()
-        time.sleep(3)  # long enough for the estimator to ask the killed server twice
+        time.sleep(3)  # in 3 s, the estimator asks the killed server twice
         client.wait()
         assert estimator.providers_in_use() == [f"model server {server.url}/model"]
         publish(server.store, OTHER)

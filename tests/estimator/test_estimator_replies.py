@@ -1,4 +1,4 @@
-"""Tests of replies: decimals, components that are left out, the limit of bytes, and replies after failures."""
+"""Tests of replies: decimals, left-out components, the limit of bytes, and replies after failures."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def reply_of(watts: Mapping[str, Any], *, limit: int = READ_LIMIT, core_ratio: f
 
 
 def as_lists(watts: Any) -> dict[str, list[float]]:
-    """Convert watts from arrays to lists, as a decoded reply contains them."""
+    """Convert watts from arrays to lists, the form of watts in a decoded reply."""
     return {name: values.tolist() for name, values in watts.items()}
 
 
@@ -71,7 +71,10 @@ def test_long_replies_lose_decimals_and_components() -> None:
 
 
 def heavy_tailed(rows: int, seed: int) -> FloatArray:
-    """Return watts of processes, shape (4, rows). Few use most of the power (Pareto distribution, shape 1.1)."""
+    """Return watts of processes, shape (components, rows). A few processes use most of the power.
+
+    The watts of `package` and `dram` have a Pareto distribution with the shape parameter 1.1.
+    """
     random = np.random.default_rng(seed)
     package, dram = random.pareto(1.1, (2, rows)) + 1e-3
     package, dram = 90.0 * package / package.sum(), 12.0 * dram / dram.sum()
@@ -152,7 +155,7 @@ def test_a_reply_has_as_many_decimals_as_fit(drawn: dict[str, list[float]], rows
 
 @given(st.lists(st.floats(0, 1e12), min_size=1, max_size=30), st.integers(0, 3))
 def test_no_reply_is_shorter_than_its_lower_bound(numbers: list[float], decimals: int) -> None:
-    """Replies are not encoded if their lower bound exceeds the limit. A wrong bound would shorten replies too much."""
+    """The estimator shortens a reply if a lower bound of its length exceeds the limit. The bound must be right."""
     rounded = np.round(np.array([numbers]), decimals)
     assert replies._least_bytes(rounded) <= len(replies._encoded_whole({"package": rounded[0]}, {"msg": ""}))
     assert replies._least_bytes_with_decimals(rounded) <= len(replies._encoded({"package": rounded[0]}, {"msg": ""}))

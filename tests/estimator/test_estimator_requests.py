@@ -40,7 +40,7 @@ def read(content: bytes) -> WattsRequest:
 
 
 def check(request: WattsRequest) -> None:
-    """Check the properties of a decoded request that the models rely on."""
+    """Check that a decoded request has the properties on which models rely."""
     assert request.values.dtype == np.float64
     assert request.values.ndim == 2
     assert request.values.shape[1] == len(request.metrics)
@@ -54,7 +54,7 @@ def check(request: WattsRequest) -> None:
 
 
 def with_rows(*rows: str) -> bytes:
-    """Return a request for DynPower whose rows are the given JSON texts."""
+    """Return a request for DynPower whose rows are the JSON texts `rows`."""
     return b'{"metrics":["a","b"],"output_type":"DynPower","values":[%s]}' % ",".join(rows).encode()
 
 
@@ -323,7 +323,7 @@ _scalars = st.one_of(
 _values: st.SearchStrategy[Any] = st.recursive(
     _scalars, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=3), inner, max_size=3)
 )
-_anything = _values | st.just("\ud800")  # a lone surrogate, which JSON can contain but UTF-8 cannot encode
+_anything = _values | st.just("\ud800")  # a lone surrogate: JSON can contain it, but UTF-8 cannot encode it
 _names = st.lists(st.sampled_from(["a", "b", "c"]) | st.text(max_size=3), max_size=4)
 _rows = st.lists(st.lists(_scalars, max_size=4) | _values, max_size=6)
 

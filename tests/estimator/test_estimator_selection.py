@@ -1,4 +1,4 @@
-"""Tests of the choice of the model for a request, and of the ratio of cores in the reply."""
+"""Tests that the estimator chooses the right model for a request, and tests of the ratio of cores in its reply."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def test_invalid_rows_get_zeros_and_are_counted(estimator: EstimatorProcess) -> 
 def test_every_reply_has_the_ratio_of_cores(
     tmp_path: Path, own: dict[str, Any] | None, model: dict[str, Any], ratio: float | None
 ) -> None:
-    """Check the key `core_ratio` of replies. `own` describes the estimator's machine, `model` the model's machine."""
+    """Check the key `core_ratio` of replies. `own` is the estimator's machine, `model` is the model's machine."""
     publish(tmp_path / "store", *ALL, machine=model)
     arguments: list[str | Path] = ["-s", tmp_path / "store"]
     if own is not None:

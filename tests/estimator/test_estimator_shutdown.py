@@ -24,7 +24,7 @@ def test_due_replies_are_finished(store: Path, tmp_path: Path, number: signal.Si
             half.sendall(content[:50])
             rows = watts_request([[1, 2]] * 20_000)
             large.sendall(json.dumps(rows).encode())
-            large.recv(1, socket.MSG_PEEK)  # waits for the beginning of a reply that is larger than the socket's buffer
+            large.recv(1, socket.MSG_PEEK)  # wait for the first byte of a reply that exceeds the socket's buffer
             estimator.ask(content)
             estimator.process.send_signal(number)
             assert idle.recv(10) == b"", "the signal did not arrive"

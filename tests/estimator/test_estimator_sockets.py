@@ -1,4 +1,4 @@
-"""Tests of the socket files: their permissions, stale socket files, files that are no sockets, and symbolic links."""
+"""Tests of socket files: permissions, stale socket files, other files at the socket's path, and symbolic links."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_a_signal_while_the_estimator_starts(tmp_path: Path) -> None:
     for number in range(12):
         estimator = EstimatorProcess(tmp_path / f"{number}.sock")
         estimator.wait_until(estimator.path.exists, "there is no socket file")
-        time.sleep(0.01 * number)  # while modules are imported
+        time.sleep(0.01 * number)  # the signal comes while the estimator imports modules
         assert estimator.stop() == 0, estimator.log
         assert not estimator.path.exists()
 
@@ -62,7 +62,7 @@ def test_the_socket_of_a_killed_estimator_is_replaced(store: Path, tmp_path: Pat
 def start_at_once(path: Path) -> tuple[int, int]:
     """Start two processes that try to listen on the same stale socket at the same time.
 
-    Returns how many of the processes listen, and how many of them a client reaches.
+    Returns the number of processes that listen, and the number of processes that a client reaches.
     """
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(path))
@@ -113,14 +113,14 @@ def test_a_lock_that_another_process_holds(tmp_path: Path, monkeypatch: pytest.M
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(UsageError, match=r"another process has locked .*e\.sock\.lock"):
             listen([str(tmp_path / "e.sock")])
-    # The lock file that a killed process has left behind does not prevent a start.
+    # The estimator starts although there is the lock file of a killed process.
     for listening in listen([str(tmp_path / "e.sock")]):
         listening.close()
     assert list(tmp_path.iterdir()) == []
 
 
 def check_refused(folder: Path, path: Path, reason: str) -> None:
-    """Check that an estimator with this socket path ends at once, with one line that has the path and the reason."""
+    """Check that an estimator with the socket path `path` ends at once, and logs one line with path and reason."""
     estimator = EstimatorProcess(path, log=folder / "refused.log")
     assert estimator.process.wait(PATIENCE) == 2
     assert len(estimator.log.splitlines()) == 1, estimator.log
@@ -189,7 +189,7 @@ def test_listening_on_several_paths(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("order", [("a.sock", "b.sock"), ("b.sock", "a.sock")])
 def test_one_path_may_be_a_link_to_the_other(tmp_path: Path, order: tuple[str, str]) -> None:
-    """In existing deployments, one socket path is a link to the other path. Clients may connect to both paths."""
+    """Clients can connect to both socket paths, even if one path is a link to the other as in existing deployments."""
     (tmp_path / "b.sock").symlink_to(tmp_path / "a.sock")
     sockets = listen([str(tmp_path / name) for name in order])
     try:

@@ -1,4 +1,4 @@
-"""Tests of the reasons why model providers are passed over: in replies, and in the table of `estimator status`."""
+"""Tests that replies and the table of `estimator status` state why the estimator did not use a model provider."""
 
 from __future__ import annotations
 

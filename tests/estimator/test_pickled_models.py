@@ -25,7 +25,7 @@ MACHINE = {"processor": "x", "cores": 96, "chips": 2, "memory": 64, "frequency":
 MINE = {**MACHINE, "cores": 48}
 WEIGHTS = {"package": linear(30.0, {"bpf_cpu_time_ms": 10.0}), "dram": linear(3.0, {"bpf_cpu_time_ms": 0.0})}
 REQUEST = watts_request([[1000, 7], [0, 0]])
-"""A request for the metrics bpf_cpu_time_ms and bpf_page_cache_hit: a busy node and the idle node."""
+"""A request with bpf_cpu_time_ms and bpf_page_cache_hit. The first row is a busy node, the second is an idle node."""
 POWERS = {"package": [40.0, 30.0], "dram": [3.0, 3.0]}
 """The watts that `WEIGHTS` give for `REQUEST`."""
 XGBOOST = SmallModel("XgboostFitTrainer", mae=1, weights=None)
@@ -33,7 +33,7 @@ LINEAR = SmallModel(mae=5, weights=WEIGHTS)
 CURVE = SmallModel("LogarithmicRegressionTrainer", weights={"package": curve([1.0, 1.0, 1.0], scale=5.0)})
 KEY = "NODE_COMPONENTS_INIT_URL"
 STANDS_IN = f"linear weights of {LINEAR.name} stand in for {XGBOOST.name}"
-"""The message in a reply that comes from the weights of `LINEAR` in place of `XGBOOST`, which fits the request best."""
+"""Message of replies if `XGBOOST` fits the request best, but the weights of `LINEAR` are used in its place."""
 
 
 def poison(folder: Path) -> bytes:
@@ -42,9 +42,10 @@ def poison(folder: Path) -> bytes:
 
 
 def write_database(folder: Path, *models: SmallModel, weights_in_zip: bool = False) -> Path:
-    """Write a pipeline in the form of kepler-model-db, and return the folder of the models of its feature group.
+    """Write a pipeline in the layout of kepler-model-db, and return the folder that contains its models.
 
-    Each model is a zip file with pickles. Its weights are beside the zip file or, with `weights_in_zip`, inside it.
+    Each model is a zip file with pickles. The model's weights are beside the zip file or, if `weights_in_zip` is
+    true, in the zip file.
     """
     for name, content in pipeline(*models, node_types={0: MACHINE}).items():
         if name.count("/") < 4 and not name.endswith(".zip") and not (weights_in_zip and name.count("/") == 3):
@@ -64,7 +65,10 @@ def write_database(folder: Path, *models: SmallModel, weights_in_zip: bool = Fal
 
 
 def ask(tmp_path: Path, *arguments: str | Path, request: Mapping[str, Any] = REQUEST, **environ: str) -> dict[str, Any]:
-    """Return the reply of an estimator on the machine `MINE`. Check that it has logged once which weights it uses."""
+    """Return the reply of an estimator on the machine `MINE`.
+
+    If weights stand in for a model, checks that the estimator has logged this once.
+    """
     (tmp_path / "machine.json").write_text(json.dumps(MINE))
     arguments = (*arguments, "--machine-spec", tmp_path / "machine.json")
     with running_estimator(tmp_path / "e.sock", *arguments, environ=environ) as estimator:
@@ -98,7 +102,7 @@ def test_linear_weights_of_the_same_node_type_stand_in(tmp_path: Path, named: st
 
 
 def test_weights_beside_an_archive_of_another_file_name(tmp_path: Path) -> None:
-    """The archive's metadata, not its file name, tells which weights belong to the archive."""
+    """The estimator finds the weights of an archive by the name in its metadata, not by the name of its file."""
     folder = write_database(tmp_path / "db", LINEAR)
     (folder / f"{LINEAR.name}.json").write_text(json.dumps(WEIGHTS))
     (folder / f"{LINEAR.name}.zip").rename(folder / "best.zip")
@@ -172,7 +176,7 @@ def test_the_model_server_of_kepler_core(tmp_path: Path, trainer: str) -> None:
 
 
 def check_messages(tmp_path: Path, *arguments: str | Path, messages: Mapping[str, str]) -> None:
-    """Check the message for each trainer in `messages`, and check the status of all these requests.
+    """Request watts of each trainer in `messages`. Check the message of each reply, and the estimator's status.
 
     The requests are sent in the order of `messages`, and then again.
     """

@@ -36,7 +36,7 @@ ROWS = {
 
 
 def watts_of(weights: Path, group: str) -> dict[str, list[float]]:
-    """Return the watts that a weight file gives for `ROWS`, without the components that are always 0 W."""
+    """Return the watts that a weight file gives for `ROWS`. Components that are always 0 W are left out."""
     powers: dict[str, list[float]] = {}
     for component, entry in json.loads(weights.read_bytes()).items():
         formula = entry["All_Weights"]

@@ -107,7 +107,7 @@ def test_the_number_of_calls_is_limited(slow: SlowProvider, monkeypatch: pytest.
         provider.offer(request("one more"))
     assert slow.calls == MAX_CALLS
     slow.go.set()
-    # Calls that have ended are removed even if nobody has read their results, so that a new call can start.
+    # The provider forgets calls that have ended, even if their results were never read. Then a new call can start.
     wait_for(lambda: all(call.done() for call in provider._calls.values()), "the calls do not end")
     monkeypatch.undo()
     assert provider.offer(request("one more")) is OFFER

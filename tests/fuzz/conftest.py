@@ -1,4 +1,4 @@
-"""Sets the time of each fuzz target, and reports how many inputs the target has checked."""
+"""Sets the duration of each fuzz target (a test that checks random inputs), and reports its number of inputs."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ import pytest
 from support import fuzzing
 
 TOTAL_VARIABLE = "KEPLER_FUZZ_TOTAL_SECONDS"
-"""Environment variable: the number of seconds that all fuzz targets together may run. `KEPLER_FUZZ_SECONDS` has
-precedence."""
+"""Environment variable: the number of seconds that all fuzz targets together may run.
+
+If the variable `KEPLER_FUZZ_SECONDS` is set, it is used in place of this one.
+"""
 _INPUTS = "fuzz inputs"
 
 

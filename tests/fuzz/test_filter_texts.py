@@ -77,7 +77,7 @@ def words(*known: str) -> st.SearchStrategy[Any]:
 
 @st.composite
 def requests(draw: st.DrawFn) -> bytes:
-    """Draw the body of a request for a model, which is similar to one that Kepler has sent."""
+    """Draw the body of a request for a model. The body is similar to requests that Kepler has sent."""
     spec = st.fixed_dictionaries(
         {},
         optional={

@@ -35,7 +35,7 @@ def damaged(draw: st.DrawFn) -> bytes:
 
 
 def unpacked(packed: bytes, block_bytes: int) -> bytes | None:
-    """Unpack `packed` in blocks of `block_bytes`; return the content, or None if it is rejected."""
+    """Unpack `packed` in blocks of `block_bytes`. Return the content, or None if `Gunzip` rejects the data."""
     gunzip = Gunzip()
     content = b""
     try:
@@ -50,7 +50,7 @@ def unpacked(packed: bytes, block_bytes: int) -> bytes | None:
 
 
 def check_agreement(packed: bytes, block_bytes: int) -> None:
-    """Check that unpacking agrees with the standard library, and is the same for blocks of any size."""
+    """Check that `Gunzip` unpacks the same content as the standard library, whatever the size of the blocks is."""
     content = unpacked(packed, len(packed) or 1)
     assert unpacked(packed, block_bytes) == content
     if content is not None:
@@ -58,7 +58,7 @@ def check_agreement(packed: bytes, block_bytes: int) -> None:
 
 
 def check_body(packed: bytes, block_bytes: int, must_be_gzip: bool) -> None:
-    """Check that a body is stored or rejected, and that no file is left."""
+    """Check that a body is stored or rejected, and that no file is left behind."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         body = SpooledBody(folder, max_bytes=MAX_BODY_BYTES, must_be_gzip=must_be_gzip)
@@ -68,7 +68,7 @@ def check_body(packed: bytes, block_bytes: int, must_be_gzip: bool) -> None:
             body.finish()
             assert body.size == body.path.stat().st_size <= MAX_BODY_BYTES
         except HttpError as error:
-            assert error.status in (400, 413)  # noqa: PT017 - either outcome is right
+            assert error.status in (400, 413)  # noqa: PT017 - storing and rejecting are both right
         finally:
             body.close()
         assert not list(folder.iterdir())

@@ -1,4 +1,4 @@
-"""Fuzz ONNX graphs: each is rejected with a one-line `ModelError`, or evaluated within bounds."""
+"""Fuzz ONNX graphs: each graph is rejected with a one-line `ModelError`, or evaluated within its limits."""
 
 from __future__ import annotations
 

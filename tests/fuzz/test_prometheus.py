@@ -70,7 +70,7 @@ def server() -> ScriptedServer:
 
 
 def check_answer(client: PrometheusClient) -> None:
-    """Query the server's time, its metric names and one metric, and observe the resulting recording."""
+    """Query a server's time, metric names and one metric. Check that errors are one line, and observe the recording."""
     for ask in (client.now, lambda: client.metric_names(START, END)):
         try:
             ask()
@@ -105,7 +105,7 @@ def test_answers(server: ScriptedServer) -> None:
 
 @st.composite
 def replies(draw: st.DrawFn) -> bytes:
-    """Draw an HTTP answer with its status line and headers; it is often damaged."""
+    """Draw an HTTP answer with its status line and headers. The answer is often damaged."""
     body = draw(documents)
     headers: dict[bytes, bytes] = {}
     if draw(st.booleans()):

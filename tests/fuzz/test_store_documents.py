@@ -86,7 +86,7 @@ def damaged_documents(draw: st.DrawFn) -> tuple[str, bytes]:
 
 
 def with_document(name: str, content: bytes) -> dict[str, bytes]:
-    """Return the pipeline's files with new content of one document. A model's archive gets the new content too."""
+    """Return the pipeline's files with new content of one document. A model's archive gets the new content, too."""
     files = {**FILES, name: content}
     folder, _, base_name = name.rpartition("/")
     if f"{folder}.zip" in files:
@@ -97,7 +97,7 @@ def with_document(name: str, content: bytes) -> dict[str, bytes]:
 
 
 def read_everything(files: dict[str, bytes]) -> None:
-    """Read models and node types, make a catalogue, select from it and load the models."""
+    """Read a pipeline's models and node types, select a model, and load all models. Errors must be one line."""
     snapshot = Snapshot("p", 1, "here", None, frozenset(files), lambda name, _: files[name])
     try:
         models, node_types = read_pipeline_models(snapshot)
@@ -120,7 +120,10 @@ def read_everything(files: dict[str, bytes]) -> None:
 
 
 def check_document(document: tuple[str, bytes]) -> None:
-    """Check that a pipeline with this document is accepted, or refused with one line, when published and when read."""
+    """Check a pipeline with one changed document: it is accepted, or refused with a one-line error.
+
+    Publishing and reading are checked.
+    """
     name, content = document
     files = with_document(name, content)
     try:
@@ -165,7 +168,7 @@ NAMES = [
 
 @st.composite
 def archives(draw: st.DrawFn) -> bytes:
-    """Draw an archive of the pipeline with changes of its files, names and members."""
+    """Draw a zip archive of the pipeline in which files, their names or the types of the members are changed."""
     files = draw(
         st.just(FILES)
         | changed_documents().map(lambda document: with_document(*document))
@@ -182,7 +185,7 @@ def archives(draw: st.DrawFn) -> bytes:
     with zipfile.ZipFile(buffer, "w", method) as archive:
         for name, content in files.items():
             info = zipfile.ZipInfo("placeholder")
-            info.filename = prefix + name  # set here, because the constructor would change unsafe names
+            info.filename = prefix + name  # the constructor of `ZipInfo` would change unsafe names
             info.compress_type = method
             info.external_attr = kind << 16
             with contextlib.suppress(UnicodeEncodeError):

@@ -42,7 +42,7 @@ def quoted(cell: str) -> str:
 
 @st.composite
 def csv_tables(draw: st.DrawFn) -> bytes:
-    """Draw a CSV table: a good one with cells and columns replaced, or one of random columns."""
+    """Draw a CSV table: a good table in which some cells are replaced, or a table of random columns."""
     if draw(st.booleans()):
         table = [[*HEADER, THIRD_PARTY], *([*row, 1.0] for row in rows(draw(st.integers(1, 12))))]
         for _ in range(draw(st.integers(0, 3))):
@@ -83,7 +83,8 @@ def parquet_tables(draw: st.DrawFn) -> bytes:
         start = kind if kind in PLAIN else pa.int64()
         values = draw(st.lists(st.none() | cells_of(start), min_size=n, max_size=n))
         column: pa.Array = pa.array([None] * n, kind)
-        with contextlib.suppress(pa.ArrowException):  # without a conversion to the type, the column has nulls only
+        # If pyarrow cannot convert the values to the type, the column keeps its nulls.
+        with contextlib.suppress(pa.ArrowException):
             column = pa.array(values, start).cast(kind, safe=False)
         columns.append(column)
     sink = io.BytesIO()
@@ -103,7 +104,7 @@ def damaged_parquet_tables(draw: st.DrawFn) -> bytes:
 
 
 def check_table(path: Path, content: bytes) -> None:
-    """Check that a table is rejected with a one-line error, or becomes training data without infinite values."""
+    """Check that a table becomes training data without infinite values, or is rejected with a one-line error."""
     path.write_bytes(content)
     spec = load_pipeline("default", settings=(f"third_party={json.dumps([THIRD_PARTY])}",))
     try:

@@ -1,4 +1,4 @@
-"""Fuzz the JSON bodies of `POST /train`."""
+"""Fuzz the JSON bodies of `POST /train`: each is a valid training request, or is rejected with a one-line error."""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
-"""Fuzz the files at a configured URL and the answers of a model server: each gives finite watts, or
-a one-line error message."""
+"""Fuzz the files at a configured URL, and the answers of a model server.
+
+Each file or answer gives finite watts, or a one-line error message.
+"""
 
 from __future__ import annotations
 
@@ -110,7 +112,7 @@ folders = st.fixed_dictionaries(
 
 
 def check_offer(provider: UrlProvider | ModelServerProvider) -> None:
-    """Check that the provider's model gives finite watts of at least 0, or that there is an error of one line."""
+    """Check that a provider's model gives finite watts of at least 0, or that the provider raises a one-line error."""
     try:
         offer = provider.offer(REQUEST)
         model = offer.load()
@@ -125,7 +127,7 @@ def check_offer(provider: UrlProvider | ModelServerProvider) -> None:
 
 
 def check_folder(folder: Path, files: dict[str, bytes]) -> None:
-    """Check the models of all files in a folder of models."""
+    """Write files to a folder of models, and check the model that the estimator gets from each file."""
     for path in (*folder.iterdir(), folder / INDEX):
         path.unlink(missing_ok=True)
     for name, content in files.items():
@@ -153,7 +155,10 @@ answers = st.tuples(
 
 
 def test_answers_of_a_model_server() -> None:
-    """To get one model, a provider sends up to three requests. The test server answers each with its next answer."""
+    """Any answers of a model server give finite watts or an error.
+
+    To get one model, a provider sends up to three requests. The test server sends the drawn answers one by one.
+    """
     queue: list[tuple[int, str, bytes]] = []
 
     class Handler(http.server.BaseHTTPRequestHandler):

@@ -1,4 +1,4 @@
-"""Requests for watts: the estimator decodes them, or refuses them with an error of one line."""
+"""Fuzz requests for watts: the estimator decodes each request, or refuses it with an error of one line."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def requests(draw: st.DrawFn) -> bytes:
 
 
 def check_request(body: bytes) -> None:
-    """Check the request that is decoded, or the reply that a refused request gets."""
+    """Decode a request, and check the decoded request. If the request is invalid, check the error and the reply."""
     try:
         request = read_watts_request(body)
     except InvalidRequestError as error:
@@ -83,7 +83,10 @@ def check_request(body: bytes) -> None:
 
 
 def end_of_request(pieces: list[bytes]) -> int | str | None:
-    """Return the end position of a request that arrives in pieces; None if it is incomplete; or the error's text."""
+    """Return the end position of a request that arrives in pieces.
+
+    Returns None if the request is incomplete, and a text if it is not a JSON object.
+    """
     buffer = RequestBuffer()
     try:
         return next((end for piece in pieces if (end := buffer.feed(piece)) is not None), None)
@@ -92,7 +95,7 @@ def end_of_request(pieces: list[bytes]) -> int | str | None:
 
 
 def check(drawn: tuple[bytes, int]) -> None:
-    """Check a request, and check that its end is also found if the request arrives in pieces."""
+    """Check a request. Check that the end of the request is found in the same place if it arrives in pieces."""
     body, size = drawn
     check_request(body)
     assert end_of_request([body[at : at + size] for at in range(0, len(body), size)]) == end_of_request([body])

@@ -1,4 +1,4 @@
-"""Fuzz YAML documents, pipeline files and values of the option `--set`."""
+"""Fuzz YAML documents, pipeline files and values of the option `--set`: each is accepted, or rejected with one line."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def check_document(text: str) -> None:
 
 
 def check_setting(drawn: tuple[str, str, bool]) -> None:
-    """Check a value of `--set`."""
+    """Check that a pipeline accepts a value of `--set`, or rejects it with an error of one line."""
     path, value, in_arguments = drawn
     document = {"name": "x", "abs_trainers": ["LinearRegressionTrainer"]}
     try:

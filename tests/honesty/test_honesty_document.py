@@ -1,4 +1,4 @@
-"""Test that the block `honesty` survives a round trip, and that malformed blocks are errors of one line."""
+"""Test that decoding and encoding keep the block `honesty`, and that malformed blocks give one-line errors."""
 
 from __future__ import annotations
 

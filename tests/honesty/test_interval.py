@@ -1,4 +1,4 @@
-"""Test the half-width of intervals with numbers that are computed by hand."""
+"""Test the half-width of intervals: expected values were computed by hand."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ INSIDE = np.zeros(1, dtype=bool)
 
 
 def terms(**changed: Any) -> IntervalTerms:
-    """Return terms with two load bins, for a machine of 50 to 150 W."""
+    """Return the terms of an interval with two load bins, for a machine of 50 to 150 W. `changed` replaces terms."""
     values: dict[str, Any] = {
         "lowest": 50.0,
         "highest": 150.0,

@@ -1,4 +1,4 @@
-"""Tests of response headers that contain names, e.g. of models: a name cannot add a header or a parameter."""
+"""Tests of HTTP headers that contain a name, e.g. of a model: no name can add a header or a parameter."""
 
 from __future__ import annotations
 

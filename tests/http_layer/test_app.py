@@ -1,4 +1,4 @@
-"""Tests of `App`, the WSGI application made of routes: its answers, errors, timing and OpenAPI document."""
+"""Tests of `App`, a WSGI application that consists of routes: its answers, errors, timing and OpenAPI document."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests of the side port: hostile clients cannot exceed its limits of connections and of time."""
+"""Tests of the side port, which serves health and metrics: hostile clients cannot exceed its limits."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def drip_feed(connection: socket.socket) -> None:
 
 @pytest.mark.parametrize("end", SHORT_BODIES)
 def test_bodies_shorter_than_their_content_length(port: int, end: bytes) -> None:
-    """No route of a side port reads a body, so a short body does not change the answer."""
+    """No route of a side port reads a body, so bodies that are shorter than their Content-Length change no answer."""
     assert status_of_half_closed(port, "GET", "/healthz", end) == 200
     assert status_of_half_closed(port, "POST", "/healthz", end) == 405
     assert status_of_half_closed(port, "DELETE", "/jobs/x", end) == 404

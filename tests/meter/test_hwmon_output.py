@@ -57,7 +57,7 @@ def test_the_value_of_a_killed_process_is_removed(tmp_path: Path, output: HwmonO
     second = HwmonOutput(str(tmp_path))
     with pytest.raises(OutputError, match="another meter publishes in"):
         second.open()
-    output._lock.release()  # the kernel does this when a process is killed
+    output._lock.release()  # the kernel releases the lock of a killed process
     second.open()
     assert not (tmp_path / CHIP / "power1_input").exists()
     second.close()

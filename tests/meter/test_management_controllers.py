@@ -1,4 +1,4 @@
-"""Test the sources that ask a management controller: IPMI with a faked device, Redfish with a real HTTPS server."""
+"""Test the sources that query a management controller: IPMI with a fake device, Redfish with a real HTTPS server."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_an_answer_without_power_has_a_reason(data: bytes, reason: str) -> None:
 
 
 class FakeDevice:
-    """The kernel's side of an IPMI device: replaces `ioctl` and `select` of the source."""
+    """A fake IPMI device. It replaces the functions `ioctl` and `select` that the source calls."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, answers: list[bytes]) -> None:
         self.requests: list[tuple[int, int, bytes]] = []
@@ -88,7 +88,7 @@ class FakeDevice:
         if number == ipmi.SEND_COMMAND:
             message = content.msg
             self.requests.append((message.netfn, message.cmd, ctypes.string_at(message.data, message.data_len)))
-            # a late answer to an earlier request comes first
+            # before the right answer, an answer to an earlier request arrives
             self._queue += [(content.msgid - 1, answer(9999)), (content.msgid, self._answers.pop(0))]
             return 0
         assert number == ipmi.RECEIVE_MESSAGE
@@ -156,7 +156,7 @@ class _Handler(BaseHTTPRequestHandler):
 def controller(
     resources: dict[str, Any], *, certificate: Path | None = None, password: str | None = None
 ) -> Iterator[str]:
-    """Serve Redfish resources, with TLS if a file with a certificate and its key is given. Yield the URL."""
+    """Serve Redfish resources and yield the URL. If `certificate` is a file with a certificate and its key, use TLS."""
     handler = type("Handler", (_Handler,), {"resources": resources, "password": password})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     if certificate is not None:
@@ -173,7 +173,7 @@ def controller(
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file with a self-signed certificate for 127.0.0.1, and its key."""
+    """Return a file that contains a self-signed certificate for 127.0.0.1 and the certificate's key."""
     folder = tmp_path_factory.mktemp("tls")
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
@@ -318,7 +318,7 @@ class Controller:
 
 
 def until_read(source: PolledSource, *, failures: bool = False) -> Reading:
-    """Return the first reading. With `failures`, skip the readings that fail before."""
+    """Return the first reading of the source. If `failures` is true, ignore failed readings before it."""
     deadline = time.monotonic() + MANY_SECONDS
     while time.monotonic() < deadline:
         try:
@@ -336,7 +336,7 @@ def test_the_latest_answer_is_used_until_it_is_stale() -> None:
     asked = Controller()
     asked.answers.clear()
     source = PolledSource("redfish", "about", lambda: asked, interval=5.0, clock=lambda: now[0])
-    assert source.read(OBSERVATION) is None  # the loop does not wait for the answer
+    assert source.read(OBSERVATION) is None  # `read` does not wait for the controller's answer
     asked.answers.set()
     reading = until_read(source)
     asked.answers.clear()

@@ -23,21 +23,21 @@ from kepler_servers.meter.status import MeterStatus
 
 
 class Collectors:
-    """Collectors that measure a load of one half."""
+    """Collectors that report a load of 0.5 and one problem."""
 
     def collect(self) -> Observation:
         return Observation(time.time(), 0.1, {"cpu_user_ms": 500.0}, load=0.5, problems=("perf is missing",))
 
 
 class BrokenCollectors:
-    """Collectors that measure nothing."""
+    """Collectors that raise an error in place of an observation."""
 
     def collect(self) -> Observation:
         raise CollectorError("there is no /proc/stat")
 
 
 class Running:
-    """A loop that runs in a thread, and the states that it has reported."""
+    """A meter loop that runs in a thread, and the states that the loop has reported."""
 
     def __init__(
         self, tmp_path: Path, read: Callable[[Observation], Reading], collectors: Collecting, interval: float
@@ -50,7 +50,7 @@ class Running:
         self.loop = MeterLoop(collectors, ScriptedSource(read), publisher, Zones(), interval, [self.states.append])
 
     def next_state(self, condition: Callable[[MeterStatus], bool] = lambda _: True) -> MeterStatus:
-        """Wait for a state that the loop reports from now on, and return it."""
+        """Wait until the loop reports a state for which `condition` is true, and return the state."""
         seen = len(self.states)
         wait_for(lambda: any(map(condition, self.states[seen:])), "the meter does not get into this state")
         return next(state for state in self.states[seen:] if condition(state))

@@ -90,7 +90,7 @@ def test_counter_that_stands_still_is_no_meter(machine):
 
 
 def test_counter_that_changes_every_second(machine):
-    """QEMU's virtual RAPL changes once per second, and the meter reads more often."""
+    """The power is right if the counter changes once per second, like QEMU's virtual RAPL, and is read more often."""
     zone(machine, "intel-rapl:0", "package-0", 1)
     source = powercap(machine)
     source.read(observation(machine))
@@ -140,7 +140,7 @@ def test_counter_after_a_long_pause_is_not_guessed(machine):
 def test_unreadable_counter_names_what_helps(machine, monkeypatch):
     zone(machine, "intel-rapl:0", "package-0", 1)
     if os.geteuid() == 0:
-        # Root can read every file, so the kernel's answer must be simulated.
+        # Root can read every file, so the test simulates the kernel's refusal.
         def refuse(path, flags, *rest):
             raise PermissionError(13, "Permission denied", str(path))
 
@@ -152,7 +152,7 @@ def test_unreadable_counter_names_what_helps(machine, monkeypatch):
 
 
 def test_tree_of_scaphandre(machine):
-    """Scaphandre's host writes every 5 s, without names and ranges."""
+    """The power is right if, as with Scaphandre, `energy_uj` changes every 5 s, and there are no other files."""
     machine.file("var/scaphandre/intel-rapl:0/energy_uj", 1000)
     file = machine.root / "var/scaphandre/intel-rapl:0/energy_uj"
     source = ProvidedTreeSource(machine.root, clock=machine.monotonic)
@@ -177,7 +177,7 @@ def test_tree_of_scaphandre(machine):
 
 
 def published(tmp_path, kind, name):
-    """Write the tree of the output `powercap` in the form for Scaphandre, and return its folder."""
+    """Write zones with the output `powercap`, in the form that Scaphandre reads, and return the output."""
     output = PowercapOutput(str(tmp_path / "tree"), scaphandre=True)
     output.open()
     reading = Reading(1.7e9, {"package": Power(5.0, 4.0, 6.0)}, Provenance(kind, name))
@@ -192,7 +192,7 @@ def test_estimates_that_a_meter_publishes_are_not_read(machine, tmp_path, kind, 
         ProvidedTreeSource(machine.root, folder=output.folder),
         PowercapSource(machine.root, folder=output.folder),
     ):
-        with pytest.raises(MeterError, match="no measurement"):
+        with pytest.raises(MeterError, match="not a measurement"):
             source.read(observation(machine))
     output.close()
 

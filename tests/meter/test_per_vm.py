@@ -1,4 +1,4 @@
-"""Tests of the trees of QEMU guests, on simulated hosts."""
+"""Tests of the folders of energy counters that the meter writes for QEMU guests, on simulated hosts."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_every_guest_has_a_safe_folder_name(tmp_path_factory: pytest.TempPathFac
 
 
 def test_a_process_that_becomes_a_guest_is_found(host: QemuHost) -> None:
-    """libvirt starts a process that later executes QEMU."""
+    """The scanner finds a process that executes QEMU later, as libvirt starts it, and drops a reused process id."""
     scanner = GuestScanner(str(host.root))
     host.start(7, "/usr/sbin/libvirtd")
     assert scanner.guests() == []
@@ -87,7 +87,7 @@ def test_the_idle_part_is_that_of_the_reading_or_of_the_cpus() -> None:
 
 
 def test_the_trees_of_six_guests_add_up_to_the_host(host: QemuHost, tmp_path: Path) -> None:
-    """Guests do random work, come and go. At the end, their counters have risen by the host's energy."""
+    """Guests do random work, and one guest is restarted. In the end, the sum of their counters is the host's energy."""
     rng = random.Random(1)
     output = PerVmOutput(str(tmp_path / "guests"), str(host.root))
     output.open()
@@ -143,7 +143,7 @@ def test_values_of_a_killed_process_are_withdrawn(host: QemuHost, tmp_path: Path
     host.start(1, *qemu("vm-1", 2))
     killed.write(reading(package=100.0), {"package": 0.0})
     for tree in killed._trees.values():
-        tree.output._lock.release()  # type: ignore[attr-defined]  # the kernel does this when a process is killed
+        tree.output._lock.release()  # type: ignore[attr-defined]  # the kernel releases the locks of a killed process
     host.end(1)
     output = PerVmOutput(str(tmp_path / "guests"), str(host.root))
     output.open()

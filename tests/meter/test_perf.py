@@ -57,7 +57,7 @@ def test_counter_that_stays_zero_is_missing():
     later = {0: CpuCounts(1000, 1000, {"cpu_cycles": 2, "cache_miss": 0})}
     rates, problems = increases(earlier, later, 1.0)
     assert set(rates) == {"cpu_cycles"}
-    assert problems == ["cache_miss does not count on this machine"]
+    assert problems == ["the counter of cache_miss stays 0 on this machine"]
 
 
 def test_counters_that_other_programs_use_are_missing():

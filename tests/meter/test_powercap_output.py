@@ -78,7 +78,7 @@ def test_the_next_process_continues_the_counter(tmp_path: Path, killed: bool) ->
     first.open()
     first.write(reading(package=42.0), {"package": 123_456_789.123457})
     if killed:
-        first._lock.release()  # the kernel does this when a process is killed
+        first._lock.release()  # the kernel releases the lock of a killed process
     else:
         first.close()
         assert not (tmp_path / CURRENT / "energy_uj").exists()
@@ -221,7 +221,10 @@ def test_malformed_counters_are_not_restored(tmp_path: Path, output: PowercapOut
 
 
 def test_readers_see_no_missing_and_no_falling_counter(tmp_path: Path, output: PowercapOutput) -> None:
-    """Another process reads the counter at Kepler's path again and again while the provenance changes."""
+    """Another process reads the counter at Kepler's path repeatedly while the source of the power changes.
+
+    Every read must succeed and return at least the value before.
+    """
     output.write(reading(package=42.0), {"package": 1.0})
     script = (
         "import sys\nlast = count = 0\n"

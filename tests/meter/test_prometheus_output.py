@@ -1,4 +1,4 @@
-"""Tests of the output `prometheus`: the metrics of the meter, and those of Kepler."""
+"""Tests of the output `prometheus`: the metrics of the meter, and the metrics with Kepler's names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests of the publisher: several outputs, of which some fail, and one energy counter for each component."""
+"""Tests of the publisher: it has one energy counter for each component, and several outputs, some of which fail."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Recorder(Output):
 
 
 class Failing(Recorder):
-    """Output that calls a function before each write and each advance."""
+    """Output that calls the function `fail` before each `write` and `advance`. The function may raise an exception."""
 
     def __init__(self, fail: Callable[[], None]) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Debian's node_exporter reads the trees of a meter, and a real Prometheus server scrapes both."""
+"""Test that Debian's node_exporter reads the folder of a meter, and that Prometheus scrapes meter and node_exporter."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ WINDOW_SECONDS = 30
 
 @contextmanager
 def node_exporter(tree: Path, log: Path) -> Iterator[int]:
-    """Run node_exporter with the trees of a meter in place of /sys, and yield its port."""
+    """Run node_exporter with the folder of a meter in place of /sys, and yield the port of node_exporter."""
     if shutil.which(EXPORTER) is None:
         pytest.skip(f"{EXPORTER} is not installed (apt-get install {EXPORTER})")
     port = free_port()

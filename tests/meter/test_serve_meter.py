@@ -21,9 +21,9 @@ from support.server_process import free_port
 from support.small_disk import fill_disk, small_disk
 
 MIN_VALID_SECONDS = 5.0
-"""Time for which a power is integrated if no new reading follows."""
+"""Time for which the meter integrates a power if no new reading follows."""
 FORBIDDEN = ("pandas", "sklearn", "matplotlib", "scipy")
-"""Modules that a resident process must not import, because they take much memory."""
+"""Modules that the meter's process must not import, because they take much memory."""
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def test_a_meter_publishes_until_it_is_stopped(machine: SensorMachine, tmp_path:
 
 
 def test_the_benchmark_finds_the_energy_of_stepped_loads() -> None:
-    """The counters rise as the reported watts, in total and in each window; a kill and a restart add no energy."""
+    """The counters rise by the energy of the reported watts, in total and in each window. A restart adds no energy."""
     command = [sys.executable, ROOT / "bench" / "meter.py", "--quick", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=200)
     result = json.loads(done.stdout)
@@ -80,7 +80,7 @@ def test_the_counter_continues_after_a_kill(machine: SensorMachine, tmp_path: Pa
     before = killed.zones()["package-0"]
     time.sleep(2)
     with running_meter(machine.root, tmp_path / "tree") as meter:
-        # The first look at the new counter may come late; 42 W add at most 42 J/s since the start of the new process.
+        # The test may read the new counter late, so the counter may have risen by 42 J per second since the new start.
         added = meter.zones()["package-0"] - before
         assert 0 <= added <= 42e6 * (time.time() - meter.status()["started"])
 
@@ -99,7 +99,7 @@ def test_a_process_that_was_stopped_does_not_invent_energy(machine: SensorMachin
 
 
 def test_a_change_of_the_source_does_not_change_the_counter(machine: SensorMachine, tmp_path: Path) -> None:
-    """A running Kepler continues to read the path that it found at its start."""
+    """The counter at the path that Kepler found at its start rises without a jump while the source changes twice."""
     seen: list[int] = []
     known = tmp_path / "tree/class/powercap/kepler-core:measured:hwmon:package/energy_uj"
     with running_meter(machine.root, tmp_path / "tree", "--source", "hwmon", "--source", "formula") as meter:
@@ -118,7 +118,7 @@ def test_a_change_of_the_source_does_not_change_the_counter(machine: SensorMachi
         meter.wait_until(lambda: changed_to("measured"), "the meter is not used again")
         seconds = time.monotonic() - begin
     assert seen == sorted(seen)
-    # Without a jump: 42 W or, by the formula, at most 1000 W. A counter of another path would begin at 1 µJ.
+    # No jump: the power is 42 W or, by the formula, at most 1000 W. A counter at another path would begin at 1 µJ.
     assert 0 < seen[-1] - seen[0] < 1000e6 * (seconds + 1)
     assert meter.log.count("power source kepler-core:") == 3
 

@@ -1,4 +1,4 @@
-"""Tests of the meter's chain of sources and of its set of collectors."""
+"""Tests of the chain of power sources, from which the meter uses the best, and of the meter's collectors."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Scripted:
 
 
 def run(chain, periods, start=0):
-    """Return the names of the sources of some readings; "-" for none."""
+    """Take a reading in each period, and return the names of the sources, with "-" where there was no reading."""
     names = []
     for period in range(start, start + periods):
         try:

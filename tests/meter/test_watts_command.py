@@ -35,7 +35,7 @@ class Live:
             self.machine.run(now - before, load=self.load)
             before = now
             if self.watts is not None:
-                # in one write, so that a reader never sees an empty file
+                # One write replaces the content, so that a reader never sees an empty file.
                 with open(energy, "r+b") as file:
                     file.write(b"%020d" % round(1e6 * (1 + self.watts * (now - begin))))
 

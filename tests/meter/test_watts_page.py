@@ -45,7 +45,7 @@ def test_the_reason_is_shown_while_there_are_no_watts(output: PrometheusOutput) 
     status, page, policy = get(output)
     assert status == 200
     assert policy.startswith("default-src 'none';")
-    assert "There are no watts:" in page
+    assert "The power cannot be estimated:" in page
     assert "the meter has just started" in page
 
 
@@ -63,13 +63,13 @@ def test_a_measurement_needs_no_advice(output: PrometheusOutput) -> None:
     output.write(attrs.evolve(reading(platform=42.0), provenance=MEASURED), {"platform": 0.0})
     page = get(output)[1]
     assert "The watts are measured. Nothing more is needed." in page
-    assert "Only this is measured" not in page
+    assert "Only one component is measured" not in page
 
 
 def test_a_meter_of_the_processors_is_not_taken_for_one_of_the_machine(output: PrometheusOutput) -> None:
     output.write(attrs.evolve(reading(package=42.0), provenance=MEASURED), {"package": 0.0})
     page = get(output)[1]
-    assert "Only this is measured: processors. The rest of the machine is not in the number." in page
+    assert "Only one component is measured: processors. The watts do not include the rest of the machine." in page
     assert "Nothing more is needed" not in page
 
 

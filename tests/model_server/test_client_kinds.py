@@ -35,7 +35,7 @@ NEGATIVE = {"package": linear(50.0, {"bpf_cpu_time_ms": -80.0})}
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """Return the server of a store with a pipeline of Kepler Core, and pipelines of kepler-model-server."""
+    """A server of a store with a pipeline of Kepler Core and pipelines of kepler-model-server."""
     folder = tmp_path_factory.mktemp("store")
     store = LocalStore(folder)
     publish(folder, ABS, name="trained")
@@ -71,7 +71,7 @@ def test_an_old_estimator_never_gets_an_archive_of_kepler_core(server: ServerPro
 def test_an_old_estimator_without_the_key_spec_is_recognised(server: ServerProcess) -> None:
     request = {key: value for key, value in OLD_ESTIMATOR.items() if key != "spec"}
     assert server.post(request).headers["x-kepler-model"].startswith("public/")
-    # `values` and `pipeline_name` belong to requests for watts; an estimator never sends them with these keys
+    # An old estimator never sends `values` and `pipeline_name`, so this client gets a model of Kepler Core.
     assert server.post({**request, "values": [], "pipeline_name": "trained"}).status == 200
 
 

@@ -31,12 +31,12 @@ BREAKS: dict[str, Callable[[Path], None]] = {
     "no-manifest": lambda folder: (folder / "manifest.json").unlink(),
     "bad-manifest": lambda folder: (folder / "manifest.json").write_bytes(b"{"),
 }
-"""Name of a pipeline -> function that damages version 2 of this pipeline, given the folder of the version."""
+"""Name of a pipeline -> function that damages version 2 of the pipeline. It gets the folder of this version."""
 
 
 @pytest.fixture(scope="module")
 def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveStore]:
-    """A model store and a server that serves it. Each test changes only pipelines that no other test uses."""
+    """A model store, and a server that serves the store. Each test changes only pipelines that no other test uses."""
     store = LocalStore(tmp_path_factory.mktemp("live") / "store")
     store.publish("first", pipeline(SmallModel()))
     for name in ("going", "busy", "killed", *BREAKS):
@@ -148,7 +148,7 @@ def test_publishing_after_killed_publishers(live: LiveStore) -> None:
 
 
 def test_names_that_are_not_ascii(live: LiveStore) -> None:
-    """A model is served under the name of its feature group, even if this name has characters that are not ASCII."""
+    """Models are served even if the name of their feature group has characters that are not ASCII."""
     live.publish("foreign", SmallModel(group="Größe", weights={"package": linear(7.0)}))
     wait_for(lambda: "foreign" in live.health()["pipelines"], "it is not served")
     assert live.ask("foreign").status == 200
@@ -263,7 +263,8 @@ def test_all_zips_are_damaged(live: LiveStore) -> None:
     flip(second)
     message = checked_error(live.server.get(f"/models/all-damaged/{BEST_TWO[1].path}.zip"), 503)
     assert "SHA-256" in message
-    # The answer to the same request may come from the cache. A request with other metrics needs the damaged file.
+    # The server may still have the answer to the first request in its cache. A request with other metrics is not in
+    # the cache, so the server must read the damaged file.
     cached = live.ask("all-damaged", weight=False)
     assert cached.status in (404, 503) or cached.body == good
     answer = live.ask("all-damaged", weight=False, metrics=ALL_FEATURES)

@@ -1,4 +1,4 @@
-"""Tests of the parser of model requests. For any bytes, it returns a request or raises `RequestError`."""
+"""Tests of the parser of model requests. For any bytes, the parser returns a request or raises `RequestError`."""
 
 from __future__ import annotations
 

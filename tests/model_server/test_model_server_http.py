@@ -116,7 +116,7 @@ def test_what_is_not_http(server: ServerProcess, request_: bytes) -> None:
             connection.sendall(request_)
             connection.shutdown(socket.SHUT_WR)
             answer = read_all(connection)
-        except OSError:  # the server may close the connection while or after the test sends the request
+        except OSError:  # the server may have closed the connection before the test has sent or read everything
             answer = b""
     assert not answer.startswith(b"HTTP/1.1 5"), answer[:300]
     checked_weights(server.post(CAPTURED))
@@ -180,7 +180,7 @@ def stopping(process: ServerProcess) -> Iterator[None]:
 def test_clients_that_never_read(store: LocalStore, tmp_path: Path) -> None:
     """Clients that never read are dropped, and other clients still get answers.
 
-    The test has more such clients than the server may have file descriptors.
+    The number of these clients exceeds the number of file descriptors that the server may have.
     """
     request = f"GET /models/made/{LARGE_ZIP.path}.zip HTTP/1.1\r\nHost: x\r\n\r\n".encode()
     process = ServerProcess(store.root, tmp_path / "server.log")
@@ -209,7 +209,7 @@ def connections_of(process: ServerProcess) -> int:
     for worker in children_of(process.process.pid):
         folder = f"/proc/{worker}/fd"
         for name in os.listdir(folder):
-            with contextlib.suppress(FileNotFoundError):  # raised if the descriptor was closed meanwhile
+            with contextlib.suppress(FileNotFoundError):  # FileNotFoundError: the descriptor was closed meanwhile
                 count += os.readlink(f"{folder}/{name}").startswith("socket:")
     return count
 
@@ -221,7 +221,7 @@ def test_incomplete_bodies_time_out(server: ServerProcess) -> None:
         slow = [stack.enter_context(server.raw()) for _ in range(3 * len(partial_bodies))]
         for index, connection in enumerate(slow):
             connection.sendall(partial_bodies[index % len(partial_bodies)])
-        # The client `late` is slow, but sends its request within the time limit.
+        # The client `late` waits before it sends its request, but not longer than the time limit.
         late = stack.enter_context(server.raw())
         request = post_bytes(CAPTURED, close=True)
         late.sendall(request[:-1])
@@ -250,7 +250,7 @@ def test_clients_that_leave_early(server: ServerProcess) -> None:
         for _ in range(5):
             connection = server.raw()
             connection.sendall(request)
-            # with this option (linger for 0 s), `close` sends a TCP reset
+            # with the option SO_LINGER and a time of 0 s, `close` sends a TCP reset
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
             connection.close()
     checked_weights(server.post(CAPTURED))

@@ -1,4 +1,4 @@
-"""Tests of GET /metrics: the counters of the model server, and the weights and errors of its models."""
+"""Tests of GET /metrics: the counters of the model server, and the weights and errors of the models in its store."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def test_metrics_have_the_weights_that_are_served(server: ServerProcess) -> None
             variable = weights["Numerical_Variables"][labels["feature"]]
             expected = variable["weight" if name.endswith("watts") else "scale"]
         assert value == expected
-    # There are 9 biases: 4 linear models with 2 components each, and the linear model of the platform. The curve model
-    # has 3 weights.
+    # There are 9 biases: two in each of the 4 linear models with 2 components, and one in the linear model of the
+    # platform. The curve model has 3 weights.
     assert counts == dict(zip(names, (9, 10, 9, 3), strict=True))
 
 

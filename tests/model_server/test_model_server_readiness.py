@@ -33,7 +33,7 @@ def database(tmp_path: Path) -> Path:
 
 
 def check_not_ready(server: ServerProcess, reason: str) -> None:
-    """Check that both endpoints have status 503, and give the reason in JSON."""
+    """Check that `/best-models` and `/readyz` answer with status 503, and with the reason in JSON."""
     best = server.get("/best-models")
     assert reason in checked_error(best, 503)
     assert int(best.headers["retry-after"]) > 0
@@ -43,7 +43,7 @@ def check_not_ready(server: ServerProcess, reason: str) -> None:
 
 
 def check_ready(server: ServerProcess) -> None:
-    """Check that both endpoints have status 200."""
+    """Check that `/best-models` and `/readyz` answer with status 200."""
     assert server.get("/best-models").json()["AbsPower"] == {"BPFOnly": "SGDRegressorTrainer_0"}
     ready = server.get("/readyz")
     assert (ready.status, ready.json()["not_ready"]) == (200, None)
@@ -66,7 +66,7 @@ def test_a_store_with_broken_pipelines_only_is_not_ready(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_the_server_is_ready_after_the_initial_pipelines(tmp_path: Path, database: Path, workers: str) -> None:
-    """Although the store has a model, the server is not ready yet: models of the initial pipelines may fit better."""
+    """The server is not ready before the import, although its store has a model: imported models may fit better."""
     store = LocalStore(tmp_path / "store")
     store.publish("old", pipeline(SmallModel()))
     port = free_port()
@@ -74,7 +74,7 @@ def test_the_server_is_ready_after_the_initial_pipelines(tmp_path: Path, databas
     arguments = ("--workers", workers)
     with serving(store.root, tmp_path / "log", *arguments, environ=environ, ready_path="/healthz") as server:
         wait_for(lambda: "initial pipelines are missing" in server.log, "the first try does not fail")
-        for _ in range(4):  # each worker process may answer
+        for _ in range(4):  # several times, because any of the worker processes may answer
             check_not_ready(server, "the initial pipelines are being imported")
         with web_server(database, port):
             server.wait_ready("/best-models")

@@ -143,7 +143,7 @@ def zips(tmp_path: Path) -> Path:
 
 
 def test_initial_pipelines(tmp_path: Path, zips: Path) -> None:
-    """If one of the initial pipelines cannot be downloaded yet, the other is imported, and the download is retried."""
+    """If one of two initial pipelines cannot be downloaded yet, the server imports the other and tries again later."""
     port = free_port()
     urls = f"file://{zips / 'local.zip'} , http://127.0.0.1:{port}/remote.zip,"
     store = LocalStore(tmp_path / "store")
@@ -170,7 +170,7 @@ def test_initial_pipelines_of_the_store_are_not_published_again(tmp_path: Path, 
 
 
 def test_initial_pipelines_do_not_lock_the_store(tmp_path: Path) -> None:
-    """Worker processes that start during an import must not inherit the store's lock, or it would never be released."""
+    """Worker processes that start during an import do not inherit the store's lock. Otherwise it would stay locked."""
     source = LocalStore(tmp_path / "source")
     names = [f"p{number}" for number in range(60)]
     for name in names:
@@ -247,9 +247,9 @@ def test_other_wrong_settings(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["local", "ec2-0.7.11"])
 def test_a_folder_that_another_server_left_is_served_as_it_is(tmp_path: Path, zips: Path, name: str) -> None:
-    """The server does not even download a pipeline of the public database.
+    """The server does not download a pipeline whose folder is in the store already.
 
-    The archive ec2-0.7.11.zip does not exist in this test, so a download would fail.
+    For the pipeline ec2-0.7.11, a download would fail, because this test has no archive ec2-0.7.11.zip.
     """
     source = LocalStore(tmp_path / "source")
     shutil.copytree(source.snapshot("local").folder, tmp_path / "store" / name, symlinks=True)

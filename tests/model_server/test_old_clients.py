@@ -22,7 +22,7 @@ TYPE_1 = SmallModel(node_type=1, mae=1.5, weights={"package": linear(20.0)})
 UNKNOWN_ERROR = SmallModel(
     source="acpi", output_type="DynPower", mae=-1, weights={"platform": linear(1.0)}, more={"mape": None}
 )
-"""A model whose mae and mape are not known: -1 has this meaning in the public model database."""
+"""A model whose mae and mape are not known. In the public model database, -1 means that an error is not known."""
 MACHINES = {
     0: {"processor": "intel_xeon_e5_2630v3", "cores": 32, "chips": 2, "memory": 62, "frequency": 3200},
     1: {"processor": "amd_epyc_7763", "cores": 128, "chips": 1, "memory": 512, "frequency": 3500},
@@ -64,7 +64,10 @@ def test_unknown_errors_are_left_out_of_weights(old: ServerProcess) -> None:
 
 
 def test_initial_pipelines_in_zips_of_both_layouts(tmp_path: Path) -> None:
-    """Each of the four pipelines gets its name from another place: folder in the zip, manifest, metadata, zip file."""
+    """Each of the four pipelines gets its name from a different place.
+
+    The places are the manifest, the folder in the zip, `metadata.json`, and the name of the zip file.
+    """
     source = LocalStore(tmp_path / "source")
     files = pipeline(SmallModel(weights={"package": linear(11.0)}))
     source.publish("exported", files)
@@ -117,7 +120,7 @@ def test_other_texts_are_no_flags(old: ServerProcess, key: str, text: str) -> No
     assert all(accepted in message for accepted in (*TRUE_TEXTS, *FALSE_TEXTS))
 
 
-# --- node types, and text and floats in place of numbers ---
+# --- node types, and numbers that are written as text or floats ---
 
 
 @pytest.mark.parametrize(("node_type", "expected"), [("0", 10.0), (0.0, 10.0), ("1", 20.0), (1.0, 20.0), ("1.0", 20.0)])
@@ -134,7 +137,7 @@ def test_node_type_0_beside_a_machine_counts_as_absent(old: ServerProcess, node_
 
 @pytest.mark.parametrize("write", [str, float, lambda number: f"{number}.0"], ids=["text", "float", "float as text"])
 def test_numbers_of_a_machine_as_text_and_float(old: ServerProcess, write: Any) -> None:
-    """A machine that is described only by the numbers of node type 0 gets the same model, however they are written."""
+    """A machine described only by the numbers of node type 0 gets the same model for texts, floats and integers."""
     spec = {key: write(value) if isinstance(value, int) else "" for key, value in MACHINES[0].items()}
     weights = checked_weights(old.post({**ANY, "loose_node_type": "true", "machine_spec": spec}))
     whole = {key: value for key, value in MACHINES[0].items() if isinstance(value, int)}

@@ -1,5 +1,7 @@
-"""Tests that GET /openapi.json describes the running server. schemathesis sends requests that the document allows or
-forbids, and checks the answers."""
+"""Tests that GET /openapi.json describes the running server.
+
+The program schemathesis sends requests that the document allows or forbids, and checks the answers.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +18,8 @@ from support.small_pipelines import SmallModel, pipeline
 
 from kepler_core.store.local import LocalStore
 
-# This check of schemathesis is off: the document cannot list the stored models and energy sources, so the server may
-# reject a request that the document allows.
+# This check of schemathesis is switched off, because the server may reject a request that the document allows: the
+# document cannot list the models and energy sources in the store.
 EXCLUDED_CHECK = "positive_data_acceptance"
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from support.page_store import LONG, QUOTES, SCRIPT, make_store
+from support.page_store import LONG, QUOTES, REPORT, SCRIPT, make_store
 from support.process import wait_for
 from support.server_process import Answer, ServerProcess, serving
 
@@ -24,9 +24,9 @@ SELECTION = (
     "&processor=made_up"
 )
 CURVE_PATIENCE = 90.0
-"""Seconds until a test fails because a power curve is missing. A process that starts on a busy machine computes it."""
+"""Time to wait for a power curve, in seconds. The process that computes the curve starts slowly on a busy machine."""
 LOADING = ("img", "iframe", "style", "object", "embed", "base", "video", "audio", "use", "image")
-"""Elements that no page contains: they load something, or change how the page looks."""
+"""HTML elements that no page contains, because they load resources or change how the page looks."""
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 
 
 class _Checker(HTMLParser):
-    """Collects the tags of a page, and checks that each one is closed in the right order."""
+    """Collects the tags of a page, and checks that tags are closed in the right order."""
 
     VOID = ("meta", "link", "input", "br")
 
@@ -59,7 +59,7 @@ class _Checker(HTMLParser):
         self.links += [value or "" for name, value in attrs if name in ("href", "src", "action")]
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Elements of SVG may close themselves."""
+        """Ignore elements of SVG that close themselves, e.g. `<path/>`."""
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag, self.getpos()
@@ -115,9 +115,9 @@ def test_every_link_leads_somewhere(server: ServerProcess) -> None:
         seen.add(path)
         answer = server.get(path)
         assert answer.status == 200, path
-        if answer.headers["content-type"].startswith("text/html"):
+        if answer.headers["content-type"].startswith("text/html") and not path.endswith("/report"):
             waiting += checked_page(answer)[1]
-    assert {*PAGES, "/metrics", "/openapi.json"} <= seen
+    assert {*PAGES, "/metrics", "/openapi.json", "/ui/pipelines/good/report"} <= seen
     assert any(path.endswith(".zip") for path in seen)
 
 
@@ -131,13 +131,26 @@ def test_pipelines(server: ServerProcess) -> None:
     assert "2026-01-02T03:04:05 drift published 2 1 fit" in text
 
 
+def test_a_report_is_shown_without_its_scripts(server: ServerProcess) -> None:
+    answer = server.get("/ui/pipelines/good/report")
+    assert (answer.status, answer.body) == (200, REPORT)
+    policy = answer.headers["content-security-policy"].split("; ")
+    assert "sandbox" in policy
+    assert "default-src 'none'" in policy
+    assert not any(directive.startswith(("script-src", "connect-src")) for directive in policy)
+    assert b"/report" not in server.get("/ui/pipelines/hostile").body
+    for pipeline, message in (("hostile", "has no report"), ("absent", "is served")):
+        text, _ = checked_page(server.get(f"/ui/pipelines/{pipeline}/report"), 404)
+        assert message in text
+
+
 def test_a_model_with_its_curve(server: ServerProcess) -> None:
     assert b'data-seconds="' in server.get(MODEL).body
     wait_for(lambda: b'data-seconds="0"' in server.get(MODEL).body, "the curve was not computed", CURVE_PATIENCE)
     text, links = checked_page(server.get(MODEL))
     assert "processors: 50.1 W to 165.3 W" in text
     assert "Blocks of time processors 5 2.00 4.00 -0.50 0.25 4.00" in text
-    assert "Other kinds of work (the hardest)" in text
+    assert "Other kinds of work (highest error)" in text
     assert "Another recording never measured" in text
     assert "Recordings: 1, days: 1, nodes: 1, samples: 500." in text
     assert f"/models{MODEL.removeprefix('/ui/models')}.zip" in links
@@ -160,7 +173,7 @@ def test_the_selection_is_that_of_post_model(server: ServerProcess) -> None:
     text, links = checked_page(server.get(SELECTION))
     assert f"/ui/models/{selection['pipeline']}/{selection['model']}" in links
     assert selection["node_type"]["match"] == "exact"
-    assert "The machine is equal to this one: Node type 0" in text
+    assert "The machine is equal to the machine of this node type: Node type 0" in text
     assert selection["error"]["compared_by"] in text
     for drop in selection["candidates"]["dropped"]:
         assert str(drop["count"]) in text
@@ -172,7 +185,7 @@ def test_the_selection_is_that_of_post_model(server: ServerProcess) -> None:
     [
         ("output_type=Abs", 400, "unknown output type 'Abs'; did you mean AbsPower?"),
         ("output_type=AbsPower&cores=many", 400, "machine_spec.cores: 'many' is not a number"),
-        ("output_type=AbsPower&metrics=cpu", 200, "no model fits the features that there are; missing:"),
+        ("output_type=AbsPower&metrics=cpu", 200, "no model fits the available features; missing:"),
         ("output_type=AbsPower&source=nope", 400, "unknown energy source 'nope'"),
         ("output_type=DynPower&metrics=bpf_cpu_time_ms", 200, "no model of output type 'DynPower'"),
     ],
@@ -196,6 +209,8 @@ def test_all_endpoints_are_described(server: ServerProcess) -> None:
         for method, operation in operations.items():
             assert f"{method.upper()} {path}" in text
             assert operation["summary"] in text
+            for parameter in operation.get("parameters", ()):
+                assert parameter["description"] in text
     for name in document["components"]["schemas"]:
         assert name in text
     assert f"curl http://127.0.0.1:{server.port}/healthz" in text

@@ -1,4 +1,4 @@
-"""Tests of POST /model: it returns the model that fits, as weights or as an archive, or an error with the reason."""
+"""Tests of POST /model. The answer is the model that fits, as weights or as an archive, or an error with the reason."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ def test_weights_come_with_the_reasons(server: ServerProcess) -> None:
     selection = checked_weights(server.post(CAPTURED))["selection"]
     assert selection["model"] == BEST.path
     assert selection["node_type"]["match"] == "nearest"
-    # Of the 10 models, 7 are dropped:
+    # The selection drops 7 of the 10 models, by these criteria:
     # - "output type": the model for DynPower
     # - "energy source": the model for acpi
-    # - "features": 2 models of the groups Basic and CounterOnly, whose features are not in the request
+    # - "features": 2 models of the feature groups Basic and CounterOnly, whose features are not in the request
     # - "weights": a curve model, and 2 models without weights
     assert [(drop["by"], drop["count"]) for drop in selection["candidates"]["dropped"]] == [
         ("output type", 1), ("energy source", 1), ("features", 2), ("weights", 3),
@@ -131,7 +131,7 @@ NOTHING_FITS: list[tuple[dict[str, Any], str]] = [
 @pytest.mark.parametrize("weight", [True, False])
 @pytest.mark.parametrize(("change", "reason"), NOTHING_FITS, ids=range(len(NOTHING_FITS)))
 def test_no_model_fits(server: ServerProcess, change: dict[str, Any], reason: str, weight: bool) -> None:
-    """The status must be 404. If the status were 200, but the answer had no model, Kepler would estimate 0 W."""
+    """If no model fits, the status must be 404: after status 200 without a model, Kepler would estimate 0 W."""
     assert reason in checked_error(server.post({**MINIMAL, "weight": weight, **change}), 404)
 
 

@@ -18,11 +18,11 @@ from kepler_servers.browser.curve import Curve
 from kepler_servers.browser.power_curves import MAX_WAITING, PowerCurves
 
 PATIENCE = 90.0
-"""Seconds until a test fails because a curve is missing. A process that starts on a busy machine computes it."""
+"""Time to wait for a power curve, in seconds. The process that computes the curve starts slowly on a busy machine."""
 
 
 def stored(folder: Path, files: dict[str, bytes]) -> list[StoredModel]:
-    """Return the models of a pipeline with these files, as the model server reads them."""
+    """Publish a pipeline with the files `files`, and return its models as the model server reads them."""
     store = LocalStore(folder)
     store.publish("p", files)
     return read_pipeline_models(store.snapshot("p"), serving=True)[0]
@@ -84,7 +84,7 @@ def test_only_few_curves_wait(tmp_path: Path) -> None:
     trainers = [f"Trainer{number}" for number in range(MAX_WAITING + 1)]
     models = stored(tmp_path, portable_files(*(LinearModel(trainer) for trainer in trainers)))
     curves = PowerCurves()
-    # A process takes longer to start than this loop takes.
+    # The requests end before the process that computes curves has started, so no curve is ready.
     answers = [curves.curve(model) for model in models]
     assert answers[:MAX_WAITING] == [None] * MAX_WAITING
     refused = answers[MAX_WAITING]

@@ -49,12 +49,15 @@ def test_each_machine_gets_the_weights_of_its_node_type(database: ServerProcess)
 
 
 def test_a_node_type_without_safe_weights(database: ServerProcess) -> None:
-    """The server serves the weights of the nearest node type, or states why it serves none."""
+    """For a machine whose node type has no safe weights, the server chooses another node type, and states the reason.
+
+    If the request does not allow another node type, the answer has status 404 and the same reason.
+    """
     spec = database.get("/node-types").json()["ec2-0.7.11"][UNSAFE_NODE_TYPE]["machine_spec"]
     request = {**CAPTURED, "metrics": [*BPF, *COUNTERS], "machine_spec": spec}
     why = (
-        "package: down to -30.4 W at 3 times the highest values in training, "
-        "with a weight of -33.2 W on cpu_instructions"
+        "package: the power falls to -30.4 W if features rise to 3 times their highest values in training, "
+        "because cpu_instructions has a weight of -33.2 W"
     )
     dropped = checked_weights(database.post(request))["selection"]["candidates"]["dropped"]
     assert why in next(drop["why"] for drop in dropped if drop["by"] == "weights")
@@ -67,7 +70,7 @@ def test_a_node_type_without_safe_weights(database: ServerProcess) -> None:
 
 
 def test_no_served_weights_wrap_around() -> None:
-    """For features up to three times their highest values in training, Kepler's power is between 0 W and a megawatt."""
+    """Kepler's power from served weights is between 0 W and a megawatt, for features up to 3 times their maximum."""
     models = read_catalogue(open_store(str(DATABASE))).models
     served = [model for model in models if model.weights is not None]
     assert len(served) == 10

@@ -1,4 +1,4 @@
-"""Tests that the server returns the models of its store, and that `kepler-model select` chooses the same models."""
+"""Tests that the server returns the models in its store, and that `kepler-model select` chooses the same models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests of the errors, half-widths and flags that POST /model and `kepler-model select` state about a model."""
+"""Tests of the errors, half-widths of intervals and flags in answers of POST /model and `kepler-model select`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TERMS: dict[str, Any] = {
     "lowest": 50.0, "highest": 150.0, "edges": [], "quantiles": [3.0], "session": 4.0,
     "machine_idle": 0.1, "machine_loaded": 0.1, "noise": 0.1,
 }  # fmt: skip
-"""With these terms, the typical half-width on a machine of the training is 5 W, at a predicted power of 100 W."""
+"""Terms of an interval. On a machine of the training, its typical half-width is 5 W at a predicted power of 100 W."""
 HONESTY: dict[str, Any] = {
     "splits": {"blocks": {"mae": 1.0, "components": {}, "parts": 5}, "recordings": None},
     "hardest": "blocks",
@@ -62,7 +62,7 @@ def selection(server: ServerProcess, **keys: Any) -> dict[str, Any]:
 def test_the_half_width_is_that_of_the_clients_machine(
     machine: dict[str, Any] | None, server: ServerProcess, store: Path, tmp_path: Path
 ) -> None:
-    """On a machine of another node type, the interval is wider, and the estimate is flagged."""
+    """On a machine of another node type, the interval is wider and the answer has the flag `other_machine`."""
     request = {**MINIMAL, "weight": True} | ({} if machine is None else {"machine_spec": machine})
     chosen = selection(server, **request)
     similarity = chosen["node_type"].get("similarity", 1.0)

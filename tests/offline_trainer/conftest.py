@@ -1,4 +1,4 @@
-"""Fixtures: a shared offline trainer, and a folder for tests that start a server of their own."""
+"""Fixtures: an offline trainer that tests share, and a folder for tests that start their own trainer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> TrainerFolder:
 
 @pytest.fixture(scope="session")
 def server(folder: TrainerFolder) -> Iterator[TrainerServer]:
-    """Offline trainer that tests share, unless they stop or disturb it."""
+    """Offline trainer that several tests share. Tests that stop or disturb a trainer start their own."""
     with training(folder.root, "--max-body", "4MiB", "--fits", "1", "--jobs", "2") as running:
         yield running
 
@@ -38,5 +38,5 @@ def own(tmp_path: Path) -> TrainerFolder:
 
 @pytest.fixture
 def breakpoints(tmp_path: Path) -> Breakpoints:
-    """Breakpoints for the server that the test itself starts: they pause its trainings at chosen hooks."""
+    """Breakpoints for a server that the test itself starts. They pause the server's trainings at chosen hooks."""
     return Breakpoints(tmp_path / "breakpoints")

@@ -58,7 +58,7 @@ def test_pages_obey_the_check_of_the_host(guarded: TrainerServer) -> None:
 
 
 def test_a_failed_job_shows_its_error(server: TrainerServer) -> None:
-    # The request is well formed, but has no data for this source.
+    # The request is valid, but its recording has no data of the energy source rapl-sysfs.
     url = server.submit(request(name="without-data", energy_source="rapl-sysfs"))
     job = server.until(url, "failed")
     page = server.get(f"/ui{url}").body.decode()

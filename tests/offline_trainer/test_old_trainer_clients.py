@@ -1,4 +1,4 @@
-"""Tests of clients that were written for kepler-model-server 0.7: their requests, and the answers they unpack."""
+"""Tests that clients of kepler-model-server 0.7 still work: their requests, and the answers that they unpack."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from kepler_core.store.archive import read_pipeline
 
 
 def unpack(zipped: bytes, folder: Path) -> None:
-    """Unpack an answer as the old client does: all members, without a check of their names."""
+    """Unpack the zip archive in an answer as the old client does: all files, without a check of their names."""
     folder.mkdir(parents=True)
     with zipfile.ZipFile(io.BytesIO(zipped)) as archive:
         archive.extractall(folder)
 
 
 def old_models(pipeline: Path) -> dict[str, Path]:
-    """Return the model folders that the old client finds in an unpacked pipeline, by their paths in the pipeline.
+    """Return path in the pipeline -> folder, for the model folders that the old client finds in an unpacked pipeline.
 
     The old client looks for folders at `<energy source>/<output type>/<feature group>/<model>`. Before that,
     the old model server unpacks each model's zip file into the model's folder.
@@ -79,7 +79,7 @@ def test_false_as_text_trains_from_containers(server: TrainerServer, text: str) 
 
 @pytest.mark.parametrize("text", ["true", "1"])
 def test_true_as_text_trains_from_virtual_machines(server: TrainerServer, text: str) -> None:
-    """The recording has no power of a virtual machine, so a training from virtual machines must fail."""
+    """The flag takes effect as text: training on virtual machines fails, because the recording has no power of them."""
     job = server.until(server.submit(request(name="vms", use_vm_metrics=text)), "failed")
     assert "no power of acpi" in job["error"]["msg"]
 
@@ -123,7 +123,10 @@ class CountingIsolator(Isolator):
 
 @pytest.fixture
 def counting(own: TrainerFolder) -> dict[str, str]:
-    """Environment with an isolator of another distribution. The isolator has arguments of several types."""
+    """Return environment variables with which a server finds the isolator `CountingIsolator`.
+
+    The isolator has arguments of several types. It belongs to another distribution package than Kepler Core.
+    """
     site = own.root / "site"
     info = site / "counting-1.0.dist-info"
     info.mkdir(parents=True)

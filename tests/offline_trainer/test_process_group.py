@@ -1,4 +1,4 @@
-"""Tests of `SessionProcess`: when it is killed or ends, all processes that it started end, too."""
+"""Tests of `SessionProcess`: if it is killed or ends, all processes that it started end, too."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_a_child_ends_with_the_process_that_started_it(how: str) -> None:
     assert process.end() == (0 if how == "closed input" else -signal.SIGKILL)
     assert not process.alive
     wait_for(lambda: not is_running(child), "the child still runs")
-    process.kill()  # does nothing
+    process.kill()  # a second `kill` does nothing and raises nothing
 
 
 def test_a_group_ends_with_its_parent() -> None:

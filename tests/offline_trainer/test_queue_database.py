@@ -1,4 +1,4 @@
-"""Damaged, foreign and unwritable queues: the server reports one line, and no accepted request is deleted."""
+"""Tests of damaged, unwritable or foreign queue files: the server reports one line, and deletes no accepted request."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from kepler_servers.offline_trainer.jobs import Jobs
 from kepler_servers.offline_trainer.queue_database import QueueError, open_queue
 
 JOBS = 200
-"""Number of jobs in the queue of the tests. So many jobs take many pages of the SQLite database."""
+"""Number of jobs in the queue of the tests. The jobs take many pages of the SQLite database."""
 
 
 @pytest.fixture
 def queue(tmp_path: Path) -> Path:
-    """Write a closed queue and return its path."""
+    """Write a queue with `JOBS` jobs, close it, and return its path."""
     path = tmp_path / "queue.sqlite3"
     jobs = Jobs(path, max_queue=JOBS)
     for number in range(JOBS):
@@ -33,7 +33,7 @@ def queue(tmp_path: Path) -> Path:
 
 
 def copy_of_a_running_server(queue: Path) -> None:
-    """Replace the queue with the copy that a kill leaves behind: a database and its write-ahead log."""
+    """Replace the queue by the files that a killed server leaves behind: a database and its write-ahead log."""
     folder = queue.parent / "killed"
     folder.mkdir()
     jobs = Jobs(queue, max_queue=2 * JOBS)
@@ -101,7 +101,7 @@ def test_an_unusable_queue_is_reported_in_one_line_and_stays(queue: Path, case: 
         assert str(queue) in text
         assert "\n" not in text
     after = {path.name: path.read_bytes() for path in queue.parent.iterdir() if path.is_file()}
-    # SQLite may change the shared-memory index, which it can compute again
+    # SQLite may change queue.sqlite3-shm, the shared-memory index, because it can compute the index again
     for name in before.keys() - {"queue.sqlite3-shm"}:
         assert after[name] == before[name], name
 
@@ -164,7 +164,8 @@ def test_a_damaged_queue_ends_the_server_and_keeps_the_requests(own: TrainerFold
     inputs = own.inputs()
     assert len(inputs) == 2
     wait_for(lambda: not own.processes(), "the training processes go on")
-    open_queue(own.state / "queue.sqlite3").close()  # moves the write-ahead log into the database
+    # `close` moves the write-ahead log into the database.
+    open_queue(own.state / "queue.sqlite3").close()
     overwrite(own.state / "queue.sqlite3", 0, b"damaged" * 10)
 
     server = start(own.root, environ=breakpoints.environ)

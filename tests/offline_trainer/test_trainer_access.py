@@ -34,7 +34,7 @@ def test_requests_need_the_token(own: TrainerFolder) -> None:
 def test_web_pages_of_other_hosts_are_refused(own: TrainerFolder) -> None:
     """A request is refused if its header Host or Origin names the host of an unknown web page.
 
-    A browser sends the page's host in Host after DNS rebinding, and in Origin with a cross-site request.
+    A browser sends the page's host in the header Host after DNS rebinding, and in Origin in a cross-site request.
     """
     with training(own.root, "--allow-host", "Trainer.Example") as server:
         local = f"127.0.0.1:{server.port}"
@@ -69,7 +69,7 @@ def test_web_pages_of_other_hosts_are_refused(own: TrainerFolder) -> None:
         (["--host", "0.0.0.0"], "--token-file, or --insecure"),
         (["--host", "::"], "--token-file, or --insecure"),
         (["--token-file", "/no/such"], "No such file"),
-        (["--scheduler", "tcp://x:1"], "goes with --backend dask"),
+        (["--scheduler", "tcp://x:1"], "needs --backend dask"),
         (["--max-body", "5 apples"], "not a size"),
         (["--state", "/dev/null/x"], "--state /dev/null/x"),
     ],

@@ -25,6 +25,8 @@ def test_every_endpoint_is_in_the_document(server: TrainerServer) -> None:
             "/jobs", "/jobs/{job}", "/jobs/{job}/result", "/metrics", "/healthz", "/readyz", "/openapi.json"
         )),
     }  # fmt: skip
+    operations = [item[method] for item in document["paths"].values() for method in item if method in METHODS]
+    assert all(parameter["description"] for item in operations for parameter in item.get("parameters", ()))
 
 
 def test_the_document_has_the_keys_of_requests(server: TrainerServer) -> None:

@@ -1,4 +1,4 @@
-"""Trainings that are killed, cancelled, stopped, too slow or too large: no job is lost or published twice."""
+"""Tests of trainings that are killed, cancelled, stopped, too slow or too large: no job is lost or published twice."""
 
 from __future__ import annotations
 
@@ -57,7 +57,10 @@ def test_kill_9_of_the_server_while_it_fits(own: TrainerFolder, breakpoints: Bre
 
 
 def test_kill_9_of_the_server_after_it_published(own: TrainerFolder, breakpoints: Breakpoints) -> None:
-    """The server is killed twice: while it fits, and after publishing but before the job is recorded as done."""
+    """A job is completed and published once, although its server is killed twice.
+
+    The first kill comes while models are trained, the second between publishing and recording the job as done.
+    """
     breakpoints.set(MODEL_TRAINED)
     server = start(own.root, "--fits", "2", environ=breakpoints.environ)
     server.wait_ready()
@@ -87,7 +90,7 @@ def test_kill_9_of_the_server_after_it_published(own: TrainerFolder, breakpoints
 
 
 def test_kills_of_the_server_do_not_count_as_attempts(own: TrainerFolder, breakpoints: Breakpoints) -> None:
-    """Five kills interrupt one job. Two of the kills reach the training process before they reach the server."""
+    """Five kills interrupt a job, which is still completed. Two kills reach the training process before the server."""
     url = None
     for kill in range(5):
         breakpoints.set(MODEL_TRAINED)
@@ -98,7 +101,7 @@ def test_kills_of_the_server_do_not_count_as_attempts(own: TrainerFolder, breakp
         if kill % 2:
             for pid in own.training_processes():
                 os.kill(pid, signal.SIGKILL)
-            time.sleep(0.2)  # the server notices that its training process has ended
+            time.sleep(0.2)  # meanwhile, the server notices that its training process has ended
         server.kill()
     assert url is not None
 
@@ -108,12 +111,15 @@ def test_kills_of_the_server_do_not_count_as_attempts(own: TrainerFolder, breakp
         assert job["attempts"] == 1
         lines = [line["text"] for line in job["log"]]
         assert len(lines) == 5
-        assert all("the server was killed" in line and "does not count" in line for line in lines), lines
+        assert all("the server was killed" in line and "is not counted" in line for line in lines), lines
     assert own.versions("small") == [1]
 
 
 def test_a_stop_signal_to_all_processes_does_not_fail_the_job(own: TrainerFolder, breakpoints: Breakpoints) -> None:
-    """systemd sends SIGTERM to all processes of a service. Here the training process gets the signal first."""
+    """A job does not fail if all processes of the server get SIGTERM, which is how systemd stops a service.
+
+    In this test, the training process gets the signal first.
+    """
     breakpoints.set(MODEL_TRAINED)
     server = start(own.root, environ=breakpoints.environ)
     server.wait_ready()
@@ -121,7 +127,7 @@ def test_a_stop_signal_to_all_processes_does_not_fail_the_job(own: TrainerFolder
     breakpoints.wait(MODEL_TRAINED)
     for pid in own.training_processes():
         os.kill(pid, signal.SIGTERM)
-    time.sleep(0.2)  # the server notices that its training process has ended
+    time.sleep(0.2)  # meanwhile, the server notices that its training process has ended
     assert server.stop() == 0, server.log
     server.check_log()
 
@@ -247,7 +253,7 @@ def test_first_and_last_log_lines_are_sent() -> None:
     progress.send_last_lines()
     texts = [json.loads(line)["text"] for line in messages.getvalue().splitlines()]
     assert texts[:MAX_FIRST_LINES] == [f"x: line {number}" for number in range(MAX_FIRST_LINES)]
-    assert texts[MAX_FIRST_LINES] == "1000 lines are left out here"
+    assert texts[MAX_FIRST_LINES] == "1000 log lines are left out here"
     assert texts[MAX_FIRST_LINES + 1 :] == [f"x: line {number}" for number in range(total - MAX_LAST_LINES, total)]
 
 
@@ -261,7 +267,7 @@ def test_limits_of_time_and_memory(own: TrainerFolder, breakpoints: Breakpoints)
         wait_for(lambda: not own.fit_processes(), "the fits go on after the time limit")
         large = recording(Simulation(containers=1, timestamps=2, accelerator=False))
         series = next(series for name, series in large.items() if "bpf_cpu_time" in name)[0]
-        # this recording is small as gzipped JSON, but needs much memory when it is read
+        # a recording that is small in gzipped JSON, but takes much memory after it is read
         series["values"] = [[1700000000 + at, "1"] for at in range(4_000_000)]
         answer = server.train(gzip.compress(json.dumps(request(name="large", prome_response=large)).encode(), 1))
         assert answer.status == 422, answer.body

@@ -1,4 +1,4 @@
-"""Trainings of valid requests: HTTP answers, jobs, idempotency keys and the command `kepler-model submit`."""
+"""Tests of valid training requests: HTTP answers, jobs, idempotency keys and the command `kepler-model submit`."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def vm_recording(cpu_times: list[float]) -> dict[str, Any]:
     """Return a recording of a virtual machine on a node of 100 W.
 
     `cpu_times` has the CPU time of the virtual machine at each timestamp, in ms per second. The virtual machine
-    draws 7 W, plus 1 W for each of these ms.
+    draws 7 W, plus 1 W for each ms of CPU time per second.
     """
 
     def counter(rates: list[float], **labels: str) -> dict[str, Any]:
@@ -123,7 +123,7 @@ def test_a_job_describes_its_training(server: TrainerServer, trained: str) -> No
 
 
 def test_data_sets_without_data_count_as_failed(server: TrainerServer) -> None:
-    """A feature group that the pipeline names, but that the recording lacks, counts as one failure."""
+    """A data set counts as one failed model if its feature group is in the pipeline, but not in the recording."""
     before = _failed_models(server)
     pipeline = {
         "name": "lacking", "energy_sources": ["acpi"], "feature_groups": ["BPFOnly", "CounterOnly", "BPFIRQ"],
@@ -185,7 +185,7 @@ def test_a_repeated_request_with_the_same_key_is_the_same_job(
     assert repeated.status == 200
     assert repeated.headers["x-kepler-job"] == trained.rpartition("/")[2]
     message = server.rejected(request(name="other"), 422, "Idempotency-Key", Idempotency_Key="trained")
-    assert "which had another request" in message
+    assert "which has a different request" in message
     folder.check_nothing_stored(inputs)
 
 
@@ -217,7 +217,7 @@ def test_a_key_with_a_space_is_rejected(server: TrainerServer) -> None:
 
 @pytest.fixture
 def submit(server: TrainerServer, tmp_path: Path) -> list[str]:
-    """Command line that submits a small recording to the shared server."""
+    """The command line that submits a small recording to the shared server, as a list of words."""
     write(Simulation(containers=3, timestamps=60, accelerator=False), str(tmp_path / "r.json.gz"))
     return [
         sys.executable, "-m", "kepler_core", "submit", "quickstart", "--input", str(tmp_path / "r.json.gz"),

@@ -1,4 +1,4 @@
-"""Requests that the offline trainer rejects, and recordings that do not suffice to train a model."""
+"""Tests of requests that the offline trainer rejects, and of recordings that do not suffice to train a model."""
 
 from __future__ import annotations
 
@@ -84,12 +84,12 @@ def nested(levels: int) -> bytes:
 
 
 def with_json(value: bytes, **changes: Any) -> bytes:
-    """Return the JSON of a training request in which the string "@" is replaced by the JSON text `value`."""
+    """Return a training request as JSON. The JSON text `value` replaces the string "@" in the request."""
     return json.dumps(request(**changes)).encode().replace(b'"@"', value)
 
 
 PIPELINE = {"name": None, "energy_source": None, "trainer": None}
-"""Keys that a request must not have beside the key `pipeline`; None removes them from the request."""
+"""Changes of a request that gets the key `pipeline`: None removes the keys that are not allowed beside it."""
 ARGUMENT = {**TRAINER, "abs_trainers": [{"name": "LinearRegressionTrainer", "args": {"x": "@"}}]}
 
 

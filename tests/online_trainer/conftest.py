@@ -13,8 +13,9 @@ Content = Mapping[str, Sequence[Mapping[str, Any]]]
 
 @pytest.fixture(scope="session")
 def content() -> Content:
-    """A simulated recording of one machine over 35 minutes; its power shifts by 15 % after 15 minutes."""
-    # Imported here, because pytest imports this file even if the test modules are skipped without the extra [online].
+    """A simulated recording of one machine over 35 minutes. The machine's power shifts by 15 % after 15 minutes."""
+    # `support.online_trainer` is imported here, because pytest imports this conftest.py even if the extra [online] is
+    # missing and all tests are skipped.
     from support.online_trainer import shifting_recording
 
     return shifting_recording()

@@ -1,4 +1,4 @@
-"""Tests of the conversion of fetched samples: values that the sample store cannot represent are left out."""
+"""Test that the online trainer leaves out fetched values that the sample store cannot represent."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from kepler_servers.online_trainer.fetching import without_long_windows
 
 
 def test_power_of_seldom_renewed_meters_is_left_out() -> None:
-    """The platform's meter has a new reading only at every third scrape, so its power is a mean over three samples."""
+    """The platform's power is left out, because its meter has a new reading only at every third scrape."""
     simulation = Simulation(containers=3, timestamps=120, resets=0, faults=("meter-renewed-seldom",), severity=1)
     observations = observe([read_recording(recording(simulation), name="x")])
     assert set(observations.windows) == {"acpi"}

@@ -1,4 +1,4 @@
-"""Test incomplete requests to the TCP port on which the online trainer serves health and metrics."""
+"""Test that incomplete requests do not disturb the port on which the online trainer serves health and metrics."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from support.server_process import SHORT_BODIES, free_port, status_of_half_close
 
 
 def test_bodies_shorter_than_their_content_length(tmp_path: Path) -> None:
-    """The port reads no body, so a short body does not change the answer."""
+    """The port reads no body, so a body that is shorter than its Content-Length does not change the answer."""
     (tmp_path / "test.yaml").write_text(PIPELINE)
     port = free_port()
     command = ["serve", "online-trainer", "--server", "http://127.0.0.1:1", "--pipeline", tmp_path / "test.yaml"]

@@ -1,6 +1,6 @@
 """Test that the online trainer loses nothing when its process is killed at random moments.
 
-During the kills, a Prometheus server keeps scraping.
+A Prometheus server continues to scrape while trainers are killed.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class OnlineTrainerProcess(ServerProcess):
         self.process.wait(PATIENCE)
 
     def has_succeeded(self) -> bool:
-        """Return whether any round of this process has succeeded."""
+        """Return whether the process has completed a round without an error."""
         try:
             return self.get("/healthz").json()["last_success"] is not None
         except OSError:
@@ -68,7 +68,7 @@ class OnlineTrainerProcess(ServerProcess):
 
 @contextlib.contextmanager
 def replayed(folder: Path) -> Iterator[PrometheusProcess]:
-    """Run a Prometheus server that scrapes 40 simulated minutes, replayed at `SPEED` times their speed."""
+    """Run a Prometheus server that scrapes a simulated recording of 40 minutes, replayed at `SPEED` times real time."""
     simulation = Simulation(containers=3, timestamps=800, sockets=1, resets=1, accelerator=False, seed=4)
     write(simulation, str(folder / "recording.json"))
     port = free_port()
@@ -86,12 +86,12 @@ def replayed(folder: Path) -> Iterator[PrometheusProcess]:
 
 @attrs.frozen
 class Survivor:
-    """The files left by online trainers that were killed, and a Prometheus server that still scrapes."""
+    """The files of online trainers that were killed, and a Prometheus server that still scrapes."""
 
     folder: Path
     url: str
     started: float
-    """Time just before the first online trainer was started, Unix seconds."""
+    """Time just before the first online trainer was started, in Unix seconds."""
 
     @property
     def store(self) -> Store:
@@ -116,7 +116,7 @@ def survivor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Survivor]:
         before: set[tuple[str, float]] = set()
         for kill in range(KILLS):
             trainer = OnlineTrainerProcess(folder, server.url, kill)
-            if kill in (0, KILLS // 2):  # kill these two trainers only after they have published models
+            if kill in (0, KILLS // 2):  # the first and the middle kill wait for published models
                 wait_for(lambda: "live" in survivor.store.pipelines(), "nothing is published", 3 * PATIENCE)
             time.sleep(moments.uniform(0.5, 4.0))
             trainer.kill()
@@ -142,8 +142,8 @@ def test_a_model_server_serves_what_a_restarted_trainer_publishes(survivor: Surv
         trainer = OnlineTrainerProcess(survivor.folder, survivor.url, KILLS)
         try:
             wait_for(trainer.has_succeeded, "no round succeeds")
-            # Wait, because a version may be published at any moment: by the trainer, or by the retraining process of
-            # a killed trainer.
+            # The test waits, because two processes may publish a version at any moment: the trainer, and the retraining
+            # process of a killed trainer.
             wait_for(lambda: served_version(models) == store.current_version("live"), "another version is served")
             (tmp_path / "store").mkdir()
             second = kepler(
@@ -169,7 +169,7 @@ def test_the_logs_report_no_defect(survivor: Survivor) -> None:
 
 
 def test_the_stored_samples_are_those_of_the_server(survivor: Survivor) -> None:
-    """The stored samples are the same as the samples that a single fetch of their whole time range returns."""
+    """The stored samples are equal to the samples that one fetch of the whole time range returns."""
     stored = sorted(time for _, time in survivor.samples)
     spec = load_pipeline(survivor.folder / "live.yaml")
     fetcher = Fetcher(PrometheusClient(Server(survivor.url)), spec, None, None, ())

@@ -119,7 +119,7 @@ COUNTERS = LinearModel(
 
 
 def served(folder: Path, **metadata: Any) -> DriftMonitor:
-    """Publish two models, one of them with the given metadata; return a drift monitor that has loaded both models."""
+    """Publish two models, the first with changed metadata. Return a drift monitor that has loaded both models."""
     stored, files = LinearModel().stored()
     odd = stored | metadata
     files["metadata.json"] = json.dumps(odd).encode()
@@ -141,7 +141,7 @@ def test_a_model_without_a_validated_error_is_not_watched(mae: Any, tmp_path: Pa
 
 
 def test_a_model_that_fails_is_not_watched_any_longer(tmp_path: Path) -> None:
-    """If one model raises an exception, the other models are still compared with the samples."""
+    """A model that raises an exception is not compared with the samples any longer. Other models still are."""
     monitor = served(tmp_path)
     assert watched_groups(monitor) == ["BPFOnly", "CounterOnly"]
 

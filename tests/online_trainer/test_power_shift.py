@@ -1,4 +1,4 @@
-"""Test which power shifts are found, and how they are applied to samples."""
+"""Test that power shifts are found, and that they change the watts of older samples."""
 
 from __future__ import annotations
 

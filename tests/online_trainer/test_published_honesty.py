@@ -48,7 +48,10 @@ TWIN = LinearModel(group="CPUTime", features=BPF[:1], watts={"package": (50.0, {
 
 
 def evaluation(error: FloatArray, power: float = 40.0) -> Evaluation:
-    """Return an evaluation of 100 samples with these errors in watts of the package, and none of the dram."""
+    """Return an evaluation with a sample for each error in `error`.
+
+    The errors, in watts, are errors of `package`. The predictions of `dram` have no error.
+    """
     measured = np.full(len(error), power)
     predicted = {"package": measured + error, "dram": measured}
     samples = tuple(("a-node", float(second)) for second in range(len(error)))
@@ -57,7 +60,7 @@ def evaluation(error: FloatArray, power: float = 40.0) -> Evaluation:
 
 
 def test_higher_errors_are_in_the_splits_and_the_intervals() -> None:
-    """Models are ranked by their error on the hardest part: it has to be increased, too."""
+    """The published errors and intervals are increased, and so is the error on the hardest part, which ranks models."""
     error = np.repeat([2.0, 2.0, 2.0, 9.0, 3.0], 20)
     metadata, files = CHECKED.stored()
     restated = restate(metadata | {"package_mae": 1.0, "dram_mae": 1.0}, files, evaluation(error))
@@ -67,7 +70,7 @@ def test_higher_errors_are_in_the_splits_and_the_intervals() -> None:
     assert (blocks["mae"], blocks["worst"], honesty["hardest"]) == (3.6, 9.0, "blocks")
     assert (blocks["components"]["package"]["bias"], blocks["components"]["package"]["rows"]) == (3.6, 100)
     assert honesty["splits"]["regimes"] == {**HONESTY["splits"]["regimes"]}
-    # all samples are in the lower load bin: the 91st of the 100 errors
+    # All 100 samples are in the lower of two load bins. Its quantile is the 91st error, counted from the lowest.
     assert honesty["intervals"]["package"]["quantiles"] == [9.0, 3.0]
     assert honesty["intervals"]["dram"]["quantiles"] == [3.0, 3.0]
     assert json.loads(restated[1]["metadata.json"])["honesty"] == honesty
@@ -86,7 +89,10 @@ def store(tmp_path: Path) -> Store:
 
 
 def published_twin(store: Store, **kinds: str) -> Any:
-    """Publish a version in which models of these kinds replace the models `rich` and `poor`; return the rich's twin."""
+    """Publish a version with candidates of the kinds `kinds` in place of the models `rich` and `poor`.
+
+    Returns the twin in the metadata of the model `rich`, or None.
+    """
     served = read_served(store, "made", Machine(machine_spec_from(MACHINE, "machine")))
     by_name = {"rich": RICH, "poor": POOR}
     winners = {by_name[name]: candidate(served.own[by_name[name]], kind) for name, kind in kinds.items()}
@@ -117,5 +123,5 @@ def test_models_that_become_new_together_stay_twins(kind: str, store: Store) -> 
     ids=["only the model", "only the twin", "in different ways"],
 )
 def test_a_twin_of_another_training_is_dropped(kinds: dict[str, str], store: Store) -> None:
-    """Its limits were measured with another model: they would replace good watts by those of the twin."""
+    """A twin is dropped if its limits were measured with another model than the published one."""
     assert published_twin(store, **kinds) is None

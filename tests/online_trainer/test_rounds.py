@@ -1,4 +1,4 @@
-"""Test rounds of the online trainer with failing servers, clocks and files, and rounds of several online trainers."""
+"""Test rounds of the online trainer: with failing servers, clocks and files, and with several online trainers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from kepler_servers.online_trainer.sample_files import SampleStoreError
 
 
 def check_complete(trainer: TrainerUnderTest, content: Content, until: float) -> None:
-    """Check that the store contains each sample of `content` up to a time exactly once."""
+    """Check that the store contains each sample of `content` up to the time `until` exactly once."""
     assert sorted(trainer.stored_samples()) == expected_samples(content, until)
 
 
@@ -48,7 +48,7 @@ def test_an_unreachable_server_degrades_the_health_until_it_answers(
 
 
 def test_a_step_is_rounded_to_the_scrape_interval(tmp_path: Path) -> None:
-    """Scrapes are 5 s apart. If the step stayed at 3 s, the watts would be too low and too high in turn."""
+    """A step of 3 s becomes 5 s, the scrape interval. Otherwise the watts would be too low and too high in turn."""
     pipeline = tmp_path / "test.yaml"
     pipeline.write_text(PIPELINE)
     whole = recording(Simulation(containers=2, timestamps=60, step=5))
@@ -142,7 +142,7 @@ def test_trainers_of_two_node_types_share_a_pipeline(server: PrometheusProcess, 
 
 @pytest.mark.parametrize("body", [*REFUSED.values(), *(body for body, _ in USED.values())], ids=[*REFUSED, *USED])
 def test_a_round_uses_all_metrics_or_none(body: bytes, tmp_path: Path) -> None:
-    """The server sends an odd or hostile answer for one metric, and good answers for all other metrics."""
+    """A server sends an unusual or hostile answer for one metric. The round uses all metrics or none."""
     content = recording(Simulation(containers=2, timestamps=60, sockets=1, accelerator=False, seed=1))
     odd = "kepler_node_package_joules_total"
 

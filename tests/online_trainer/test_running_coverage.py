@@ -25,7 +25,7 @@ from kepler_servers.online_trainer.drift import WINDOW_SAMPLES, DriftMonitor, Wa
 OBSERVATIONS = observe_part(recording(Simulation(containers=2, timestamps=200, sockets=1, accelerator=False)), 0, 600)
 NODE = OBSERVATIONS.streams[0].node
 USED = np.flatnonzero(np.isfinite(np.column_stack([OBSERVATIONS.node_features[name] for name in BPF])).all(axis=1))
-"""Samples of `OBSERVATIONS` in which both features are known."""
+"""Indices of the samples of `OBSERVATIONS` in which both features of `BPF` are known."""
 BIAS = 20.0
 QUANTILE, MACHINE_ERROR = 12.0, 0.5
 GB = "GradientBoostingRegressorTrainer"
@@ -39,7 +39,7 @@ def terms(quantile: float = QUANTILE) -> dict[str, Any]:
 
 
 def honesty(node: str = NODE, worst: float = 2.0, twin: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Return a block `honesty` of a model that was trained on a node with this name."""
+    """Return the block `honesty` of a model that was trained on the node `node`."""
     return {
         "splits": {"blocks": {"mae": 1.0, "components": {}, "parts": 5, "worst": worst}},
         "hardest": "blocks",
@@ -55,7 +55,7 @@ def model(trainer: str = "SGDRegressorTrainer", **settings: Any) -> LinearModel:
 
 
 def watch(folder: Path, *models: LinearModel) -> list[WatchedModel]:
-    """Publish models, and compare them with all samples of `OBSERVATIONS`, in two rounds."""
+    """Publish models, and let a drift monitor compare them with all samples of `OBSERVATIONS` in two rounds."""
     publish(folder / "store", *models)
     monitor = DriftMonitor(open_store(str(folder / "store")), "made", MACHINE)
     assert monitor.refresh()
@@ -65,7 +65,7 @@ def watch(folder: Path, *models: LinearModel) -> list[WatchedModel]:
 
 
 def newest(observations: Observations = OBSERVATIONS) -> tuple[FloatArray, FloatArray]:
-    """Return the watts that `model` predicts and the measured package power of the newest samples."""
+    """Return the package power of the newest samples: the watts that `model` predicts, and the measured watts."""
     predicted = BIAS + 0.01 * observations.node_features["bpf_cpu_time_ms"][USED]
     measured = observations.power["rapl-sysfs", "package"][USED]
     known = np.isfinite(measured)
@@ -74,7 +74,7 @@ def newest(observations: Observations = OBSERVATIONS) -> tuple[FloatArray, Float
 
 @pytest.mark.parametrize("node", [NODE, "another-node:9102"])
 def test_coverage_is_measured_with_the_intervals_of_the_node(node: str, tmp_path: Path) -> None:
-    """The error between machines widens the interval of a node that the model was not trained on."""
+    """The coverage of a node that the model was not trained on is computed with an interval for other machines."""
     (watched,) = watch(tmp_path, model(honesty=honesty(node)))
     predicted, measured = newest()
     half = np.hypot(QUANTILE, 0.0 if node == NODE else MACHINE_ERROR * predicted)
@@ -100,7 +100,7 @@ def test_samples_outside_of_the_training_are_counted(tmp_path: Path) -> None:
 
 
 def test_answers_of_the_twin_are_compared(tmp_path: Path) -> None:
-    """If model and twin disagree, the estimator replies with the watts of the twin. They count for the coverage."""
+    """If model and twin disagree, the estimator replies with the twin's watts, so the coverage counts these watts."""
     description = {"model_name": "SGDRegressorTrainer_0", "feature_group": "CPUTime", "limits": {"package": 1.0}}
     twin = LinearModel(group="CPUTime", features=BPF[:1], watts={"package": (500.0, {}), "dram": (1.0, {})})
     by_group = {w.entry.feature_group: w for w in watch(tmp_path, model(honesty=honesty(twin=description)), twin)}
@@ -118,7 +118,7 @@ def test_a_missing_twin_does_not_end_the_watch(tmp_path: Path, caplog: pytest.Lo
 
 
 def test_the_model_that_selection_prefers_is_watched(tmp_path: Path) -> None:
-    """Selection prefers the lower error on the hardest part, not the lower mean error."""
+    """The model with the lower error on the hardest part is watched, even if its mean error is higher."""
     hard = model(mae=1.0, honesty=honesty(worst=9.0))
     easy = model(GB, mae=2.0, honesty=honesty(worst=3.0))
     assert [watched.entry.trainer for watched in watch(tmp_path, hard, easy)] == [GB]

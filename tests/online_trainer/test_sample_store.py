@@ -1,4 +1,4 @@
-"""Test that the sample store contains each sample once, and that it stays bounded and diverse."""
+"""Test that the sample store contains each sample once, and that its size is limited while rare loads are kept."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def two_nodes() -> Content:
 
 
 def between(content: Content, since: float, until: float, late: str = "-") -> Observations | None:
-    """Return the observations from `since` to `until` that a Prometheus server would have at time `until`.
+    """Return the observations from `since` to `until` that a Prometheus server could return at the time `until`.
 
     If the name of a metric contains `late`, its values of the last `LATE_SECONDS` are missing, as if they had
     not arrived yet.
@@ -58,14 +58,14 @@ def fetch(store: SampleStore, content: Content, until: float, late: str = "-") -
 
 
 def observed(content: Content, until: float) -> Observations:
-    """Return all observations up to a time, read as one recording."""
+    """Return all observations of a recording up to the time `until`."""
     observations = between(content, 0, until)
     assert observations is not None
     return observations
 
 
 def expected_keys(observations: Observations) -> set[tuple[str, float]]:
-    """Return (node, time) of all samples that a store must contain: all usable samples except each node's newest."""
+    """Return (node, time) of the samples that a store must contain: all complete samples except each node's newest."""
     complete = sample_table.completeness(observations)
     keys = set()
     for code, stream in enumerate(observations.streams):
@@ -75,7 +75,7 @@ def expected_keys(observations: Observations) -> set[tuple[str, float]]:
 
 
 def sample_keys(observations: Observations) -> list[tuple[str, float]]:
-    """Return (node, time) of all samples in observations."""
+    """Return the pair (node, time) of each sample."""
     return [
         (observations.streams[code].node, float(time))
         for code, time in zip(observations.sample_stream, observations.sample_time, strict=True)
@@ -83,7 +83,7 @@ def sample_keys(observations: Observations) -> list[tuple[str, float]]:
 
 
 def container_values(observations: Observations, feature: str) -> dict[tuple[str, float, str], float]:
-    """Return (node, time, container) -> value of a container feature."""
+    """Return a dict: (node, time, container) -> value of a feature of containers."""
     keys = sample_keys(observations)
     rows = zip(
         observations.row_sample, observations.row_container, observations.container_features[feature], strict=True
@@ -129,7 +129,10 @@ def test_samples_are_the_same_after_writing_and_reading(two_nodes: Content, tmp_
 def test_each_sample_is_stored_once(
     tmp_path_factory: pytest.TempPathFactory, two_nodes: Content, rounds: list[tuple[int, str]]
 ) -> None:
-    """Rounds run at random times. Some are repeated, follow a restart, or lack the newest values of a metric."""
+    """Each sample is stored once.
+
+    Rounds run at random times. Some rounds are repeated, follow a restart, or lack the newest values of a metric.
+    """
     folder = tmp_path_factory.mktemp("m") / "memory"
     store = SampleStore(folder, overlap=60)
     until = START + 30.0
@@ -152,7 +155,7 @@ def test_late_samples_are_added_within_the_overlap_only(two_nodes: Content, tmp_
     store = SampleStore(tmp_path / "m", overlap=60)
     one_node = {m: [s for s in series if s["metric"]["instance"] == "node-0"] for m, series in two_nodes.items()}
     fetch(store, one_node, START + 100)
-    # This fetch is the first with samples of node-1. Some of these samples are older than the previous fetch.
+    # The fetch at 150 s is the first with samples of node-1. Some of these samples are older than the previous fetch.
     fetch(store, two_nodes, START + 150)
     stored = sample_keys(sample_table.to_observations(store.table(), store.step))
     times = [time for node, time in stored if node == "node-1"]
@@ -186,7 +189,7 @@ def test_leftovers_of_a_kill_are_ignored_and_removed(two_nodes: Content, tmp_pat
     store.max_bytes, store.overlap = 1, 1e9
     assert store.tidy() == 0  # no sample is thinned out, because all samples are within the overlap
     assert [path.name for path in folder.glob("*.parquet")] == ["5.base.parquet"]
-    for name, data in before.items():  # as if the process was killed after merging these files, before removing them
+    for name, data in before.items():  # restore the merged files, as if a kill had prevented their removal
         (folder / name).write_bytes(data)
     reopened = SampleStore(folder, overlap=30)
     check_equal(reopened, observed(two_nodes, START + 300))
@@ -215,9 +218,7 @@ def test_the_time_range_of_a_damaged_file_is_fetched_again(two_nodes: Content, t
     for until in (100, 160, 220, 280):
         fetch(store, two_nodes, START + until)
     (folder / "2.parquet").write_bytes(b"no Parquet")
-    for _ in range(
-        2
-    ):  # open the store twice, as if the first process was killed before it fetched the time range again
+    for _ in range(2):  # open the store twice: the first process was killed before it fetched the time range again
         reopened = SampleStore(folder, overlap=30)
         assert reopened.has_lost
         assert reopened.cursor(START + 280) == START + 100
@@ -258,7 +259,7 @@ def test_a_failed_write_changes_nothing(two_nodes: Content, tmp_path: Path) -> N
     fetch(store, two_nodes, START + 100)
     moved = tmp_path / "moved"
     folder.rename(moved)
-    folder.write_bytes(b"")  # a file in place of the folder makes writing fail
+    folder.write_bytes(b"")  # writing fails, because a file is in place of the folder
     with pytest.raises(SampleStoreError, match="cannot write"):
         fetch(store, two_nodes, START + 200)
     assert store.cursor(START + 200) == START + 100
@@ -276,7 +277,7 @@ def test_the_capacity_is_divided_evenly(sizes: list[int], capacity: int) -> None
     assert ((quotas >= 0) & (quotas <= counts)).all()
     is_cut = quotas < counts
     if is_cut.any():
-        # a group that was cut keeps at most one element fewer than the group that keeps the most elements
+        # a reduced group keeps as many elements as the group that keeps the most, or one less
         assert quotas.max() <= quotas[is_cut].min() + 1
 
 

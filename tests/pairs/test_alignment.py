@@ -1,4 +1,4 @@
-"""The offset between the clocks of a guest and its host."""
+"""Tests that the offset between the clocks of a guest and its host is found."""
 
 from __future__ import annotations
 

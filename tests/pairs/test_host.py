@@ -1,4 +1,4 @@
-"""The power of a virtual machine in the recording of its host."""
+"""Tests that the power of a virtual machine is computed from the recording of its host."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_the_lag_of_releases_is_repaired() -> None:
     windows = read(host.recording())
     assert windows.watts["package"] == pytest.approx(host.kepler_watts()[1:-1], abs=1e-4)
     assert "lags" in windows.notes[0]
-    # without the CPU seconds of the processes, the watts are those that this Kepler reports: of the wrong window
+    # Without the metric of the processes' CPU seconds, the lag is not repaired: the watts are of the wrong window.
     content = host.recording()
     del content[names.PROCESS_SECONDS]
     reported = read(content).watts["package"]
@@ -43,7 +43,7 @@ def test_the_lag_of_releases_is_repaired() -> None:
 
 def test_repeated_readings_are_one_window() -> None:
     host = SimulatedHost(repeat=2)
-    # the gauge does not tell when the window of its first value began
+    # With the gauge of watts alone, the first window is left out, because its beginning is not known.
     for content, first in ((host.recording(), 1), ({names.VM_WATTS: host.recording()[names.VM_WATTS]}, 2)):
         windows = read(content)
         assert windows.watts["package"] == pytest.approx(host.kepler_watts()[first:], abs=1e-4)

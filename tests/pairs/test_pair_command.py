@@ -1,4 +1,4 @@
-"""The commands that record a pair, as processes: a Kepler that is read over HTTP, and this machine as the guest."""
+"""Tests of the commands that record a pair. A simulated Kepler is the host's Kepler, and this machine is the guest."""
 
 from __future__ import annotations
 
@@ -101,9 +101,9 @@ def test_a_guest_records_its_features_as_a_table(tmp_path: Path) -> None:
     assert usage.features["bpf_cpu_time_ms"][1:].max() > 0
     header, first, *rows = csv.reader(path.read_text().splitlines())
     assert header[:2] == ["timestamp", "node"]
-    assert set(first[2:]) == {""}  # the first row tells when the first period begins
+    assert set(first[2:]) == {""}  # the first row has no values, only the start of the first period
     assert rows
-    # a machine without hardware counters has no column of zeros for them
+    # if the machine has no hardware counters, the table has no columns for them
     assert "cpu_cycles" not in header or any(float(row[header.index("cpu_cycles")] or 0) > 0 for row in rows)
 
 

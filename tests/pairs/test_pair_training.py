@@ -1,4 +1,4 @@
-"""Training of models of a virtual machine from the recordings of its host and of itself."""
+"""Tests that models of a virtual machine are trained from recordings of the machine and of its host."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PIPELINE = "abs_trainers: [LinearRegressionTrainer]\ndyn_trainers: []\n"
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with two sessions of one pair and a pipeline."""
+    """A folder with a pipeline file, and with two recorded sessions of a pair."""
     path = tmp_path_factory.mktemp("pairs")
     for number, host in enumerate((SimulatedHost(offset=2.7), SimulatedHost(offset=-1.2, seed=7))):
         content = {
@@ -52,11 +52,12 @@ def test_a_model_of_the_guest_is_trained_and_names_its_target(folder: Path) -> N
     assert [pair["offset_seconds"] for pair in report["pairs"]] == pytest.approx([2.7, -1.2], abs=0.15)
     model = only_model(report, source="vm-kepler", feature_group="CPUTime")
     assert model["splits"]["recordings"] is not None
-    # the hardware counters of the guest are 0 in every row: they are missing, so no model needs them
+    # The guest's hardware counters are 0 in every row. They count as missing, so no model uses them.
     assert {entry["feature_group"] for entry in report["models"]} == {"CPUTime"}
     (stored,) = read_models(open_store(str(folder / "both")).snapshot("mine"))
     assert stored.metadata["target"] == "kepler"
-    # Beside half a CPU to one CPU of neighbours, the host draws 20 W + 5 W per CPU, and the guest gets its part.
+    # The host draws 20 W plus 5 W for each busy CPU. Other processes use half a CPU to one CPU. The expected watts
+    # are the guest's part of the host's power.
     watts = stored.load().predict(np.array([[1000.0], [4000.0]]))["package"]
     assert watts == pytest.approx([1 / 8 * 28.75, 4 / 8 * 43.75], rel=0.12)
 
@@ -70,7 +71,7 @@ def test_marginal_power_needs_the_idle_power_and_the_reservation(folder: Path) -
     assert done.returncode == 0, done.stderr
     (stored,) = read_models(open_store(str(folder / "marginal")).snapshot("mine"))
     assert (stored.source, stored.metadata["target"]) == ("vm-marginal", "marginal")
-    # 10 W of reserved idle power, and 5 W per CPU, whatever the neighbours do
+    # 10 W of reserved idle power, and 5 W per CPU of the guest, whatever other processes use
     assert stored.load().predict(np.array([[2000.0]]))["package"] == pytest.approx([20.0], rel=0.05)
 
 
@@ -96,11 +97,14 @@ def test_models_of_different_targets_are_never_mixed(folder: Path, tmp_path: Pat
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--vm", "vm-a"], "--vm goes with --host and --guest"),
+        (["--vm", "vm-a"], "--vm needs --host and --guest"),
         (["--host", "host0.json", "--guest", "guest0.csv"], "name the virtual machine"),
         (["--host", "host0.json", "--vm", "vm-a"], "1 --host, but 0 --guest"),
         (["--host", "host0.json", "--guest", "guest0.csv", "--vm", "vm-b"], "no virtual machine 'vm-b'"),
-        (["--host", "host0.json", "--guest", "guest0.csv", "--vm", "vm-a", "-i", "x.json"], "--input does not go with"),
+        (
+            ["--host", "host0.json", "--guest", "guest0.csv", "--vm", "vm-a", "-i", "x.json"],
+            "--input cannot be used with",
+        ),
         (["-i", "host0.json", "--set", "target=kepler"], "needs a pair of recordings|no metric that"),
         (["--host", "host0.json", "--guest", "guest1.csv", "--vm", "vm-a"], "record host and guest at the same time"),
     ],

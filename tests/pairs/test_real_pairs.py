@@ -1,4 +1,4 @@
-"""Models of a real virtual machine: trained on one session, tested on another."""
+"""Test the error of models of a real virtual machine that are trained on one session and tested on another."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_a_model_of_one_session_holds_on_the_other_session(tmp_path: Path) -> No
         assert 2.0 <= lower <= result["pair"]["offset_seconds"] <= upper <= 3.0
         assert result["pair"]["repeated_timestamps"] == pytest.approx(0.4, abs=0.03)
         assert 0.08 <= result["line"]["mae"] <= 0.14
-        # the counters of the guest are 0 in every row, so there are no other feature groups
+        # The guest's hardware counters are 0 in every row, so no other feature group is trained.
         assert {one["feature_group"] for one in result["on_the_other_session"]} == {"CPUTime"}
         assert {one["target"] for one in result["on_the_other_session"]} == {"kepler"}
         assert max(one["mae"] for one in result["on_the_other_session"]) <= 0.14

@@ -1,4 +1,4 @@
-"""The definitions of the power of a virtual machine."""
+"""Tests of the three definitions of a virtual machine's power: with numbers that were computed by hand."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from kepler_core.pairs.targets import capacity_watts, kepler_watts, marginal_wat
 
 
 def test_targets_of_a_window_that_was_seen_on_a_running_kepler() -> None:
-    # one zone at 42 W, 4 CPUs, the virtual machine and all other processes run for 1 CPU second per second each
+    # One zone draws 42 W for 3 s on a host with 4 CPUs. The virtual machine keeps one CPU busy, and so do all other
+    # processes together.
     joules, seconds, vm, total = np.array([126.0]), np.array([3.0]), np.array([3.0]), np.array([6.0])
     assert kepler_watts(joules, seconds, np.array([0.5]), vm, total) == pytest.approx(10.5)
     assert capacity_watts(joules, seconds, vm, 4) == pytest.approx(10.5)

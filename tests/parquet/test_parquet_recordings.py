@@ -1,4 +1,4 @@
-"""Test recordings in Parquet: the same observations as from JSON, read in parts, and what strangers may write."""
+"""Test recordings in Parquet: they give the same observations as JSON, are read in parts, and may have any content."""
 
 from __future__ import annotations
 

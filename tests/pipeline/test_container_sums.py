@@ -1,4 +1,4 @@
-"""Tests of the corrections of DynPower models: 0 W for a container that does nothing, and sums that match the node."""
+"""Tests of corrections of DynPower models: idle containers get 0 W, and sums over containers match the node's power."""
 
 from __future__ import annotations
 
@@ -69,7 +69,10 @@ def sums(model: PowerModel, recording: Path, component: str) -> tuple[float, flo
 
 
 def test_sums_match_although_predictions_are_cut(tmp_path: Path, recordings: Path) -> None:
-    """The power of DRAM barely rises with the CPU time, so a line through 0 W crosses the ceiling of the model."""
+    """The sums of predicted and measured power are equal although the model's ceiling cuts off high predictions.
+
+    The power of DRAM barely rises with the CPU time, so a line through 0 W exceeds the ceiling.
+    """
     done = kepler(
         "train", "quickstart", "-i", recordings / "kepler_coremark.json", "-s", tmp_path, "--jobs", "1",
         "--set", "abs_trainers=[]", "--set", "dyn_trainers=[SGDRegressorTrainer]",
@@ -80,7 +83,7 @@ def test_sums_match_although_predictions_are_cut(tmp_path: Path, recordings: Pat
     model = load_model(folder)
     predicted, measured = sums(model, recordings / "kepler_coremark.json", "dram")
     assert predicted == pytest.approx(measured, rel=0.01)
-    # Kepler does not cut its predictions, so the weights have the lower gain that the sums need without a ceiling
+    # Kepler has no ceiling, so the weights for Kepler must be lower than the slope of the model.
     weights = json.loads((folder / "weight.json").read_text())["dram"]["All_Weights"]["Numerical_Variables"]
     ((feature, weight),) = weights.items()
     uncut = attrs.evolve(model, parts={c: msgspec.structs.replace(p, ceiling=1e6) for c, p in model.parts.items()})

@@ -1,4 +1,4 @@
-"""Test the error between machines, the term of intervals that is measured on the nodes of a training."""
+"""Test the error between machines: the term of intervals that is measured with the nodes of a training."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ RELATIVE = [-0.12, 0.03, 0.08, -0.02, 0.05]
 
 
 def left_out_errors(factors: np.ndarray) -> np.ndarray:
-    """Return the relative error of each node of a model that predicts the mean of the other nodes."""
+    """Return for each node the relative error of a model that predicts the mean of the other nodes."""
     others = (factors.sum() - factors) / (len(factors) - 1)
     return np.asarray((others - factors) / others)
 
@@ -34,9 +34,9 @@ def test_few_nodes_leave_the_prior() -> None:
 
 
 def test_intervals_of_five_nodes_contain_a_sixth_as_often_as_stated() -> None:
-    """If nodes differ as the prior states, about 90 % of all sixth nodes are in the interval around the mean of five.
+    """If nodes differ as the prior assumes, about 90 % of all sixth nodes are in the interval of five other nodes.
 
-    The bounds are wider than three standard errors of the coverage of 4,000 nodes.
+    With 4,000 repetitions, the bounds of this test are wider than three standard errors.
     """
     deviation = MACHINE_PRIOR_LOADED / 1.645
     factors = 1 + deviation * np.random.default_rng(1).standard_normal((4000, 6))

@@ -1,4 +1,4 @@
-"""Tests of the predictions for held-out samples that stay with a model."""
+"""Tests of the predictions for held-out samples that are stored with a model."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ DOCUMENT: dict[str, Any] = {
 
 
 def kept(start: int, end: int, most: int, node: str = "n") -> HeldOutSamples:
-    """Return what a training on the samples at `start` to `end` seconds keeps."""
+    """Return the held-out samples (at most `most`) that a training on samples from `start` to `end` seconds stores."""
     time = np.arange(start, end, dtype=float)
     evidence = Evidence(
         metadata={},
@@ -47,7 +47,8 @@ def kept(start: int, end: int, most: int, node: str = "n") -> HeldOutSamples:
 def test_trainings_on_overlapping_data_keep_the_same_samples() -> None:
     first, second = kept(0, 2000, 200), kept(1000, 3000, 200)
     common = set(first.keys) & set(second.keys)
-    # each keeps about 100 samples of the common half; those with the lowest hashes are in both
+    # Each training stores about 100 samples of the half that they have in common. Both store the samples with the
+    # lowest hashes.
     assert len(common) > 80
     assert all(1000 <= time < 2000 for _, time in common)
     assert len(first.time) == 200

@@ -1,4 +1,4 @@
-"""Tests of the rows of a training that stay in the pipeline."""
+"""Tests of the rows of a training's data that are stored with the pipeline."""
 
 from __future__ import annotations
 

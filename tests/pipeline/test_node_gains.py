@@ -1,4 +1,4 @@
-"""Test the gains of nodes: what a model learns from several machines of one type whose power differs."""
+"""Test the gains of nodes: factors by which the power of machines of one type differs from their mean power."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from kepler_core.pipeline.validation import folds
 
 GAINS = np.array([1.1, 0.95, 0.85, 1.2, 0.9])
 PER_CYCLE = np.array([0.5, 1.9, 0.8, 1.5, 1.1])
-"""Instructions per cycle of the work on each node. They tell which node a row belongs to, and have nothing to do with
-the gains."""
+"""Instructions per cycle of the work on each node. A model can recognise a node by this number, which does not depend
+on the node's gain."""
 SAMPLES = 150
 FEATURES = ("cpu_cycles", "cpu_instructions")
 
@@ -32,7 +32,7 @@ def watts_of_mean_node(cycles: FloatArray) -> FloatArray:
 
 
 def dataset(gains: FloatArray = GAINS, noise: float = 0.01) -> Dataset:
-    """Return the data of one node for each gain, with the same range of load on all nodes."""
+    """Return data of several nodes, one for each gain in `gains`. All nodes have the same range of load."""
     rng = np.random.default_rng(0)
     frames = []
     for number, gain in enumerate(gains):
@@ -50,7 +50,7 @@ def rows_of(data: Dataset) -> TrainingRows:
 
 
 def of_nodes(values: FloatArray, node: IntArray) -> FloatArray:
-    """Return the value of the first row of each node."""
+    """Return for each node the value in its first row."""
     return np.array([values[node == number][0] for number in np.unique(node)])
 
 
@@ -68,7 +68,7 @@ def test_two_nodes_show_nothing_about_their_gains() -> None:
 
 
 def test_the_power_of_other_work_is_no_gain() -> None:
-    """If each node has a load of its own, the higher power is that of the load."""
+    """All gains are 1 if nodes differ in load: then the load explains the higher power."""
     cycles = np.repeat([1e9, 4e10, 9e10], SAMPLES) * np.random.default_rng(0).uniform(0.98, 1.02, 3 * SAMPLES)
     gains = node_gains(cycles[:, None], watts_of_mean_node(cycles), np.repeat([0, 1, 2], SAMPLES))
     assert gains == pytest.approx(1, abs=0.05)
@@ -88,7 +88,7 @@ def test_gains_are_positive_for_any_data(watts: list[float], seed: int, features
 
 
 def test_a_model_does_not_learn_the_gain_of_a_node_as_if_it_belonged_to_the_work() -> None:
-    """A model of trees could tell the nodes apart by their work. It has to estimate the mean node for each work."""
+    """A tree ensemble estimates the mean power of the nodes, although it could recognise nodes by their work."""
     data = dataset()
     rows = rows_of(data)
     held_out = folds(ValidationSpec(), rows.stream, rows.time)
@@ -103,19 +103,19 @@ def test_a_model_does_not_learn_the_gain_of_a_node_as_if_it_belonged_to_the_work
     expected = GAINS.mean() * watts_of_mean_node(rows.node_X[:, 0])
     errors = [np.mean(predicted[rows.node == node] / expected[rows.node == node]) - 1 for node in range(len(GAINS))]
     assert np.abs(errors).max() < 0.02
-    # the stated error contains the gains, because the model cannot know them
+    # the error in the metadata includes the error from the gains, because the model cannot know the gains
     blocks = result.metadata["honesty"]["splits"]["blocks"]
     assert blocks["mae"] == pytest.approx(np.mean(np.abs(rows.node_watts["package"] - expected)), rel=0.1)
 
 
 def test_one_node_does_not_decide_which_model_is_better() -> None:
-    """The worst node of a model that knows the mean node exactly is not worse than the node of a false model."""
+    """On the hardest node, the exact model of the mean node has a lower error than a wrong model that fits one node."""
     data = dataset(noise=0)
     rows = rows_of(data)
     parts = splits(ValidationSpec(), folds(ValidationSpec(), rows.stream, rows.time), rows, 1, 0)["nodes"]
     exact = GAINS.mean() * watts_of_mean_node(rows.node_X[:, 0])
     line = 60 + 110 * rows.node_X[:, 0] / 1e11
-    of_highest = 1.1 * line  # nearer to the node with the highest gain than the exact model
+    of_highest = 1.1 * line  # a wrong model, which fits the node with the highest gain better than the exact model
     good = errors_of(rows, {"package": exact}, parts)
     bad = errors_of(rows, {"package": of_highest}, parts)
     assert good.hardest == pytest.approx(0, abs=1e-6)

@@ -1,4 +1,4 @@
-"""Tests of the observations that a pipeline gets from recordings, including recordings of an idle machine."""
+"""Tests of the observations for a pipeline, from recordings under load and recordings of an idle machine."""
 
 from __future__ import annotations
 

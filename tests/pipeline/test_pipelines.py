@@ -38,7 +38,7 @@ def test_shipped_pipelines_are_good(name: str) -> None:
 
 
 def test_the_schema_of_stored_samples_may_be_uninstalled(small: dict[str, list[dict[str, Any]]]) -> None:
-    """Stored samples contain the name of their metric schema, which may have been uninstalled since then."""
+    """The plugins of a training can be listed even if the metric schema of stored samples is not installed any more."""
     observations = observe([read_recording(small, name="x")])
     spec = pipeline_from({"name": "mine", **yaml.safe_load(GOOD)}, "mine")
     plugins = used_plugins(spec, observations, ())

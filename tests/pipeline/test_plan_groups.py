@@ -1,4 +1,4 @@
-"""Tests of feature groups that are trained without an optional feature."""
+"""Tests that feature groups are trained without an optional feature if the recording lacks this feature."""
 
 from __future__ import annotations
 

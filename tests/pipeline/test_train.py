@@ -39,7 +39,7 @@ def stressng(recordings: Path, tmp_path_factory: pytest.TempPathFactory) -> tupl
 
 @pytest.fixture(scope="module")
 def coremark(recordings: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Store with models of the recording kepler_coremark.json: linear models and two kinds of curves."""
+    """Store with models that were trained on kepler_coremark.json: linear models and two kinds of curves."""
     folder = tmp_path_factory.mktemp("coremark")
     trainers = f"[{LINEAR}, SGDRegressorTrainer, LogarithmicRegressionTrainer, ExponentialRegressionTrainer]"
     (folder / "weights.yaml").write_text(f"abs_trainers: {trainers}\ndyn_trainers: {trainers}\n")
@@ -52,7 +52,7 @@ def test_honest_errors_on_a_real_recording(stressng: tuple[Path, dict[str, Any]]
 
     Independent measurements with blocks of consecutive samples as folds gave mean absolute errors of 5.7 W for
     gradient boosting, 10.7 W for linear regression and 8.1 W for nearest neighbours. The training holds out blocks in
-    random order, so two blocks in succession may be held out together, which is harder for nearest neighbours.
+    random order, so two consecutive blocks may be held out together. This is harder for nearest neighbours.
     """
     _, report = stressng
     assert report["failed"] == []
@@ -71,7 +71,7 @@ def test_honest_errors_on_a_real_recording(stressng: tuple[Path, dict[str, Any]]
         assert (
             package["mae"] < model["baselines"]["package"]["line_mae"] < model["baselines"]["package"]["constant_mae"]
         )
-        for component in ("core", "uncore"):  # always 0 W in this recording: predicted as a constant
+        for component in ("core", "uncore"):  # core and uncore always draw 0 W here
             assert model["components"][component]["mae"] == 0
 
 
@@ -148,7 +148,7 @@ def test_weights_are_safe_for_kepler(stressng: tuple[Path, dict[str, Any]]) -> N
 def test_no_trained_weights_wrap_around(stressng: tuple[Path, dict[str, Any]], coremark: Path) -> None:
     """Kepler's power stays between 0 W and a megawatt, even if features are three times their highest training values.
 
-    Models that depend on a rare feature have no weights for Kepler, and the catalogue states this reason.
+    Models that depend on a rare feature have no weights for Kepler, and the catalogue states this as the reason.
     """
     for store, served in ((stressng[0], 27), (coremark, 72)):
         models = read_catalogue(open_store(str(store))).models
@@ -211,7 +211,7 @@ def test_estimate_is_what_the_model_says(stressng: tuple[Path, dict[str, Any]], 
     assert package["compared"] == len(rows) == 1541
     errors = [abs(float(row["package_predicted"]) - float(row["package_measured"])) for row in rows]
     assert package["mae"] == pytest.approx(np.mean(errors), rel=1e-4)
-    assert package["mae"] < 5.0  # lower than the validated error, as the model was fitted on these rows
+    assert package["mae"] < 5.0  # lower than the validated error, because the model was fitted on the same rows
     assert summary["validated_mae"] > package["mae"]
 
 
@@ -272,7 +272,7 @@ def test_held_out_recordings(quick: Path, recordings: Path, tmp_path: Path) -> N
 
 
 def test_dask_gives_the_same_models(quick: Path, simulated: Path, tmp_path: Path) -> None:
-    """A Dask cluster that the command starts, and a running Dask cluster, train the same models as local processes."""
+    """Dask trains the same models as local processes, on a cluster that the command starts and on a running cluster."""
     distributed = pytest.importorskip("distributed")
     settings = ["--set", "energy_sources=[acpi]", "--set", "feature_groups=[CounterOnly, BPFOnly]"]
     local = train(quick, "-i", simulated, "-s", tmp_path / "a", *settings)
@@ -299,7 +299,7 @@ def test_names_and_versions(quick: Path, simulated: Path, tmp_path: Path) -> Non
 
 
 def test_third_party_metrics(small: dict[str, Any], tmp_path: Path) -> None:
-    """The user can train from metrics that no schema knows: here a counter of containers and a gauge of the node."""
+    """A training can use metrics that no schema knows: here, a counter of containers and a gauge of the node."""
     for item in small["kepler_container_bpf_cpu_time_ms_total"]:
         labels = {key: value for key, value in item["metric"].items() if key != "__name__"}
         double = [[when, str(2 * float(value))] for when, value in item["values"]]
@@ -348,7 +348,7 @@ def test_estimates_replace_a_file_only_when_they_are_complete(quick: Path, simul
 
 
 def test_estimate_without_power(quick: Path, small: dict[str, Any], simulated: Path, tmp_path: Path) -> None:
-    """Estimate the power in a recording that has no measured power, which is the purpose of models."""
+    """`estimate` works with a recording without measured power. Estimating such power is the purpose of models."""
     train(quick, "-i", simulated, "-s", tmp_path / "s")
     (tmp_path / "recording.json").write_text(json.dumps(only_metrics(small, "container")))
     done = kepler("estimate", "-s", tmp_path / "s", "-i", tmp_path / "recording.json", "--json")

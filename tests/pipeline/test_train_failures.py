@@ -1,4 +1,4 @@
-"""Trainings that fail: the error message, the exit code, and that the store contains no incomplete version."""
+"""Tests of trainings that fail: their error message and exit code, and that no incomplete version is in the store."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from kepler_core.store import open_store
 def test_a_scheduler_needs_the_dask_backend(quick: Path, simulated: Path, tmp_path: Path) -> None:
     pytest.importorskip("distributed")
     done = kepler("train", quick, "-i", simulated, "-s", tmp_path, "--scheduler", "tcp://127.0.0.1:1")
-    assert (done.returncode, "--scheduler goes with --backend dask" in done.stderr) == (2, True)
+    assert (done.returncode, "--scheduler needs --backend dask" in done.stderr) == (2, True)
     assert not (tmp_path / "quick").exists()
 
 
@@ -110,7 +110,7 @@ def test_interrupted_training_publishes_nothing(simulated: Path, tmp_path: Path,
     _, errors = running.communicate(timeout=60)
     assert running.returncode == (130 if how is signal.SIGINT else -signal.SIGKILL)
     if how is signal.SIGINT:
-        assert "interrupted; a store that was being written is as it was" in errors
+        assert "interrupted; a store that was being written is unchanged" in errors
         assert "Traceback" not in errors
     assert open_store(str(tmp_path)).pipelines() == []
 

@@ -1,4 +1,4 @@
-"""Tests of trainings on simulated recordings of Kepler 0.10: the models are those of Kepler 0.7 on the same machine."""
+"""Tests that recordings of Kepler 0.10 and of Kepler 0.7 on the same simulated machine give the same models."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ RATES = BUSY * CORES_PER_SOCKET * 1000.0
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[tuple[str, str], Any]]:
-    """Train from one machine as both exporters record it; return the models by exporter, output type and trainer."""
+    """Train on recordings of one machine by two exporters. Return the models by exporter, output type and trainer."""
     folder = tmp_path_factory.mktemp("trained")
     (folder / "cpu.yaml").write_text(PIPELINE)
     models: dict[str, dict[tuple[str, str], Any]] = {}
@@ -59,7 +59,10 @@ def test_dynamic_power_of_a_container_is_the_same(trained: Any) -> None:
 
 
 def test_the_power_law_comes_back(trained: Any) -> None:
-    """Boosted trees follow the curve of the formula in steps, so that the mean over many loads is compared."""
+    """The mean of a model's predictions over many loads is equal to the mean of the simulator's power formula.
+
+    The means are compared because boosted trees follow the curve of the formula in steps.
+    """
     busy = np.linspace(0.1, 0.7, 100)
     rates = busy[:, None] * CORES_PER_SOCKET * 1000.0
     predicted = trained["kepler-0.10"]["AbsPower", "GradientBoostingRegressorTrainer"].predict(rates)["package"]

@@ -1,4 +1,4 @@
-"""Test that features that measure nothing, and idle energy without dynamic energy, are left out and reported."""
+"""Test that trainings leave out, and report, features that are always 0 and idle energy without dynamic energy."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def document(*dead: str, **settings: Any) -> Document:
 
 
 def on_node(content: Document, node: str) -> Document:
-    """Move a recording to another node with other containers."""
+    """Change the node label and the container ids of a recording, as if it was from another node."""
     for labels in (series["metric"] for metric in content.values() for series in metric):
         labels["instance"] = node
         if "container_id" in labels:

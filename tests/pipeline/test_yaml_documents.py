@@ -1,4 +1,4 @@
-"""YAML from outside is decoded to plain values of limited size, or rejected with one line on the first problem."""
+"""Tests that YAML is decoded to plain values of limited size, or rejected with one line about the first problem."""
 
 from __future__ import annotations
 

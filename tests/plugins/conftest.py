@@ -28,7 +28,7 @@ def recording(plugin_folder):
 
 @pytest.fixture(scope="session")
 def ridge_site(plugin_folder):
-    """A site folder with the example plugin, built from a copy of the sources, because a build leaves files behind."""
+    """A site folder with the example plugin, which is built from a copy, because a build leaves files behind."""
     source = plugin_folder / "example"
     shutil.copytree(EXAMPLE, source, ignore=shutil.ignore_patterns("build", "*.egg-info", "__pycache__"))
     wheels = plugin_folder / "ridge-wheels"
@@ -46,7 +46,7 @@ def broken_site(plugin_folder):
 
 @pytest.fixture(scope="session")
 def odd_site(plugin_folder):
-    """A site folder with trainers that cannot be instantiated, plugins with clashing names, and odd listeners."""
+    """A site folder with trainers that cannot be instantiated, plugins with clashing names, and unusual listeners."""
     folder = plugin_folder / "odd-wheels"
     folder.mkdir()
     return install(plugin_folder / "odd", *odd_wheels(folder))
@@ -54,7 +54,7 @@ def odd_site(plugin_folder):
 
 @pytest.fixture(scope="session")
 def ridge_trained(ridge_site, plugin_folder, recording):
-    """The store and the report of a training with the example's trainer `ridge` and two built-in trainers."""
+    """The store and the report of a training with the trainer `ridge` of the example and two built-in trainers."""
     folder = plugin_folder / "trained"
     folder.mkdir()
     trainers = ["{name: ridge, args: {alpha: 0.5}}", "SGDRegressorTrainer", "LinearRegressionTrainer"]
@@ -65,6 +65,6 @@ def ridge_trained(ridge_site, plugin_folder, recording):
 
 @pytest.fixture(scope="session")
 def reference_models(ridge_trained):
-    """The AbsPower models of `ridge_trained` by trainer. They were trained without broken plugins."""
+    """Return trainer -> its AbsPower model in `ridge_trained`. No broken plugins were installed in this training."""
     _, report = ridge_trained
     return {model["trainer"]: model for model in report["models"] if model["output_type"] == "AbsPower"}

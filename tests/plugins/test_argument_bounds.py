@@ -1,4 +1,4 @@
-"""Tests of the bounds of built-in plugins' arguments.
+"""Tests of the bounds that built-in plugins declare for their arguments.
 
 If a value is outside its bounds, `pipelines check` reports the YAML key.
 """
@@ -87,7 +87,7 @@ def test_scikit_learn_accepts_what_is_accepted(trainer, data):
     X = np.random.default_rng(0).uniform(0, 1, (30, 2))
     for output_type in ("AbsPower", "DynPower"):
         task = FitTask("package", ("cpu_cycles", "cpu_instructions"), "cpu_instructions", output_type, 0)
-        # `fit` raises InvalidParameterError if an argument is out of scikit-learn's bounds.
+        # If an argument is out of scikit-learn's bounds, `fit` raises InvalidParameterError.
         created.regressor(task).fit(X, 40 + X.sum(axis=1))
 
 

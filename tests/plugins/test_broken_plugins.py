@@ -1,4 +1,4 @@
-"""Tests that broken plugins are reported with the reason and harm neither other plugins nor a training."""
+"""Tests that broken plugins are reported with the reason, and that they do not harm other plugins or a training."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ FAIL_IN_FIT = ("RaisingTrainer", "ExitingTrainer", "NothingTrainer", "NaNTrainer
 
 @pytest.fixture(scope="module")
 def mixed_training(broken_site, ridge_site, recording, tmp_path_factory):
-    """A training with four failing and three working trainers: its folder, report and finished process."""
+    """Train with four failing and three working trainers. Return the training's folder, its report and its process."""
     folder = tmp_path_factory.mktemp("mixed")
     trainers = [*FAIL_IN_FIT, "SGDRegressorTrainer", "ridge", CLASHING_FULL]
     sites, marks = (broken_site, ridge_site), folder / "marks"
@@ -131,13 +131,13 @@ def test_broken_listeners_are_named_and_the_others_are_called(mixed_training):
     assert "Traceback" not in done.stderr
     calls = (folder / "marks" / "calls").read_text().splitlines()
     for call in ("SGDRegressorTrainer", "RaisingTrainer failed", "published mine 1"):
-        assert calls.count(call) == 2  # each of the two good listeners was called
+        assert calls.count(call) == 2  # one call of each of the two good listeners
 
 
 def test_a_trainer_that_writes_into_its_data_does_not_change_other_models(
     broken_site, recording, reference_models, tmp_path
 ):
-    # with threads, the trainers that fit after OverwritingTrainer get the same arrays
+    # With threads in place of processes, the trainers that fit after OverwritingTrainer get the same arrays.
     trainers = ["OverwritingTrainer", "ExitingTrainer", "SGDRegressorTrainer", "kepler-core:LinearRegressionTrainer"]
     done = train(tmp_path, trainers, recording, backend="threading", sites=(broken_site,), code=3)
     models = {model["trainer"]: model for model in json.loads(done.stdout)["models"]}
@@ -165,7 +165,7 @@ def test_training_with_a_broken_plugin_is_refused_in_one_line(broken_site, recor
 def messages(broken_site, odd_site, plugin_folder):
     """The error messages of pipelines that name broken plugins or pass a wrong argument.
 
-    The keys are those of `documents` and `unmakeable`.
+    Returns a dict with the keys of `documents` and `unmakeable` below.
     """
     documents = {name: {"abs_trainers": [name]} for name, *_ in BROKEN_TRAINERS.values()}
     documents["argument"] = {"abs_trainers": [{"name": "kepler-core:SGDRegressorTrainer", "args": {"alpha": 1}}]}
@@ -211,6 +211,6 @@ def test_a_listener_that_exits_or_is_a_class_does_not_stop_the_training(
     done = train(tmp_path, ["SGDRegressorTrainer"], recording, sites=(odd_site,), marks=marks)
     assert json.loads(done.stdout)["models"] == [reference_models["SGDRegressorTrainer"]]
     assert "hook-exits:hooks" in done.stderr
-    # a listener that is a class is either instantiated and called, or reported as unusable
+    # If a listener is a class, Kepler Core either creates and calls an instance, or reports the listener as unusable.
     assert (marks / "class-called").exists() or "hook-class:hooks" in done.stderr
     assert (marks / "calls").read_text().splitlines() == ["SGDRegressorTrainer", "published mine 1"]

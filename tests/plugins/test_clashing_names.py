@@ -1,4 +1,4 @@
-"""Tests of two plugins with the same name or alias: the name alone is an error, `distribution:name` is not."""
+"""Tests of two plugins with the same name or alias: the name alone is an error, but `distribution:name` is valid."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from support.plugin_wheels import CLASHING_FULL, check_pipelines, imported_modul
 
 @pytest.fixture(scope="module")
 def messages(broken_site, odd_site, plugin_folder):
-    """The error messages of pipelines that name clashing plugins. The keys are those of `names` and `aliases`."""
+    """The error messages of pipelines that name clashing plugins. The dict has the keys of `names` and `aliases`."""
     names = {
         "clash": {"abs_trainers": [], "dyn_trainers": ["LinearRegressionTrainer"]},
         "both sides": {"abs_trainers": ["kepler-core:LinearRegressionTrainer", CLASHING_FULL]},
@@ -37,7 +37,7 @@ def test_the_error_of_a_clash_names_both_choices(messages):
     ("pipeline", "name"), [("both sides", "LinearRegressionTrainer"), ("twice", "SGDRegressorTrainer")]
 )
 def test_two_trainers_of_one_name_in_a_pipeline_are_refused(messages, pipeline, name):
-    # the models of both trainers would be published under the same name, <name>_0
+    # Models of the two trainers would be published under the same name, <name>_0.
     assert messages[pipeline].startswith("mine.yaml: abs_trainers")
     assert name in messages[pipeline]
 
@@ -62,7 +62,7 @@ def test_info_of_a_name_of_two_plugins_shows_both(odd_site, tmp_path):
 
 
 def test_the_other_side_of_a_clash_is_not_imported(odd_site, tmp_path):
-    # importing the other plugin with this name would end the program
+    # If the plugin with the same name in another distribution were imported, it would end the program.
     marks = tmp_path / "marks"
     done = kepler_process(
         "plugins", "info", "kepler-core:SmoothExtractor", sites=(odd_site,), marks=marks, cwd=tmp_path

@@ -1,6 +1,6 @@
 """Test that constant features have no influence on models whose trainers compare rows by distance.
 
-Each test compares a model of the varying features `LIVE` alone with a model that also has constant columns.
+Each test compares two models: one with the varying features `LIVE` only, and one with additional constant features.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ few = settings(max_examples=15, deadline=None)
 
 
 def machine(seed, n=120):
-    """Return scaled features of a machine under changing load, shape (n, 2), and its watts."""
+    """Return scaled features of a machine under changing load, shape (samples, 2), and the machine's watts."""
     rng = np.random.default_rng(seed)
     busy = rng.uniform(0, 1, n)
     X = np.column_stack([busy, busy * rng.uniform(0.8, 1, n)])
@@ -42,7 +42,7 @@ def fitted(name, X, y, output_type="AbsPower"):
 constant_columns = st.lists(
     st.tuples(st.floats(0, 1), st.sampled_from([0.0, 1e-9, 1e-6, 1e-4, 1e-3, 9e-3])), min_size=1, max_size=4
 )
-"""Nearly constant columns. Each is given as (lowest value, range of the random numbers that are added to it)."""
+"""Nearly constant columns, as pairs: lowest value, and range of the random numbers that are added to this value."""
 
 
 def with_columns(X, columns, seed):

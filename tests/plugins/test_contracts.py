@@ -43,7 +43,7 @@ def task(features=FEATURES, component="package", output_type="AbsPower", seed=0)
 
 
 def loads(n=150, seed=0):
-    """Return features of a machine under changing load, shape (n, 3), each scaled to a maximum of 1."""
+    """Return features of a machine under changing load, shape (n, 3). Each feature is scaled to a maximum of 1."""
     rng = np.random.default_rng(seed)
     busy = rng.uniform(0, 1, n)
     X = np.column_stack([busy**2 * rng.uniform(0.3, 1, n), busy, busy * rng.uniform(0.8, 1, n)])
@@ -72,14 +72,14 @@ def test_returns_an_unfitted_clonable_regressor_that_fits(name, output_type):
     clone = sklearn.base.clone(unfitted)
     X, y = loads(), power(loads())
     fitted = unfitted.fit(X, y)
-    assert fitted is unfitted  # scikit-learn's convention
+    assert fitted is unfitted  # by scikit-learn's convention, `fit` returns the regressor itself
     check_is_fitted(fitted)
     predicted = fitted.predict(X)
     assert predicted.shape == (len(X),)
     assert np.isfinite(predicted).all()
     np.testing.assert_array_equal(clone.fit(X, y).predict(X), predicted)
-    # the error is below half the error of always predicting the mean; DynPower is not tested, because a line
-    # through 0 W cannot predict the idle power in y
+    # The error is below half the error of predicting the mean for every row. DynPower is not tested, because a line
+    # through 0 W cannot predict the idle power in y.
     if output_type == "AbsPower":
         assert np.mean(np.abs(predicted - y)) < 0.5 * np.mean(np.abs(y - y.mean()))
 
@@ -152,7 +152,7 @@ def test_survives_power_that_does_not_depend_on_the_load(name):
     y = np.abs(np.random.default_rng(3).normal(50, 25, len(X)))
     predicted = regressor(name).fit(X, y).predict(X)
     assert np.isfinite(predicted).all()
-    # predictions for training rows stay near the range of the measured power
+    # predictions for the training rows are not far outside the range of the measured power
     assert predicted.min() > -y.max()
     assert predicted.max() < 2 * y.max()
 
@@ -160,7 +160,7 @@ def test_survives_power_that_does_not_depend_on_the_load(name):
 @every_trainer
 def test_survives_features_that_never_change(name):
     X = loads()
-    X[:, 2] = 0.0  # the main feature, as on an idle machine
+    X[:, 2] = 0.0  # the main feature is always 0, as on an idle machine
     X[:, 0] = 1.0
     predicted = regressor(name).fit(X, power(loads())).predict(X)
     assert np.isfinite(predicted).all()
@@ -176,7 +176,7 @@ def test_survives_a_handful_of_rows(name):
 
 
 def problems():
-    """Yield least-squares problems (name, X, y) that are hard to solve without negative weights.
+    """Yield least-squares problems (name, X, y) that are hard to solve if weights must not be negative.
 
     Without bounds, the optimum would have negative weights or a negative bias, or would not be unique.
     """
@@ -209,7 +209,8 @@ def test_sgd_weights_are_the_non_negative_optimum(what, X, y, output_type):
 
 
 def test_sgd_is_better_than_clipped_least_squares():
-    # unbounded least squares with its negative weights set to 0 has a larger error than the best weights ≥ 0
+    # If unbounded least squares gives negative weights, setting them to 0 gives a larger error than the best weights
+    # that are at least 0.
     X = loads()
     y = np.maximum(60 + 90 * X[:, 1] - 40 * X[:, 0], 0)
     A = np.column_stack([X, np.ones(len(X))])
@@ -301,14 +302,14 @@ def test_power_never_falls_as_load_rises(name, target):
     X = loads()
     y = TARGETS[target](X)
     fitted = regressor(name).fit(X, y)
-    # loads in the range of the training rows, then larger loads
+    # The first half of the loads is within the range of the training rows, the second half is above this range.
     grid = np.concatenate([np.linspace(0, 1, 300), np.linspace(1, 30, 300)])
     predicted = fitted.predict(np.column_stack([np.zeros(600), np.zeros(600), grid]))
     assert np.isfinite(predicted).all()
     assert (np.diff(predicted) >= -1e-9 * max(np.abs(predicted[:300]).max(), 1e-9)).all()
     inside = predicted[:300]
     assert inside.max() <= 2 * y.max() + 1e-9
-    if target in ("falling", "constant", "zero"):  # of all curves that never fall, a constant one fits best
+    if target in ("falling", "constant", "zero"):  # among curves that never fall, a constant curve has the lowest error
         np.testing.assert_allclose(inside, y.mean(), rtol=0.02, atol=1e-6)
 
 
@@ -330,7 +331,7 @@ def test_a_curve_follows_the_main_feature_of_its_component(name):
 
 @functools.cache
 def exported(name, output_type):
-    """Train a model of three components. Return its files, X, and the watts and the predictions by component."""
+    """Train a model of three components. Return its files, the features X, and watts and predictions by component."""
     X = loads(seed=9) * SCALE
     scaled_X = scaled(X, SCALE).astype(np.float64)
     idle = 40.0 if output_type == "AbsPower" else 0.0
@@ -376,7 +377,7 @@ def test_the_order_of_columns_does_not_matter(name, output_type):
         order = rng.permutation(len(names))
         predicted = model.predict(wide[:, order], [names[column] for column in order])
         for component, watts in expected.items():
-            # predictions may differ only because numbers are added up in another order
+            # the tolerance is for numbers that are added up in another order
             np.testing.assert_allclose(predicted[component], watts, rtol=1e-9)
 
 
@@ -409,7 +410,8 @@ def test_predictions_are_finite_and_not_negative(name, output_type):
 @every_trainer
 @pytest.mark.parametrize("level", [20.0, 120.0])
 def test_a_nearly_constant_component_does_not_fail_the_fit(name, level):
-    # the power of uncore varies by 1 mW, as if rounded to whole millijoules; 1 mW is just above CONSTANT_WATTS
+    # The power of uncore varies by 1 mW, as if energy was rounded to whole millijoules. This is just above
+    # CONSTANT_WATTS.
     n = 100
     X = loads(n) * SCALE
     uncore = level + 1e-3 * np.random.default_rng(8).integers(-1, 2, n)
@@ -464,7 +466,7 @@ def test_a_nearly_constant_component_does_not_fail_the_fit(name, level):
 def evaluated(name, weights, row):
     """Return the watts that Kepler's formula gives for one component's weights and a row of features.
 
-    Negative results are not set to 0.
+    Unlike Kepler Core, this function does not set negative results to 0.
     """
     all_weights = weights["All_Weights"]
     assert not all_weights.get("Categorical_Variables")
@@ -511,7 +513,7 @@ def test_sgd_weights_are_not_negative_on_the_wire(output_type):
 
 def one_component(name, y_of, output_type="AbsPower"):
     X = loads() * SCALE
-    X = X[X[:, 2] > 0.4 * SCALE[2]]  # without idle rows, so that predictions at idle are extrapolations
+    X = X[X[:, 2] > 0.4 * SCALE[2]]  # no idle rows, so predictions of idle power are extrapolations
     scaled_X = scaled(X, SCALE).astype(np.float64)
     y = y_of(scaled_X)
     fitted = regressor(name, task(output_type=output_type)).fit(scaled_X, y)

@@ -1,4 +1,4 @@
-"""Test the page of a decision of the online trainer, with records that any program may have written."""
+"""Test the page that shows a decision of the online trainer, for records with any content."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ class Veto:
 
 
 class Ill:
-    """Listener that is not strict and whose function raises an exception."""
+    """Listener that is not strict, and that raises an exception."""
 
     @hookimpl
     def kepler_publishing(self, pipeline):

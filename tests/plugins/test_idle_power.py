@@ -70,7 +70,7 @@ def test_a_node_that_was_never_idle_is_noted(busy: Any) -> None:
 def test_power_that_does_not_follow_the_load_is_no_idle_power() -> None:
     document = steady(np.concatenate([LOADED, IDLE, LOADED]))
     for name, series in document.items():
-        if "joules" in name:  # the meter reads 45 s late
+        if "joules" in name:  # delay the meter's values by 45 s
             for item in series:
                 values = item["values"]
                 item["values"] = [[time, values[max(at - 15, 0)][1]] for at, (time, _) in enumerate(values)]

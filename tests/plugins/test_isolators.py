@@ -1,4 +1,4 @@
-"""Tests of isolators: they subtract background power, no power is lost, and `reconstruct` adds the power again."""
+"""Tests of isolators: they subtract background power, lose no power, and `reconstruct` adds this power again."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def test_a_node_feature_is_not_added_up_over_containers(observations: Observatio
 
 
 def small(watts: list[float], usage: list[float], per: int) -> Dataset:
-    """Return a data set of the given power and usage, with `per` containers at each timestamp."""
+    """Return a data set with the values `watts` and `usage`, and with `per` containers at each timestamp."""
     n = len(watts) // per
     index = pd.MultiIndex.from_tuples(
         [("r", "n", float(t), f"c{c}") for t in range(n) for c in range(per)],
@@ -358,7 +358,7 @@ def test_trained_and_estimated(settings: list[str], idle: bool, folder: Path, tm
             assert scores["compared"] > 100
             assert scores["mae"] < 1.5 * entry.metadata[f"{component}_mae"] + 0.5, component
         if idle or len(settings) > 1:
-            continue  # the sum of DynPower estimates lacks the background containers
+            continue  # the sum of the DynPower estimates does not include background containers
         node = estimate(models[source, "AbsPower"], observations)
         for component in dynamic_estimate.components:
             absolute = node.frame[f"{component}_predicted"]

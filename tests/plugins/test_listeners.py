@@ -22,7 +22,7 @@ PIPELINE = {
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, kepler_recording_file):
-    """Run two trainings with all listeners, then roll back to version 1.
+    """Run two trainings with all listeners, then roll the pipeline back to version 1.
 
     Returns the folder of the trainings, and the finished process of the second training.
     """

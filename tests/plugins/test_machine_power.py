@@ -1,4 +1,4 @@
-"""Test the trainer for machines of many kinds with a known idle power."""
+"""Test `MachinePowerTrainer` for machines of many kinds whose idle power is known."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FEATURES = ("machine_load", "machine_tdp_w", "machine_idle_per_w")
 
 
 def rows(machines: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return features, watts and idle watts of machines with 6 loads each."""
+    """Return features, watts and idle watts of random machines. Each machine has 6 rows, one for each load."""
     random = np.random.default_rng(seed)
     tdp, ratio = random.uniform(80, 500, machines), random.uniform(0.2, 0.6, machines)
     load = np.tile(np.linspace(0, 1, 6), machines)

@@ -1,4 +1,4 @@
-"""Tests of `kepler_core.testing`: built-in plugins pass all checks, and checks find the errors of bad plugins."""
+"""Tests of `kepler_core.testing`: built-in plugins pass all checks, and the checks find errors of bad plugins."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ ARGUMENTS = {
     "kepler-core:prometheus": {"port": 0},
     "kepler-core:per-vm": {"folder": "guests"},
 }
-"""Arguments of plugins that are required, or whose defaults could disturb a running program."""
+"""Plugin -> arguments that the plugin requires, or whose defaults could disturb a program on this machine."""
 
 
 @pytest.mark.parametrize(("plugins", "name"), BUILT_IN)
@@ -93,7 +93,7 @@ def trainer(regressor, **attributes):
     """Return a trainer class that gets its regressors from the function `regressor`."""
 
     class Given(Trainer):
-        """Trainer whose regressors a function makes."""
+        """Trainer that gets its regressors from a function."""
 
         def regressor(self, task):
             return regressor(task)
@@ -228,11 +228,11 @@ def histogram_trees_of_close_thresholds():
     [
         (lightgbm_of_close_thresholds, 200),
         (histogram_trees_of_close_thresholds, 100),
-    ],  # only 100, because X has 2 n distinct values and the histogram has at most 255 bins
+    ],  # n is 100 here, because X has 2 n distinct values, and the histogram has at most 255 bins
 )
 def test_trees_compare_in_single_precision_as_they_were_fitted(make, n):
-    # The trees' split thresholds lie halfway between two neighbouring single-precision numbers. A threshold that is
-    # rounded to single precision would often equal the larger number. Both numbers would then be on the same side.
+    # The split thresholds of the trees lie halfway between two neighbouring single-precision numbers. If a threshold
+    # is rounded to single precision, it often becomes the larger number, and both numbers are on the same side.
     readings = np.linspace(0.1, 0.9, n, dtype=np.float32)
     X = np.concatenate([readings, np.nextafter(readings, np.float32(1))])[:, None]
     y = np.concatenate([np.zeros(n), np.full(n, 100.0)])
@@ -359,7 +359,7 @@ class Passes(Isolator):
 
 
 class OtherOrder(Extractor):
-    """Extractor that sorts the features and always returns rows by node."""
+    """Extractor that sorts the features, and returns a row for each node even if rows by container are requested."""
 
     def extract(self, observations, features, source, components, *, by_container):
         power = {component: observations.power[source, component] for component in components}
@@ -367,7 +367,7 @@ class OtherOrder(Extractor):
 
 
 class Watch(EnergySource):
-    """Energy source that measures hours, which is not a component."""
+    """Energy source with a component that does not exist, named `hours`."""
 
     components = ("hours",)
     sent_as = " "
@@ -375,7 +375,7 @@ class Watch(EnergySource):
 
 
 def schema(mapping):
-    """Return a metric schema class that maps each metric with the function `mapping`, to one mapping or to None."""
+    """Return a metric schema class that calls the function `mapping` with each metric. It returns a mapping or None."""
 
     class Given(MetricSchema):
         """Metric schema that maps metrics with a function."""
@@ -406,7 +406,7 @@ def stranger(metric):
 
 
 def scraped(metrics):
-    """Return a metric schema class with a mapping method that looks names up in `metrics`."""
+    """Return a metric schema class whose method `mappings` looks up a metric's mappings in the dict `metrics`."""
 
     class Scraped(MetricSchema):
         """Metric schema of an exporter whose output is `SCRAPE`."""

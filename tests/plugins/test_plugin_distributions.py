@@ -35,7 +35,7 @@ BROKEN = sorted(path.name for path in (EXAMPLES / "broken").iterdir() if path.is
 DOCS = ROOT / "docs" / "plugins"
 PAGES = sorted(path.name for path in DOCS.glob("*.md") if "`pyproject.toml`:" in path.read_text())
 NEW = "some-demo"
-"""Argument NAME of `plugins new`, and last part of the names of the distributions that it writes."""
+"""Argument NAME of `plugins new`. The names of the distributions that this command writes end with NAME."""
 
 PIPELINE = """
 energy_sources: [kepler-core:acpi]
@@ -52,7 +52,7 @@ def workshop(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def wheels(workshop):
-    """The wheels of all distributions, by name.
+    """Name of a distribution -> its wheel.
 
     The distributions are kepler-core, the examples, the documentation's examples, and the plugins that `plugins new`
     creates.
@@ -79,7 +79,7 @@ def recording(workshop):
 
 
 def files_of(page):
-    """Return the content of the files that a documentation page shows in full, by name.
+    """Return name -> content for the files that a documentation page shows in full.
 
     The page shows a file as its name in backquotes, a colon, and a code block with the content.
     """
@@ -191,7 +191,7 @@ def test_models_are_served_after_their_trainer_was_removed(workshop, wheels, rec
 
 
 def served(site, store, folder):
-    """Return the files of a model server's zip and the reply of an estimator that uses this server."""
+    """Return the files in the zip that a model server serves, and the reply of an estimator that uses this server."""
     port, path = free_port(), folder / "estimator.sock"
     model_request = request("acpi", trainer="LightGBMRegressorTrainer")
     where = ("--host", "127.0.0.1", "--port", port)
@@ -261,7 +261,7 @@ def test_good_plugins_train_and_serve_beside_broken_ones(broken_environment, rec
     pipeline.write_text(PIPELINE + "abs_trainers: [BrokenFitTrainer, BrokenProcessTrainer, ridge]\n")
     store = tmp_path / "models"
     command = ("train", pipeline, "--input", recording, "--store", store, "--json", "--trace-hooks")
-    # with one job and with two jobs, models reach the fitting processes through different code
+    # One job and two jobs use different code to pass models to the processes that fit them.
     for jobs in (1, 2):
         done = broken_environment.kepler(*command, "--jobs", jobs, cwd=tmp_path, check=3)
         report = json.loads(done.stdout)

@@ -227,7 +227,8 @@ def test_a_distribution_that_is_installed_twice_counts_once(site, tmp_path, monk
     (info / "entry_points.txt").write_text("[kepler.trainers]\nA = dist_a:A\n")
     monkeypatch.setattr(sys, "path", [*sys.path, str(older)])
     registry.forget_entry_points()
-    assert registry.trainers.entry("A").version == "2.0"  # 2.0 is first on sys.path, so Python imports it
+    # Version 2.0 is first on sys.path, so Python imports this version.
+    assert registry.trainers.entry("A").version == "2.0"
 
 
 # --- missing distributions and modules ------------------------------------------------------------
@@ -312,7 +313,7 @@ def test_an_import_that_hangs_is_reported(site):
     ids=["no equals sign", "not UTF-8"],
 )
 def test_a_broken_entry_points_file_concerns_its_own_distribution_only(tmp_path: Path, content: bytes) -> None:
-    """Commands work although a distribution is damaged, and they report the name of this distribution."""
+    """Commands work although a distribution's entry points are damaged, and report the name of the distribution."""
     folder = tmp_path / "foo_bar-1.0.dist-info"
     folder.mkdir()
     (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: foo-bar\nVersion: 1.0\n")

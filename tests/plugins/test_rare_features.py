@@ -1,4 +1,4 @@
-"""The trainer of Kepler's linear weights gives no weight to features about which the training data tell nothing."""
+"""Test that `SGDRegressorTrainer` gives the weight 0 to features that the training data say nothing about."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FEATURES = ("bpf_cpu_time_ms", "bpf_page_cache_hit", "bpf_net_tx_irq")
 
 
 def test_the_linear_trainer_for_kepler_gives_no_weight_to_uninformative_features() -> None:
-    """The weights of all other features are the same as in a fit without the uninformative features."""
+    """Constant and rare features get the weight 0. Other weights are the same as in a fit without these features."""
     X = np.random.default_rng(0).uniform(0, 1, (200, 3))
     X[:, 1] = 1.0
     watts = 40 + 100 * X[:, 0] + 5 * X[:, 2]

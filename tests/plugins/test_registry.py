@@ -1,4 +1,8 @@
-"""Tests of registries: names are listed without imports, close matches, `distribution:name`, and checked arguments."""
+"""Tests of registries of plugins.
+
+Names are listed without an import of the plugins, and wrong names get suggestions. `distribution:name` names a plugin
+of one distribution. Wrong arguments of plugins are rejected.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +39,7 @@ RAPL = ("package", "core", "uncore", "dram")
 
 
 def built_in(plugins: registry.Registry[Plugin]) -> set[str]:
-    """Return the names of the built-in plugins, without plugins of other distributions in the environment."""
+    """Return the names of the plugins of kepler-core, without plugins of other installed distributions."""
     return {entry.name for entry in plugins.entries if entry.distribution == "kepler-core"}
 
 
@@ -260,7 +264,7 @@ def test_arguments_reach_the_plugin():
         {"count": 3, "rate": 2, "fast": True, "window": 4, "levels": [1, 2], "kernel": "linear"},
     )
     assert plugin.values == (3, 2.0, "x", True, 4, [1, 2], "linear")
-    assert isinstance(plugin.values[1], float)  # YAML's int 2 was converted to a float
+    assert isinstance(plugin.values[1], float)  # the registry has converted the integer 2 to a float
     assert create(Sample, "sample", {"count": 1, "window": None}).values[4] is None
 
 
@@ -333,7 +337,8 @@ class Unresolvable(Plugin):
 
 
 def test_an_unresolvable_annotation_is_no_crash():
-    # either the argument is not checked, or a PluginError names the plugin; NameError is never raised
+    # The registry either does not check the argument, or raises a PluginError with the plugin's name. It never raises
+    # NameError.
     try:
         plugin = create(Unresolvable, "unresolvable", {"alpha": 2})
     except PluginError as error:

@@ -53,7 +53,7 @@ def browser_page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
 
 
 def shown(page: Page) -> list[str]:
-    """Return the first cell of each row that is shown."""
+    """Return the text in the first cell of each visible row."""
     rows: list[str] = page.eval_on_selector_all(
         "#models tbody tr:not([hidden])", "rows => rows.map(row => row.cells[0].textContent)"
     )

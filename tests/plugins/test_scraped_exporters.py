@@ -1,4 +1,4 @@
-"""Checks of built-in metric schemas with the output of a simulated Kepler 0.10 and of a real node_exporter."""
+"""Run the checks of built-in metric schemas on the output of a simulated Kepler 0.10 and of a real node_exporter."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests of the machine formula: its shape, its intervals, odd machines, and guests of a host."""
+"""Tests of the machine formula: how watts depend on load, intervals, unusual machines, and guests of a host."""
 
 from __future__ import annotations
 

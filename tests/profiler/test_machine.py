@@ -83,7 +83,7 @@ def arm(root: Path, *, implementer: str = "0x41", parts: tuple[str, ...] = ("0xd
 
 
 def check_reasons(machine: Discovery) -> None:
-    """Check that every attribute has a value and the file it was read from, or a reason why it is not known."""
+    """Check that every attribute has a value and the file with this value, or a reason why its value is not known."""
     for name in ATTRIBUTES:
         if getattr(machine.spec, name) is None:
             assert machine.unknown[name]
@@ -146,14 +146,14 @@ def test_processor_names(model: str, name: str, tmp_path: Path) -> None:
     ],
 )
 def test_spellings_of_one_processor(spellings: tuple[str, ...], name: str) -> None:
-    """Names that a CPU reports, names that Kepler sends and names in model databases become the same name."""
+    """Different spellings of a processor become one name: from CPUs, from Kepler and from model databases."""
     for spelling in (*spellings, name):
         assert processor_name(spelling) == name
         assert identity({"processor": spelling}) == identity({"processor": name}) != {}
 
 
 def test_a_plus_in_a_name_is_kept_but_not_compared() -> None:
-    """Some tools remove the plus when they write a description. Such a description still names the same processor."""
+    """Names with and without a plus are the same processor, because some tools remove the plus. The plus is kept."""
     assert comparable_processor("intel_xeon_platinum_8480+") == comparable_processor("intel_xeon_platinum_8480")
     spec = machine_spec_from({"processor": "Intel(R) Xeon(R) Platinum 8480+"}, "x")
     assert spec.identity == {"processor": "intel_xeon_platinum_8480+"}
@@ -168,7 +168,7 @@ FITS_GENERATIONS = [
 
 @pytest.mark.parametrize("model", FITS_GENERATIONS)
 def test_names_that_fit_several_generations(model: str, tmp_path: Path) -> None:
-    """CPUs of several generations may report the same name, but differ in family, model and stepping."""
+    """A name that CPUs of several generations report is not used. Family, model and stepping give different names."""
     assert processor_name(model) is None
     assert identity({"processor": model, "cores": 4}) == {"cores": 4}
     names = set()
@@ -237,7 +237,7 @@ def test_evidence_of_a_virtual_machine(files: dict[str, str], virtual: bool, tmp
 
 
 def test_a_container_without_sys(tmp_path: Path) -> None:
-    """If /sys cannot be read, the numbers of cores and chips are read from /proc, which does not show shared cores."""
+    """If /sys cannot be read, the numbers of cores and chips come from /proc. The threads per core are not known."""
     x86(tmp_path, topology=False, khz=None)
     (tmp_path / "sys/devices/system/cpu/online").unlink()
     machine = discover(tmp_path)
@@ -254,7 +254,7 @@ def test_offline_cpus_are_not_counted(tmp_path: Path) -> None:
 
 
 def test_hybrid_cores(tmp_path: Path) -> None:
-    """Threads per core are unknown if two cores have two threads each and two cores have one thread each."""
+    """The number of threads per core is not known if some cores have two threads and other cores have one."""
     x86(tmp_path, model="12th Gen Intel(R) Core(TM) i5-1240P", sockets=1, cores=6, threads=1)
     for cpu, siblings, khz in ((0, "0-1", 4_400_000), (1, "0-1", 4_400_000), (2, "2-3", 4_400_000), (3, "2-3", 1)):
         put(tmp_path, f"sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list", siblings + "\n")
@@ -292,7 +292,7 @@ RASPBERRY_PI = "Hardware\t: BCM2711\nRevision\t: c03111\nModel\t\t: Raspberry Pi
 @pytest.mark.parametrize("model", ["", "model name\t: ARMv7 Processor rev 3 (v7l)\n"])
 @pytest.mark.parametrize("online", [True, False])
 def test_raspberry_pi(model: str, online: bool, tmp_path: Path) -> None:
-    """In /proc/cpuinfo, the block that describes the board does not count as a CPU.
+    """The block in /proc/cpuinfo that describes the board does not count as a CPU.
 
     The model name is the name of the instruction set (ARMv7), and does not count as the name of the processor.
     """
@@ -307,7 +307,7 @@ def test_raspberry_pi(model: str, online: bool, tmp_path: Path) -> None:
 
 
 def test_arm_before_linux_3_8(tmp_path: Path) -> None:
-    """Old kernels list the CPUs first in /proc/cpuinfo, and then the part number that all CPUs share."""
+    """The part number in /proc/cpuinfo is used for all CPUs, if an old kernel lists it once, after the list of CPUs."""
     put(
         tmp_path,
         "proc/cpuinfo",
@@ -347,13 +347,13 @@ def test_a_virtual_machine_with_the_sockets_of_the_hardware(tmp_path: Path) -> N
     [
         ("POWER9, altivec supported", "platform\t: PowerNV\nmodel\t\t: 8335-GTW\n", "ibm_power9", False),
         ("POWER10 (raw), altivec supported", "platform\t: pSeries\nmachine: CHRP IBM,9080-HEX\n", "ibm_power10", True),
-        # "architected": the partition may run in the mode of an older processor, whose name it may then show.
+        # "architected": the partition may run in the mode of an older processor and show the name of that processor.
         ("POWER9 (architected), altivec supported", "platform\t: pSeries\n", None, True),
         ("POWER9, altivec supported", "machine\t\t: CHRP IBM pSeries (emulated by qemu)\n", "ibm_power9", True),
     ],
 )  # fmt: skip
 def test_power(cpu: str, machine_lines: str, name: str | None, virtual: bool, tmp_path: Path) -> None:
-    """Only the first thread of each core is online, so the numbers of CPUs have gaps."""
+    """The processor, cores and chips of a POWER machine are found. Only each core's first thread is online."""
     blocks = [f"processor\t: {number}\ncpu\t\t: {cpu}\nclock\t\t: 2900.0MHz\n" for number in (0, 4, 8)]
     put(tmp_path, "proc/cpuinfo", "\n".join([*blocks, "timebase\t: 512000000\n" + machine_lines]))
     for number in (0, 4, 8):
@@ -406,7 +406,7 @@ def test_loongarch(tmp_path: Path) -> None:
     ],
 )
 def test_riscv(uarch: str, tree: list[bytes], name: str | None, tmp_path: Path) -> None:
-    """If /proc/cpuinfo names no processor, the device tree may name one."""
+    """If /proc/cpuinfo does not name the processor, its name comes from the device tree, if it is there."""
     blocks = [f"processor\t: {cpu}\nhart\t\t: {cpu + 1}\nisa\t\t: rv64imafdc\n{uarch}" for cpu in range(2)]
     put(tmp_path, "proc/cpuinfo", "\n".join(blocks))
     for number, compatible in enumerate(tree):

@@ -70,7 +70,7 @@ def test_a_cloud_instance_gets_its_share_of_the_host() -> None:
         ((*XEON, "--load", "1.5"), "1.5 is not a load"),
         ((*XEON, "--load", "nan"), "nan is not a load"),
         ((*XEON, "--idle-watts", "0"), "is no idle power"),
-        ((*XEON, "--host-load", "0.5"), "--host-load goes with a guest"),
+        ((*XEON, "--host-load", "0.5"), "--host-load needs a guest"),
         ((*XEON, "--cores", "200"), "200 cores cannot have only 80 threads"),
         ((*XEON, "--tdp", "inf"), "inf is not between"),
         (("--cores", "4"), "give --threads"),

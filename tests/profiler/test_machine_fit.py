@@ -1,4 +1,4 @@
-"""Tests of `kepler-model machines fit`, and of the figures of the machine formula on the public table."""
+"""Tests of `kepler-model machines fit`, and of the errors of the machine formula on the public table."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ COEFFICIENTS = ROOT / "config" / "kepler_config" / "machines" / "formula.json"
 
 
 def table(path: Path) -> Path:
-    """Write 30 machines of 30 sizes; the power is proportional to the thermal design power of all chips."""
+    """Write a table of 30 machines. A machine's power is proportional to the thermal design power of all its chips."""
     lines = ["machine_id,tdp_w,chips,cores,threads,memory_gb,hw_year,load_pct,power_w"]
     for number in range(30):
         tdp, chips = 60 + 5 * number, 1 + number % 2
@@ -52,7 +52,7 @@ def test_a_table_of_machines_becomes_a_stored_model(store: Path) -> None:
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with the pipelines `own` and, for a known idle power, `own-idle`."""
+    """A store with two pipelines: `own`, and `own-idle` for machines whose idle power is known."""
     folder = tmp_path_factory.mktemp("machines")
     own = table(folder / "own.csv")
     for arguments in (("-n", "own"), ("-n", "own-idle", "--with-idle")):
@@ -71,7 +71,7 @@ def estimated(store: Path, *arguments: str) -> Any:
 
 
 def test_a_described_machine_is_estimated_with_a_stored_model(store: Path) -> None:
-    """Machines of the table draw 0.4 (idle) to 1.4 (full load) times the thermal design power of their chips."""
+    """Estimates agree with the table: from 0.4 times (idle) to 1.4 times (full load) the thermal design power."""
     answer = estimated(store)
     assert answer["source"]["kind"] == "model"
     assert answer["source"]["name"].startswith("own/acpi/AbsPower/")
@@ -186,7 +186,7 @@ def test_trees_are_more_accurate_than_the_formula_on_newer_hardware(public: Path
 
 
 def _flat(value: object, path: str = "") -> dict[str, float]:
-    """Return the numbers in a JSON value by their path."""
+    """Return path -> number for all numbers in a JSON value."""
     if isinstance(value, dict):
         return {key: number for name, item in value.items() for key, number in _flat(item, f"{path}/{name}").items()}
     if isinstance(value, list):

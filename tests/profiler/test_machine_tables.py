@@ -1,4 +1,4 @@
-"""Tests of tables of measured machines: both forms, machines that are left out, and hostile content."""
+"""Tests of tables of measured machines: two formats, machines that are left out, and hostile content."""
 
 from __future__ import annotations
 
@@ -33,7 +33,10 @@ HEADER = (
 
 
 def tidy(path: Path, machines: int, **changes: Any) -> Path:
-    """Write a table of machines whose power is 60 W + 1.2 · load · thermal design power; `changes` has other cells."""
+    """Write a table of machines. Their power is 60 W + 1.2 · load · thermal design power of both chips.
+
+    `changes` replaces cells of the first machine.
+    """
     rows = []
     for number in range(machines):
         for load in (0, 50, 100):
@@ -96,7 +99,7 @@ def test_a_machine_that_cannot_be_true_is_left_out_and_named(
     tmp_path: Path, changes: dict[str, Any], reason: str
 ) -> None:
     table = read_machines(tidy(tmp_path / "own.csv", 3, **changes))
-    if reason == "inf":  # an infinite number counts as an unknown one
+    if reason == "inf":  # an infinite memory size counts as unknown
         assert table.machines[0].description.memory_gib is None
         return
     assert [machine.name for machine in table.machines] == ["m1", "m2"]

@@ -199,4 +199,4 @@ def test_the_table_agrees_with_the_published_results_of_spec() -> None:
             else:
                 differing.append(row["machine_id"])
     assert agreeing > 350
-    assert len(differing) <= 1  # a result of two chips with four cores: its source states four cores in all
+    assert len(differing) <= 1  # one source gives the cores of two chips together, not of each chip

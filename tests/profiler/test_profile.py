@@ -1,4 +1,4 @@
-"""Tests of node-type profiles: idle power is compared with a known power formula and independent measurements."""
+"""Tests of profiles: their idle power is compared with the simulator's formula and with independent measurements."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_the_number_of_cores_shows_whether_a_recording_is_idle() -> None:
     assert "with the machine's number of cores it could be known" in without.notes[0]
     assert with_cores.quiet.idle
     assert with_cores.quiet.level == pytest.approx(320, rel=0.01)
-    busy = build_profile(quiet_only, machine_spec={"cores": 2})  # the load is 16 % of the capacity of two cores
+    busy = build_profile(quiet_only, machine_spec={"cores": 2})  # with two cores, the same load is 16 % of the capacity
     assert not busy.quiet.idle
 
 

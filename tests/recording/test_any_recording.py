@@ -1,4 +1,4 @@
-"""Test properties that the observations of any recording must have."""
+"""Test that any recording is rejected, or gives observations with the properties that all observations must have."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_any_recording_is_observed_or_rejected(document: Document, use_vm_metric
     for rates in observations.container_features.values():
         assert np.all(np.isnan(rates) | ((rates >= 0) & (rates < np.inf)))
     report = check(read_recording(document), use_vm_metrics=use_vm_metrics)
-    assert not report.trainable  # the recording has at most six timestamps, too few for training
+    assert not report.trainable  # a recording of at most six timestamps is too short for training
 
 
 def test_the_order_of_series_and_metrics_does_not_change_values(small: Document) -> None:

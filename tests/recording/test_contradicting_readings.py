@@ -1,5 +1,5 @@
-"""Tests of recordings whose series contradict each other: the watts are right or missing, and a finding
-names the series."""
+"""Tests of recordings whose series contradict each other: the watts are right or missing, and a finding names the
+series."""
 
 from __future__ import annotations
 
@@ -40,7 +40,11 @@ def in_metrics(word: str, changed: Callable[[FloatArray], FloatArray]) -> Damage
 
 
 def add_copies(word: str, factor: float = 1.0, **labels: str) -> Damage:
-    """Return a function that reports the series of some metrics again, multiplied and with other labels."""
+    """Return a function that adds a copy of each series of some metrics.
+
+    The metrics are those whose names contain `word`. The values of a copy are multiplied by `factor`, and `labels`
+    replace its labels.
+    """
 
     def damage(document: Document) -> None:
         for metric in document:
@@ -56,7 +60,7 @@ def add_copies(word: str, factor: float = 1.0, **labels: str) -> Damage:
 
 
 def add_total(metric: str, **labels: str | None) -> Damage:
-    """Return a function that adds one series to a metric: the sum of its series, with changed labels.
+    """Return a function that adds a series to a metric: the sum of the metric's series, with changed labels.
 
     A label whose value is None is removed.
     """
@@ -126,7 +130,10 @@ def both(*damages: Damage) -> Damage:
 
 
 def falls(values: FloatArray) -> FloatArray:
-    """Let a counter fall by 2.5 usual increases at every tenth sample, as in a deduplicated pair of replicas."""
+    """Let a counter fall by 2.5 usual increases at every tenth sample.
+
+    Such counters come from two replicas of a Prometheus server whose samples were merged.
+    """
     usual = float(np.median(np.diff(values)))
     old = values + 1000 * usual
     return old - np.where(np.arange(len(values)) % 10 == 5, 2.5 * usual, 0.0)
@@ -228,7 +235,10 @@ def test_cycles_that_stop_are_left_out() -> None:
 
 
 def test_replicas_with_other_times_are_no_other_counters() -> None:
-    """A second server scrapes the exporter one second later, and adds a label of its own."""
+    """Series of a second Prometheus server count as duplicates.
+
+    The second server scrapes one second later, and adds a label of its own to the series.
+    """
     content = power_law.document()
     times = np.arange(300) * 3.0
     for metric in content:
@@ -244,7 +254,10 @@ def test_replicas_with_other_times_are_no_other_counters() -> None:
 
 
 def test_work_of_other_kinds_is_no_change_of_the_unit() -> None:
-    """Other work draws three times the power for the same CPU time."""
+    """A change of the work is not reported as a changed unit.
+
+    In this test, the new work draws three times the power for the same CPU time.
+    """
     content = power_law.document()
     in_metrics("cpu_time", scaled(1 / 3))(content)
     assert not observations_of(content).counts.of("usage_shifts")

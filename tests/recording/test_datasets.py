@@ -1,4 +1,4 @@
-"""Test data sets of the default extractor: how it divides power among containers, and which rows it leaves out."""
+"""Test how the default extractor divides power among containers, and which rows it leaves out of data sets."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_a_container_gets_its_share_of_the_main_feature() -> None:
     frame = extracted(observed(document), tuple(FEATURES), "rapl-sysfs", by_container=True).frame
     first = frame.xs("a" * 64, level="container")
     factor = variation(TIMES)[1:]
-    # the container has a quarter of the instructions and half of the cache misses
+    # the container has a quarter of the node's instructions and half of the node's cache misses
     np.testing.assert_allclose(first["package_power"], 50.0 * factor / 4, rtol=1e-9)
     np.testing.assert_allclose(first["dram_power"], 7.0 * factor / 2, rtol=1e-9)
     np.testing.assert_allclose(first["cpu_instructions"], 1e6 * factor, rtol=1e-9)

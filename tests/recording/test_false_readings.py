@@ -1,4 +1,4 @@
-"""Tests of readings that cannot be true: a finding names them, and the watts are right or missing, never wrong."""
+"""Tests of readings that cannot be true: a finding names the series, and the watts are right or missing."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ def jump(size: float, at: int = 120) -> Change:
 def freeze(samples: int, *, catches_up: bool, at: int = 100) -> Change:
     """Return a change that lets a counter stand still for some samples, from sample number `at` on.
 
-    With `catches_up`, the counter then jumps to its true value. Otherwise, it never counts what it has missed.
+    If `catches_up` is true, the counter then jumps to its true value. Otherwise, the increases during the standstill
+    are lost.
     """
 
     def changed(values: FloatArray) -> FloatArray:
@@ -41,7 +42,7 @@ def freeze(samples: int, *, catches_up: bool, at: int = 100) -> Change:
 
 
 def renew(every: int) -> Change:
-    """Return a change with which a counter gets a new value only at every n-th sample, where n is `every`."""
+    """Return a change after which a counter has a new value only at one of `every` samples."""
     return lambda values: values[np.arange(len(values)) // every * every]
 
 
@@ -128,7 +129,7 @@ def test_a_socket_that_never_moves_leaves_its_component_out() -> None:
 
 
 def test_a_burst_of_work_is_no_jump() -> None:
-    """Ten times the usual work in one interval raises usage and power together."""
+    """An interval with ten times the usual work gives no finding, because usage and power rise together."""
     content = power_law.document()
     watts = {"package": 0.02, "dram": 0.003, "platform": 0.03}
     work = 60_000.0

@@ -1,4 +1,4 @@
-"""Tests of faults in simulated recordings: no fault gives a wrong power unnoticed.
+"""Tests of faults in simulated recordings: if a fault makes the power wrong, a finding reports the fault.
 
 Recordings without faults have only the `USUAL` findings.
 """
@@ -24,7 +24,7 @@ from kepler_core.simulate import Simulation, recording, write
 
 SOCKETS = 2
 LARGEST_RISE = 5.0
-"""Limit in percentage points: a fault may raise the error of a fit by at most this number."""
+"""Largest allowed rise of the error of a fit by a fault, in percentage points."""
 SEEDS = (1, 2, 3)
 USUAL = {"resets", "one_sample_series", "incomplete", "gaps"}
 """Kinds of findings that simulations without a fault have, too."""
@@ -47,9 +47,9 @@ NAMES_OF_FAULTS = {
     "duplicate-exporter": {"duplicates"},
     "short-lived-containers": {"one_sample_series"},
 }
-"""The kinds of findings that may report each fault."""
+"""Fault -> kinds of findings, one of which must report the fault."""
 UNNOTICED = {("usage-counter-jump", 2), ("gaps", 3)}
-"""Faults, with their severities, that get no finding of their own for some seeds.
+"""Pairs (fault, severity) for which some seeds give no finding that reports the fault.
 
 Both faults are harmless. `usage-counter-jump` with severity 2 adds 2^32 to a usage counter. If the counter counts CPU
 cycles, this is the work of one CPU in one and a half seconds. `gaps` with severity 3 lets scrapes fail at random. For
@@ -86,7 +86,7 @@ def test_no_fault_raises_the_error_unnoticed(fault: str, severity: int, seed: in
         assert before is not None
         if error is not None:
             assert error <= before + LARGEST_RISE, key
-        else:  # the component or the feature is left out, and a finding names it
+        else:  # the component or the feature is left out, and a finding must name the component or feature
             component, feature = key
             places = {finding.where for finding in findings(observations.counts) if finding.kind not in USUAL}
             assert any(component in place or feature in place for place in places), key
@@ -141,7 +141,7 @@ def test_one_of_three_power_supplies_is_left_out_at_low_load_too() -> None:
 
 def test_a_platform_that_lags_is_used() -> None:
     document = recording(Simulation(containers=5, timestamps=300, sockets=2, resets=0))
-    lag = 10  # samples; the counter shows the energy of thirty seconds ago
+    lag = 10  # in samples: the counter shows the energy of thirty seconds ago
     for one in document["kepler_node_platform_joules_total"]:
         times, values = zip(*one["values"], strict=True)
         joules = np.array(values, dtype=np.float64)

@@ -1,4 +1,4 @@
-"""Test the formats and encodings in which people save samples, and answers that are no recordings."""
+"""Test that recordings in common formats and encodings are read, and that other answers of Prometheus are rejected."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def lines(values: list[Any]) -> bytes:
 
 
 def exported(series: dict[str, Any]) -> dict[str, Any]:
-    """Return a series as VictoriaMetrics exports it."""
+    """Return a series in the format of VictoriaMetrics' exports."""
     return {
         "metric": series["metric"],
         "values": [float(value) for _, value in series["values"]],
@@ -43,7 +43,7 @@ def exported(series: dict[str, Any]) -> dict[str, Any]:
 
 
 def halves(series: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return a series in two parts, which have one sample in common."""
+    """Return a series in two parts, which share one sample."""
     return [{**series, "values": series["values"][:21]}, {**series, "values": series["values"][20:]}]
 
 

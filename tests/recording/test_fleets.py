@@ -1,4 +1,4 @@
-"""Test recordings of many nodes, each of which is scraped at times of its own."""
+"""Test recordings of many nodes. Prometheus scrapes each node at different times."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ Document = dict[str, list[dict[str, Any]]]
 
 
 def at_own_times(document: Document, node: int, lost: float = 0.0) -> Document:
-    """Return the recording of a node as Prometheus scrapes it: at times with milliseconds, and with lost scrapes."""
+    """Return the recording of a node with times and gaps as in a real Prometheus server.
+
+    The times have an offset that depends on the node and a jitter of milliseconds. A fraction `lost` of the scrapes is
+    missing.
+    """
     rng = np.random.default_rng(node)
     offset = rng.uniform(0, 3)
     times = sorted({time for series in document.values() for one in series for time, _ in one["values"]})
@@ -33,7 +37,7 @@ def at_own_times(document: Document, node: int, lost: float = 0.0) -> Document:
 
 
 def fleet() -> list[Document]:
-    """Return the recordings of a node with each fault, and of nodes without a fault, all of different lengths."""
+    """Return recordings of different lengths: of one node for each fault, and of six nodes without a fault."""
     documents = []
     for at, fault in enumerate([*FAULTS, *[None] * 6]):
         faults = () if fault is None else (fault,)

@@ -18,7 +18,7 @@ EMPTY_MEMBER = gzip.compress(b"")
 
 
 def unpack(packed: bytes, block_bytes: int = MIB) -> bytes:
-    """Unpack data passed in blocks of `block_bytes`, check the size of each unpacked piece, and return the content."""
+    """Unpack data in blocks of `block_bytes`, check the size of each unpacked piece, and return the content."""
     gunzip = Gunzip()
     pieces = []
     for start in range(0, len(packed), block_bytes):
@@ -33,7 +33,7 @@ def noise(size: int) -> bytes:
 
 
 def stored(content: bytes) -> bytes:
-    """Return gzip data that contain `content` without compression."""
+    """Return gzip data with `content` as stored (not compressed) blocks."""
     return gzip.compress(content, 0)
 
 

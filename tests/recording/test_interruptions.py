@@ -22,8 +22,8 @@ def test_power_is_unknown_in_the_interval_of_a_restart() -> None:
     }
     rates = observations.node_features["cpu_instructions"]
     np.testing.assert_allclose(rates[1:], 4.5e6 * variation(TIMES)[1:], rtol=1e-6)
-    # After a restart, an energy counter shows only the energy used since the restart. The energy used between the
-    # previous sample and the restart is missing. The power at index 20 is therefore unknown.
+    # After a restart, an energy counter shows only the energy since the restart. The energy between the previous
+    # sample and the restart is not known, so the power at index 20 is not known.
     power = observations.power["acpi", "platform"]
     assert np.flatnonzero(np.isnan(power)).tolist() == [0, 20]
     is_known = np.isfinite(power)
@@ -43,7 +43,7 @@ def test_a_container_whose_labels_change_stays_one_container(label: str) -> None
     assert sorted(observations.containers) == sorted(CONTAINERS)
     assert observations.counts.duplicates == {}
     rates = observations.node_features["bpf_cpu_time_ms"]
-    assert np.flatnonzero(np.isnan(rates)).tolist() == [0, 20]  # no rate at 20, because the new series begin there
+    assert np.flatnonzero(np.isnan(rates)).tolist() == [0, 20]  # at index 20, new series begin
     is_known = np.isfinite(rates)
     np.testing.assert_allclose(rates[is_known], 4.5 * variation(TIMES)[is_known], rtol=1e-9)
 

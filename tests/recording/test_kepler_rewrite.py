@@ -1,4 +1,4 @@
-"""Tests of recordings of Kepler 0.10 and later, with everything that makes such recordings hard to read."""
+"""Tests of the observations in recordings of Kepler 0.10 and later, including recordings that are hard to read."""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ def observed(content: Content) -> Observations:
 
 
 def law(observations: Observations, source: str, component: str, sockets: int) -> FloatArray:
-    """Return the watts at 0, 10, 50 and 90 % of the CPUs of the curve a + b·u + c·u^0.8 that fits a recording best."""
+    """Fit the curve a + b·u + c·u^0.8 to a recording, where u is the busy fraction of the CPUs.
+
+    Returns the curve's watts at 0, 10, 50 and 90 % busy CPUs.
+    """
     u = observations.node_features["bpf_cpu_time_ms"] / (1000 * CORES_PER_SOCKET * sockets)
     watts = observations.power[source, component]
     known = np.isfinite(u) & np.isfinite(watts)
@@ -54,7 +57,8 @@ def test_the_power_law_comes_back_within_one_per_cent() -> None:
     new = observed(content_of(sockets=2, timestamps=600, noise=0.005))
     at = np.array([0.1, 0.5, 0.9])
     truth = true_power(at, np.zeros(3), 2)
-    # the formula also has 4 W per thousand million cache misses, which are proportional to CPU time: 1.5 W at most
+    # The simulated power also has a term of 4 W for each 10^9 cache misses per second. The term is proportional to
+    # CPU time, and at most 1.5 W.
     np.testing.assert_allclose(law(new, "rapl-sysfs", "package", 2)[1:], truth["package"], rtol=0.01)
 
 
@@ -94,13 +98,13 @@ def test_a_changed_path_of_the_meter_is_the_same_meter() -> None:
     assert [stream.node for stream in changed.streams] == ["node-0"]
     key = ("rapl-sysfs", "package")
     known = np.isfinite(changed.power[key])
-    assert np.count_nonzero(~known) <= 2  # the first sample of each path has no rate
+    assert np.count_nonzero(~known) <= 2  # the first samples with the old and the new path have no rate
     np.testing.assert_allclose(changed.power[key][known], same.power[key][known], rtol=1e-6)
 
 
 def test_processes_are_added_up_to_containers() -> None:
     old, new = observed(content_of("kepler-0.7", churn=0.0)), observed(content_of(churn=0.0))
-    # the last container is a virtual machine, whose process is outside of containers
+    # the last container is a virtual machine, whose process runs in no container
     assert len(new.containers) == len(old.containers)
     assert "system_processes" in new.containers
     first = new.containers.index(old.containers[0])
@@ -116,7 +120,7 @@ def test_energy_of_workloads_falls_to_zero_and_is_shown_after_their_end(level: s
     series = content[f"kepler_{level}_cpu_joules_total"]
     values = [[float(value) for _, value in one["values"]] for one in series]
     assert any(a > 0 and b == 0 for one in values for a, b in pairwise(one))
-    if level != "vm":  # the virtual machine does not end in this recording
+    if level != "vm":  # no virtual machine ends in this recording, so its state is always "running"
         assert {one["metric"]["state"] for one in series} == {"running", "terminated"}
     assert all("state" not in one["metric"] for one in content["kepler_process_cpu_seconds_total"])
 

@@ -1,4 +1,4 @@
-"""Test labels, old metric names, and metrics of the levels container, process and virtual machine."""
+"""Test observations of metrics with unusual labels or old names, and of containers, processes and virtual machines."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_the_old_name_of_cpu_time_counts_milliseconds(metric: str) -> None:
 
 
 def renamed_source(source: str, label: str) -> Document:
-    """Return the recording of a machine with another source label for one of its energy sources."""
+    """Return the recording of a machine in which `label` replaces the source label of the energy source `source`."""
     document = machine()
     for all_series in document.values():
         for series in all_series:
@@ -55,8 +55,8 @@ def test_older_source_labels_mean_rapl_sysfs(label: str) -> None:
 
 @pytest.mark.parametrize("label", ["ampere-xgene-hwmon", "grace-acpi"])
 def test_meters_of_arm_machines_measure_package_and_core_only(label: str) -> None:
-    # For both of these energy sources, Kepler exports DRAM counters that are always 0. In this recording, the DRAM
-    # counters rise, so that the test fails if they are used.
+    # For the energy sources `ampere-xgene-hwmon` and `grace-acpi`, Kepler exports DRAM counters that are always 0. In
+    # this recording, the DRAM counters rise, so that the test fails if Kepler Core uses them.
     document = renamed_source("rapl-sysfs", label)
     document["kepler_node_core_joules_total"] = document["kepler_node_package_joules_total"]
     observations = observed(document)
@@ -83,7 +83,7 @@ def test_both_names_of_the_node_type_are_read(metric: str) -> None:
 def test_summed_kilohertz_are_converted_to_hertz() -> None:
     document = machine()
     document["kepler_node_avg_cpu_frequency_total"] = [
-        # every 3 s, the exporter adds the current frequency in kHz to the counter: 2 GHz for CPU 0, 3 GHz for CPU 1
+        # Every 3 s, the exporter adds the current frequency in kHz to the counter. CPU 0 has 2 GHz, CPU 1 has 3 GHz.
         series_of({"instance": "node-a", "device": device}, TIMES, 7e6 + kilohertz * np.arange(len(TIMES)))
         for device, kilohertz in (("0", 2e6), ("1", 3e6))
     ]
@@ -152,7 +152,7 @@ def test_irregular_samples_and_series_are_counted() -> None:
     document[metric].append({"metric": {"instance": "node-a", "container_id": "empty"}, "values": []})
     counts = observed(document).counts.as_dict()
     assert counts == {
-        # the container of the third series works at all timestamps, but has a rate of cache misses at none of them
+        # the container of the third series is busy at all timestamps, but never has a rate of cache misses
         "incomplete": {"cache_miss": len(TIMES) - 1},
         "not_finite": {metric: 1},
         "repeated_timestamps": {metric: 1},
@@ -197,7 +197,7 @@ def test_a_recording_without_known_metrics_is_rejected(document: Document) -> No
 
 
 def test_idle_energy_without_dynamic_energy_is_no_power() -> None:
-    """A recording that was queried with mode="idle" shows a constant power, which is not the node's power."""
+    """Idle energy alone, e.g. in a recording that was queried with mode="idle", gives no power and is counted."""
     document = machine()
     (package,) = (name for name in document if name.startswith("kepler_node_package"))
     for series in document[package]:
@@ -223,7 +223,7 @@ def test_a_socket_with_only_idle_energy_makes_the_sum_of_the_sockets_unknown() -
 
 @pytest.mark.parametrize(("load", "known"), [(0.04, True), (0.5, False)])
 def test_a_sum_without_busy_containers_is_unknown(load: float, known: bool) -> None:
-    """If a busy container has no series of a feature, the feature's sum over the node is unknown."""
+    """If a busy container has no series of a feature, the node's value of this feature is not known."""
     document = machine(containers={**CONTAINERS, "d" * 64: load})
     lacking = "kepler_container_cpu_instructions_total"
     document[lacking] = [series for series in document[lacking] if series["metric"]["container_id"] != "d" * 64]

@@ -1,4 +1,4 @@
-"""Recordings of exporters whose metrics begin with another word than "kepler" (`--metric-prefix`)."""
+"""Test the option `--metric-prefix`, for exporters whose metric names do not begin with "kepler"."""
 
 from __future__ import annotations
 

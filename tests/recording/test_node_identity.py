@@ -87,9 +87,9 @@ def test_two_pods_with_one_address_and_other_containers_are_two_nodes() -> None:
 
 
 def delayed(document: Document, seconds: float) -> Document:
-    """Return the document with the values that each counter had `seconds` earlier.
+    """Return a recording in which each counter has the value that it had `seconds` earlier.
 
-    Such values are reported by a second Prometheus server that scrapes the same counters at other times.
+    A second Prometheus server that scrapes the same counters at other times reports such values.
     """
     for all_series in document.values():
         for series in all_series:
@@ -161,7 +161,7 @@ def test_the_machine_name_on_energy_metrics_only_does_not_part_usage_from_energy
 
 
 def with_own_instance(document: Document, node: str) -> Document:
-    """Return the document with `node` as the instance label of the energy metrics, but not of the other metrics."""
+    """Return a recording in which only the energy metrics have the instance label `node`."""
     for name, all_series in document.items():
         for series in all_series if "joules" in name else ():
             series["metric"]["instance"] = node
@@ -215,9 +215,9 @@ def test_usage_of_two_clusters_is_not_joined_with_the_energy_of_one() -> None:
 
 
 def guest_and_host(guests: dict[str, tuple[str, float]], job: str = "vm") -> Document:
-    """Return the recording of the exporters in guests and of the exporter on their host.
+    """Return a recording of the exporters in several virtual machines (guests), and of the exporter on their host.
 
-    `guests` has for each guest, by its instance label: the id of its virtual machine on the host, and its load.
+    `guests` maps the instance label of each guest to the id of its virtual machine on the host, and to its load.
     """
     document: Document = {}
     for guest, (vm, load) in guests.items():

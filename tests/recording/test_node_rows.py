@@ -1,4 +1,4 @@
-"""Test calculations in matrices with a row for each node against the same calculations for single nodes."""
+"""Test that calculations in a matrix with a row for each node give the same results as for single nodes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Test rates and watts of one node, which are sums over its containers, modes and sockets."""
+"""Test that the rates and watts of a node are sums over its containers, modes and sockets."""
 
 from __future__ import annotations
 
@@ -83,7 +83,8 @@ def test_power_is_unknown_where_a_package_is_missing() -> None:
 def test_a_sum_is_unknown_where_most_containers_have_no_rate() -> None:
     times = TIMES[20:]
     late = machine(times=times, containers={f"late-{at:060d}": 1.0 for at in range(5)})
-    for metric in late:  # high first values: these counters have counted for long when their series begin
+    # The first values are high, because these counters have counted for a long time when their series begin.
+    for metric in late:
         for series in late[metric] if "container" in metric else ():
             series["values"] = [[t, repr(float(v) + 1e15)] for t, v in series["values"]]
     document = merged(machine(), {name: late[name] for name in late if "container" in name})
@@ -94,7 +95,7 @@ def test_a_sum_is_unknown_where_most_containers_have_no_rate() -> None:
 
 
 def test_a_sum_is_unknown_where_a_busy_container_has_no_rate_yet() -> None:
-    """A container that has just started draws power before it has a rate, so the node's features are unknown then."""
+    """The node's features are not known while a new busy container draws power, but has no rate yet."""
     document = machine(containers={"a" * 64: 0.01})
     begins = 10
     for name, all_series in machine(containers={"b" * 64: 5.0}).items():

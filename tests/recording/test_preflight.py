@@ -1,4 +1,4 @@
-"""Test the preflight report, which states the models that a recording suffices for, and what other models lack."""
+"""Test the preflight report: it states which models can be trained from a recording, and what other models lack."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def cut(document: Document, timestamps: int) -> Document:
 
 
 def count(report: Preflight, kind: str, where: str) -> int:
-    """Return the count of the only finding with this `kind` and this `where`."""
+    """Return the count of a finding. Exactly one finding must have this `kind` and this `where`."""
     (finding,) = [finding for finding in report.findings if (finding.kind, finding.where) == (kind, where)]
     return finding.count
 
@@ -83,7 +83,7 @@ def test_groups_without_a_feature_name_the_missing_metric(small: Document, metri
     assert trainable(report) == {(source, group) for source in ("acpi", "rapl-sysfs") for group in groups}
     for group in report.groups:
         if not group.trainable:
-            # a missing metric is reported with its current name
+            # the report has the current name of a missing metric, not the old name
             name = metric.replace("node_node_info", "node_info")
             assert group.missing == (name,)
             assert group.reason == f"missing: {name}"

@@ -1,4 +1,4 @@
-"""Features with the value of another feature at the previous timestamp, and the extractor that adds them."""
+"""Test the extractor that adds features with the value of another feature at the previous timestamp."""
 
 from __future__ import annotations
 

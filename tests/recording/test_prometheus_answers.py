@@ -1,4 +1,4 @@
-"""Test that odd and hostile answers of a Prometheus server are used completely or rejected.
+"""Test that unusual and hostile answers of a Prometheus server are used completely or rejected.
 
 The error of a rejected answer is a single line that names the metric.
 """
@@ -20,7 +20,7 @@ from kepler_core.recording import read_recording
 
 
 def read(body: bytes, requests: list[str] | None = None) -> int:
-    """Query a server that always answers `body`; return the number of samples in the resulting recording.
+    """Query a server that answers all requests with `body`. Return the number of samples in the resulting recording.
 
     The paths of the requests are appended to `requests`.
     """

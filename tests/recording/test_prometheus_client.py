@@ -197,10 +197,10 @@ def test_only_temporary_errors_are_retried() -> None:
 def test_the_server_chooses_the_time_of_the_next_request(
     status: int, retry_after: str, patience: float, n_requests: int
 ) -> None:
-    """The client waits as long as the header Retry-After demands.
+    """Before it repeats a request, the client waits as long as the header Retry-After demands.
 
-    The client must retry by itself: urllib3's retries would turn an answer 503 with this header into an error
-    without headers.
+    If the header demands more than the client's patience, the client raises the error of the answer at once.
+    The client does not use retries of urllib3, which would raise an error without headers after an answer 503.
     """
     times: list[float] = []
     after = email.utils.formatdate(time.time() + 3, usegmt=True) if retry_after == "http-date" else retry_after
@@ -223,7 +223,7 @@ def test_the_server_chooses_the_time_of_the_next_request(
 @pytest.mark.parametrize("kind", SLOW_SERVERS)
 @pytest.mark.parametrize("end", ["deadline", "stop"])
 def test_a_request_to_a_slow_server_ends_and_closes_its_connection(kind: str, end: str) -> None:
-    """The request ends when its deadline passes, or as soon as the event `stop` is set."""
+    """A request ends at its deadline, or as soon as the event `stop` is set."""
     pieces, repeat = SLOW_SERVERS[kind]
     stop = threading.Event()
     with slow_server(*pieces, repeat=repeat) as server:
@@ -320,7 +320,7 @@ TOO_LONG = {
     "a timeout": failing(503, "query timed out in query execution"),
     "a timeout of a proxy": (504, {}, b"<html>Gateway Time-out</html>"),
 }
-"""Error replies to a query whose time range is too long for the server, by name."""
+"""Name -> error answer to a query whose time range is too long for the server."""
 
 
 @pytest.mark.parametrize("kind", TOO_LONG)
@@ -336,7 +336,7 @@ def test_a_query_that_is_too_large_is_split(kind: str) -> None:
         return ok()
 
     with answering(reply) as url:
-        client = PrometheusClient(Server(url), patience=600)  # a timeout must not be retried for ten minutes
+        client = PrometheusClient(Server(url), patience=600)  # timeouts must not be retried for ten minutes
         ((query, results),) = answers(client, plan_queries([Selection("m")], 0, 999, 3))
     assert query.metric == "m"
     assert len(results) == len(spans) == 16
@@ -345,7 +345,7 @@ def test_a_query_that_is_too_large_is_split(kind: str) -> None:
 
 
 def test_later_queries_of_a_metric_are_split_before_they_fail() -> None:
-    """After the first timeouts, the client must split queries at once, because a server's timeout takes minutes."""
+    """After the first timeouts of a metric, the client splits later queries at once: each timeout can take minutes."""
     lengths: list[float] = []
 
     def reply(path: str, headers: Mapping[str, str]) -> Reply:
@@ -356,7 +356,7 @@ def test_later_queries_of_a_metric_are_split_before_they_fail() -> None:
     with answering(reply) as url:
         client = PrometheusClient(Server(url), patience=0)
         assert len(list(answers(client, plan_queries([Selection("m")], 0, 36_000, None), jobs=1))) == 11
-    assert sum(length > 1000 for length in lengths) == 2  # one query for an hour, one for half an hour
+    assert sum(length > 1000 for length in lengths) == 2  # a query for one hour, and a query for half an hour
 
 
 def test_a_query_that_always_times_out_is_not_split_without_end() -> None:
@@ -455,9 +455,9 @@ def test_queries_are_planned_within_the_server_limits() -> None:
     st.lists(st.integers(0, 50), max_size=5),
 )
 def test_joined_parts_equal_the_whole(series: list[list[tuple[int, int]]], cuts: list[int]) -> None:
-    """A sample at the boundary of two time ranges occurs once in the joined series.
+    """A sample at the boundary between two time ranges occurs only once in the joined series.
 
-    A server may return such a sample in the answers for both time ranges.
+    A server may return such a sample in the answer for each of the two time ranges.
     """
     whole = {n: sorted([t, str(v)] for t, v in samples) for n, samples in enumerate(series)}
     edges = [-1, *sorted(set(cuts)), 50]
@@ -559,7 +559,7 @@ def test_tls_certificates_are_verified(tmp_path: Path) -> None:
     url = f"https://127.0.0.1:{server.server_port}"
     try:
         with pytest.raises(PrometheusError) as caught:
-            query_up(url, patience=60)  # raises at once, because a TLS error is not temporary
+            query_up(url, patience=60)  # the client does not wait, because a TLS error is not temporary
         assert caught.value.kind == "TLS"
         check_one_line(caught.value)
         assert json.loads(query_up(url, ca_file=str(pem))) == []
@@ -585,7 +585,7 @@ def test_odd_redirects_are_errors(location: str) -> None:
 
 
 def test_malformed_headers_are_not_logged(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    """urllib3 would log malformed headers as a warning, with a traceback and the text that the server sent.
+    """Malformed headers are an error, and are not logged. urllib3 would log a traceback and the text from the server.
 
     The headers after the malformed one are lost, so the client waits for the end of the answer until its time limit.
     """

@@ -54,7 +54,7 @@ def observed(source: Path | dict[str, Any]) -> Observations:
 
 
 def check_same(observations: Observations, expected: Observations) -> None:
-    """Check that containers have equal rows and rates, and that values of nodes are equal except for rounding."""
+    """Check that containers have the same rows and rates, and that nodes have the same values except for rounding."""
     assert observations.streams == expected.streams
     assert observations.counts.as_dict() == expected.counts.as_dict()
     np.testing.assert_array_equal(observations.sample_time, expected.sample_time)
@@ -84,7 +84,7 @@ def test_a_real_recording_is_queried_unchanged(recordings: Path, tmp_path: Path,
 
 
 def test_a_long_recording_is_queried_in_parts(tmp_path: Path) -> None:
-    """The recording has 12,000 steps, and Prometheus returns at most 11,000 per query."""
+    """A recording of 12,000 steps is complete, although Prometheus returns at most 11,000 steps per query."""
     whole = recording(Simulation(containers=1, timestamps=12_000, step=2, sockets=1))
     content = {name: whole[name] for name in ("kepler_container_cpu_cycles_total", "kepler_node_package_joules_total")}
     arguments = ("--start", str(START), "--end", str(START + 24_000 - 2))
@@ -131,7 +131,7 @@ def test_a_step_is_a_multiple_of_all_scrape_intervals(tmp_path: Path) -> None:
         client = PrometheusClient(Server(server.url), patience=0)
         selections = [Selection(metric) for metric in sorted(content)]
         assert scrape_interval(client, selections, START, START + 1200) == 30
-        # the samples end at START + 1200, long before the end of these time ranges
+        # The samples end at START + 1200. The time ranges in the next lines end much later.
         assert scrape_interval(client, selections, START, START + 50_000) == 30
         assert scrape_interval(client, selections, START + 40_000, START + 50_000) is None
 
@@ -238,7 +238,7 @@ def test_wrong_options_are_usage_errors(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["a-silent-server", "a-byte-at-a-time-of-the-body"])
 def test_a_signal_ends_a_query_that_waits(kind: str, tmp_path: Path) -> None:
-    """SIGINT ends the command while it waits for the list of metrics, and while it waits for several answers."""
+    """SIGINT ends the command `query` while it waits for the list of metrics, and while it waits for answers."""
     pieces, repeat = SLOW_SERVERS[kind]
     span = ["--start", str(START), "--end", str(START + 300), "-o", str(tmp_path / "a.json")]
     command = [sys.executable, "-m", "kepler_core", "query", *span, "--server"]
@@ -260,7 +260,7 @@ def test_a_signal_ends_a_query_that_waits(kind: str, tmp_path: Path) -> None:
 
 
 def test_metrics_with_another_prefix_are_queried_and_written_as_csv_files(tmp_path: Path) -> None:
-    """The file of a metric has a row for each sample: its time, the labels of its series, and its value."""
+    """The CSV file of a metric has a row for each sample, with the time, the labels of the series, and the value."""
     plain = recording(Simulation(containers=2, timestamps=60, step=2))
     content = {**plain, **{name.replace("kepler_", "acme_", 1): series for name, series in plain.items()}}
     out, folder = tmp_path / "a.json", tmp_path / "a_csv"

@@ -27,7 +27,7 @@ from kepler_core.recording import observe, read_recording
 from kepler_core.simulate import Simulation, recording
 
 SPEED = 25.0
-"""Simulated seconds per second. Prometheus scrapes every 5 simulated seconds."""
+"""Simulated seconds per second of real time. Prometheus scrapes every 5 simulated seconds."""
 SCRAPES = 100
 PIPELINE = """
 abs_trainers: [LinearRegressionTrainer]
@@ -38,7 +38,7 @@ energy_sources: [rapl-sysfs]
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrometheusProcess]:
-    """Run Prometheus until it has scraped both exporters `SCRAPES` times."""
+    """Run Prometheus until it has scraped each of the two exporters `SCRAPES` times."""
     need_prometheus()
     if shutil.which("prometheus-node-exporter") is None:
         pytest.skip("prometheus-node-exporter is not installed (apt-get install prometheus-node-exporter)")

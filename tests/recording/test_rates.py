@@ -1,4 +1,4 @@
-"""Test rates of counters, by comparison with a plain loop over samples and with examples."""
+"""Test rates of counters, with examples and by comparison with a plain loop over samples."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Series = list[tuple[float, float]]
 
 
 def metric_of(*series: Series) -> Metric:
-    """Return a metric with the given series, each a list of (time, value) pairs."""
+    """Return a metric with several series. Each series is a list of pairs (time, value)."""
     samples = [(index, t, v) for index, pairs in enumerate(series) for t, v in pairs]
     index, times, values = (np.array(column) for column in zip(*samples, strict=True)) if samples else ([], [], [])
     return metric_from_columns(
@@ -31,7 +31,7 @@ def metric_of(*series: Series) -> Metric:
 
 
 def spacing_of(metric: Metric) -> Spacing:
-    """Return the spacing of a metric, all series of which belong to one node."""
+    """Return the spacing of a metric whose series all belong to one node."""
     return spacing(metric.timestamps, metric.series, np.zeros(metric.n_series, dtype=np.int64))
 
 
@@ -44,12 +44,12 @@ def gaps_of(metric: Metric) -> int:
 
 
 def rates_of(*series: Series) -> list[float | None]:
-    """Return the rate of each sample in the given series; None for a sample without a rate."""
+    """Return the rate of each sample of several series, with None for samples without a rate."""
     return [None if math.isnan(value) else value for value in rated(metric_of(*series)).values.tolist()]
 
 
 def plain_rates(series: list[Series]) -> tuple[list[float], list[bool], int]:
-    """Calculate with a plain loop: each sample's rate, whether the counter was reset, and the number of gaps."""
+    """Compute with a plain loop: the rate of each sample, whether the counter was reset, and the number of gaps."""
     steps = [after[0] - before[0] for pairs in series for before, after in itertools.pairwise(pairs)]
     step = statistics.median(steps) if steps else math.nan
     values, resets, gaps = [], [], 0
@@ -124,8 +124,8 @@ def test_a_fall_over_a_gap_is_not_a_reset() -> None:
 
 
 def test_the_usual_step_is_the_median_over_all_series() -> None:
-    # The only interval of the second series lasts 16 s. It is a gap, because the usual step is 3 s: the median over
-    # both series.
+    # The usual step is the median over both series: 3 s. So the only interval of the second series is a gap: it lasts
+    # 16 s.
     first, second = [(3.0 * at, 1.0 * at) for at in range(10)], [(0.0, 0.0), (16.0, 5.0)]
     metric = metric_of(first, second)
     assert spacing_of(metric).usual_step == 3

@@ -1,4 +1,4 @@
-"""Test reading of recordings: from files, bytes and dicts, and with irregular samples that are left out and counted."""
+"""Test that recordings are read from files, bytes and dicts, and that irregular samples are left out and counted."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_columns_are_read_only() -> None:
 
 
 def test_an_irregular_series_does_not_change_its_neighbours() -> None:
-    # one series contains NaN and is therefore decoded sample by sample; some series have no samples
+    # One series contains NaN, so the reader decodes it sample by sample. Some series have no samples.
     document: dict[str, Any] = {"m": []}
     for index in range(80):
         values = [[1_700_000_000 + 3 * at, f"{index * 1000 + at}.25"] for at in range(0 if index % 9 == 4 else 1500)]
@@ -108,7 +108,7 @@ def test_values_that_are_not_finite_are_left_out_and_counted(value: str | None) 
 
 
 def test_the_staleness_marker_is_left_out() -> None:
-    # Prometheus' staleness marker is the NaN with these 64 bits
+    # Prometheus marks the end of a series with the NaN whose 64 bits are 0x7FF0000000000002.
     stale = float(np.array(0x7FF0000000000002, dtype=np.uint64).view(np.float64))
     metric = read_recording({"m": [{"metric": {}, "values": [[1, 10.0], [2, stale], [3, "30"]]}]}).metrics["m"]
     assert metric.values.tolist() == [10, 30]

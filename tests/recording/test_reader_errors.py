@@ -77,7 +77,7 @@ MALFORMED_VALUES = {
     "timestamps in milliseconds": b'[[1700000000000,"2"]]',
     "timestamp is negative": b'[[-5,"2"]]',
 }
-"""Malformed samples of a series, by name. The reader leaves out the whole series."""
+"""Name -> malformed samples of a series. The reader leaves out the whole series."""
 
 
 NOT_NUMBERS = {
@@ -90,7 +90,7 @@ NOT_NUMBERS = {
     "underscores": b'"1_000"',
     "hexadecimal": b'"0x10"',
 }
-"""Texts that are not numbers, by name. The reader leaves out a sample with such a timestamp or value."""
+"""Name -> text that is not a number. The reader leaves out a sample with such a timestamp or value."""
 
 
 @pytest.mark.parametrize("content", NOT_JSON.values(), ids=NOT_JSON)
@@ -113,7 +113,7 @@ def test_json_of_another_shape_is_rejected(content: bytes, tmp_path: Path) -> No
 
 
 def with_a_series(values: bytes) -> bytes:
-    """Return a recording in which the third series of the metric "broken" has the samples `values`.
+    """Return a recording in which the third series of the metric "broken" has the malformed samples `values`.
 
     All other series are good.
     """
@@ -255,7 +255,7 @@ def test_a_recording_that_is_too_large_is_rejected(tmp_path: Path, monkeypatch: 
 
 
 def test_many_empty_gzip_members_are_rejected() -> None:
-    """2 MB can hold a hundred thousand empty members, and each of them would need a new decompressor."""
+    """A file with very many empty members is rejected, because each member needs a new decompressor."""
     packed = gzip.compress(ENCODED) + gzip.compress(b"") * 100_000
     assert "damaged gzip file (1025 members hold only" in rejection(packed, name="Monday")
 

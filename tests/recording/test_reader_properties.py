@@ -1,4 +1,4 @@
-"""Test that any bytes and any JSON are read or rejected, and that every valid spelling of a number is read."""
+"""Test that any bytes and any JSON are read or rejected, and that all valid spellings of a number are read."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ anything = st.recursive(
     anything | st.fixed_dictionaries({"m": st.lists(st.fixed_dictionaries({"metric": anything, "values": anything}))})
 )
 def test_any_json_is_read_or_rejected(document: Any) -> None:
-    # Python's json module writes NaN and Infinity, which are not valid JSON; they must be rejected, too
+    # Python's json module writes NaN and Infinity, which are not valid JSON. The reader must reject such documents.
     read_or_reject(json.dumps(document).encode())
 
 

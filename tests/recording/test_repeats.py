@@ -1,4 +1,4 @@
-"""Test that nodes, containers, sockets and scrapes that a recording reports twice are not added up."""
+"""Test that nodes, containers, sockets and scrapes are not counted twice if a recording contains them twice."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_a_second_exporter_continues_where_the_first_ends() -> None:
 
 
 def test_containers_that_only_a_second_exporter_reports_are_added() -> None:
-    # a container that both exporters report is counted once
+    # a container that is reported by two exporters is counted once
     more = {"c" * 64: 2.0}
     observations = observed(merged(machine(), machine(containers={**CONTAINERS, **more}, pod="kepler-2", start=7.0)))
     np.testing.assert_allclose(observations.node_features["bpf_cpu_time_ms"][1:], 6.5 * variation(TIMES)[1:], rtol=1e-9)
@@ -73,7 +73,7 @@ def test_two_labels_with_one_machine_name_are_one_node() -> None:
     containers = {"system": 1.5}
     first = machine("10.0.0.1:9102", containers=containers, exported_instance="node-a")
     second = machine("10.0.0.1:9103", containers=containers, exported_instance="node-a", start=7.0)
-    # The series of the second instance label have fewer samples, so they are left out.
+    # The series with the second instance label have fewer samples, so Kepler Core leaves out these series.
     for series in second["kepler_container_bpf_cpu_time_ms_total"]:
         series["values"] = series["values"][5:]
     alone = observed(first)
@@ -113,7 +113,7 @@ def test_three_labels_of_one_machine_are_one_node(known_by: str, lengths: Sequen
 
 
 def test_a_label_that_follows_another_in_time_is_no_duplicate() -> None:
-    # the exporter was restarted as a new pod, which has another address
+    # the second series are from the same exporter, which was restarted in a new pod with another address
     first = machine("10.0.0.1:9102", times=TIMES[:20], containers=NODE_A, exported_instance="node-a")
     second = machine("10.0.0.2:9102", times=TIMES[20:], containers=NODE_A, exported_instance="node-a", start=0.0)
     observations = observed(merged(first, second))
@@ -130,9 +130,9 @@ def test_a_series_given_twice_is_counted_once() -> None:
 
 
 def queried(document: Document, step: float) -> Document:
-    """Return the document as a range query returns it if its step is shorter than the scrape interval.
+    """Return a recording as a range query returns it if the query's step is shorter than the scrape interval.
 
-    Such a query repeats the values of each scrape.
+    Such a query repeats the value of each scrape.
     """
     result: Document = {}
     for metric, all_series in document.items():

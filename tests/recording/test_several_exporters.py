@@ -25,9 +25,9 @@ Content = dict[str, list[dict[str, Any]]]
 
 
 def load(number: int = 0) -> FloatArray:
-    """Return the CPU seconds per second of a machine in each step of a second, shape (seconds,)."""
+    """Return the CPU seconds of a machine in each second, shape (seconds,)."""
     random = np.random.default_rng(number)
-    # the load changes every 23 s, which is no multiple of the scrape interval
+    # the load changes every 23 s; this is no multiple of the scrape interval
     return np.repeat(random.uniform(0.1, 0.9 * CPUS, 60), 23)[: int(N * STEP)]
 
 
@@ -40,7 +40,7 @@ def series(values: FloatArray, times: FloatArray, **labels: str) -> dict[str, An
 
 
 def counter(rates: FloatArray, times: FloatArray) -> FloatArray:
-    """Return the counter at the times for rates per second in each second since `START`."""
+    """Return the values of a counter at `times`. `rates` has the counter's rate in each second since `START`."""
     return np.interp(times, START + np.arange(len(rates) + 1), np.concatenate([[0.0], np.cumsum(rates)]))
 
 
@@ -49,7 +49,7 @@ def scrapes(phase: float, step: float = STEP) -> FloatArray:
 
 
 def kepler_010(instance: str = "10.0.0.5:28282", number: int = 0, *, usage: bool = True, **labels: str) -> Content:
-    """Return the energy of a machine, and the CPU time of its only process, as Kepler 0.10 exports them."""
+    """Return a recording of Kepler 0.10: the energy of a machine, and the CPU time of the machine's only process."""
     times, used = scrapes(0.0), load(number)
     zone = {"zone": "package", "path": "/sys/class/powercap/intel-rapl:0"}
     content: Content = {
@@ -68,7 +68,7 @@ def kepler_010(instance: str = "10.0.0.5:28282", number: int = 0, *, usage: bool
 def node_exporter(
     instance: str = "10.0.0.5:9100", number: int = 0, *, phase: float = 2.0, step: float = STEP, **labels: str
 ) -> Content:
-    """Return the CPU time of a machine as node_exporter exports it: half in the mode user, half in system."""
+    """Return a recording of node_exporter: the CPU time of a machine, with equal user time and system time."""
     times = scrapes(phase, step)
     rows: list[dict[str, Any]] = []
     for cpu in range(CPUS):
@@ -91,7 +91,7 @@ def observed(*contents: Content) -> Observations:
 
 
 def slope(observations: Observations, stream: int = 0) -> float:
-    """Return the watts per CPU second per second of a node."""
+    """Return the watts that a node draws for each busy CPU, from a line fitted to watts over CPU time."""
     own = observations.sample_stream == stream
     usage = observations.node_features["bpf_cpu_time_ms"][own] / 1000
     watts = observations.power["rapl-sysfs", "package"][own]
@@ -207,7 +207,8 @@ def test_user_and_system_time_of_a_job_are_one_unit() -> None:
     assert observations.containers == ("7",)
     assert slope(observations) == pytest.approx(20.0, rel=1e-6)
     del content["ceems_compute_unit_cpu_user_seconds_total"]
-    half = observed(content)  # one part alone is a sum of one part
+    # If only system time is recorded, the CPU time is this part alone: half of the usage, so twice the watts per CPU.
+    half = observed(content)
     assert slope(half) == pytest.approx(40.0, rel=1e-6)
 
 

@@ -41,7 +41,7 @@ def test_nodes_are_observed_separately() -> None:
 
 @pytest.mark.parametrize("name", ["system", "system_processes", "kernel_processes"])
 def test_units_that_every_node_has_do_not_merge_nodes(name: str) -> None:
-    # Kepler uses the container id "system_processes" on every node for processes that run in no container
+    # On every node, Kepler uses the container id "system_processes" for processes that run outside of containers.
     first = machine("node-a", containers={"a" * 64: 1.0, name: 0.5})
     second = machine("node-b", containers={"b" * 64: 2.0, name: 0.7})
     observations = observed(merged(first, second))
@@ -122,7 +122,10 @@ def test_recordings_of_one_timestamp_have_no_rates() -> None:
 
 
 def test_nodes_without_a_common_timestamp_need_little_memory() -> None:
-    """An array of 5,000 nodes times 10,000 timestamps would have 50 million cells for only 20,000 values."""
+    """A recording of 5,000 nodes with 10,000 different timestamps is read without an array of nodes × timestamps.
+
+    Such an array would have 50 million cells for only 20,000 values.
+    """
     code = """
 from pathlib import Path
 from kepler_core.recording import observe, read_recording
@@ -147,7 +150,7 @@ print(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
 
 
 def test_one_container_on_thousands_of_nodes_is_one_machine() -> None:
-    """If 3,000 node labels report the same container, only the label with the most samples is kept."""
+    """If series with 3,000 node labels contain the same container, only the label with the most samples is a node."""
     document = {
         "kepler_container_cpu_cycles_total": [
             {

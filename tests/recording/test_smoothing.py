@@ -1,4 +1,4 @@
-"""Test data sets of the smoothing extractor by comparison with rolling means of pandas."""
+"""Test that the smoothing extractor gives the same values as rolling means of pandas."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from kepler_core.vocabulary import BASIC_FEATURES
 
 
 def pandas_rolling(values: pd.Series, keys: Sequence[Any], window: int) -> pd.Series:
-    """Return for each value the mean of the known values among the latest `window` values with the same keys.
+    """Return for each value a rolling mean: of the known values among the last `window` values with equal keys.
 
     The mean is NaN for a value that is NaN itself.
     """
@@ -27,7 +27,7 @@ def pandas_rolling(values: pd.Series, keys: Sequence[Any], window: int) -> pd.Se
 
 @pytest.fixture
 def two_nodes() -> Observations:
-    """Observations of two nodes; 3 % of the samples of their series are missing."""
+    """Return observations of two nodes, in whose series 3 % of the samples are missing."""
     document = merged(machine("node-a", containers=NODE_A), machine("node-b", containers=NODE_B, load=3.0))
     rng = np.random.default_rng(3)
     for all_series in document.values():
@@ -81,9 +81,9 @@ def test_a_window_of_one_equals_the_default_extractor(small: Document) -> None:
 
 
 def test_smoothed_values_are_not_negative() -> None:
-    # rounding errors from a large burst must not remain in the mean of the idle time after it, which is exactly 0
+    # The mean must be exactly 0 in the idle time after a large burst, without rounding errors from the burst.
     document = machine(containers={"a" * 64: 1.0})
-    # The test lets this counter rise all the time. If no usage counter of a node rose, the sample would be left out.
+    # The counter of cache misses rises all the time, because samples in which no usage counter rises are left out.
     alive = "kepler_container_cache_miss_total"
     for metric, all_series in document.items():
         for series in all_series if metric != alive else ():

@@ -1,4 +1,4 @@
-"""Test that texts packed together in blocks are unpacked unchanged, and take less memory."""
+"""Test that texts packed together in compressed blocks are unpacked unchanged, and take less memory."""
 
 from __future__ import annotations
 

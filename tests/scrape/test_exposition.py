@@ -1,4 +1,4 @@
-"""The text format in which exporters serve metrics."""
+"""Tests of the parser of the text format in which exporters serve metrics."""
 
 from __future__ import annotations
 

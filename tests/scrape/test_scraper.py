@@ -1,4 +1,4 @@
-"""Reading an exporter over HTTP."""
+"""Tests of reading the metrics of an exporter over HTTP."""
 
 from __future__ import annotations
 

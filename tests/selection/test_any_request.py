@@ -1,4 +1,4 @@
-"""Test random requests to random catalogues: simple checks of each model must confirm the selected model."""
+"""Test random requests to random catalogues: a simple check of every model must find the same model as `select`."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def fits(model: StoredModel, request: ModelRequest) -> bool:
 
 
 def check(catalogue: Catalogue, request: ModelRequest) -> StoredModel | None:
-    """Select a model for a request and check the outcome. Return the model; None if the selection raises an error."""
+    """Select a model for a request and check the outcome. Return the model, or None if `select` raises an error."""
     fitting = []
     if request.source in SOURCES_OF:
         fitting = [model for model in catalogue.models if fits(model, request)]
@@ -147,9 +147,9 @@ def check_no_model(
 def check_node_type(
     model: StoredModel, node_type: Mapping[str, Any], request: ModelRequest, fitting: list[StoredModel]
 ) -> list[StoredModel]:
-    """Check the node type in the selection's explanation.
+    """Check the node type in the explanation of a selection.
 
-    Return the part of the `fitting` models that remains after the choice of a node type.
+    Returns the models of `fitting` that remain after the choice of a node type.
     """
     spec = {key: value for key, value in request.machine_spec.items() if value}
     if node_type["match"] == "given":
@@ -198,7 +198,7 @@ def check_error(model: StoredModel, fitting: list[StoredModel]) -> None:
 @settings(max_examples=500)
 @given(stores, st.lists(requests, min_size=1, max_size=6))
 def test_any_requests_to_one_catalogue(store: dict[str, list[SmallModel]], several: list[ModelRequest]) -> None:
-    """Results that the catalogue caches for one request must not change the selection for another request."""
+    """The catalogue's cached results of earlier requests do not change the selection for other requests."""
     files = {name: pipeline(*models, node_types=MACHINES) for name, models in store.items()}
     catalogue = make_catalogue(**files)
     for request in [*several, *several]:

@@ -15,7 +15,7 @@ from kepler_core.selection.filters import MAX_CONDITIONS, Filter, Threshold, par
 
 
 def measured(mae: float, **more: float) -> SmallModel:
-    """Return a model with the given scores. Its component `package` has the same mae, and the score r2 if given."""
+    """Return a model with the scores `mae` and `more`. The component `package` gets the same mae and r2."""
     r2 = more.pop("r2", None)
     validation = {"components": {"package": {"mae": mae, **({} if r2 is None else {"r2": r2})}}}
     return SmallModel(f"T{mae:g}Trainer", mae=mae, more={**more, "validation": validation})
@@ -52,7 +52,7 @@ def test_the_error_names_the_nearest_model_if_none_meets_the_filter() -> None:
 
 
 def test_a_model_with_an_unknown_score_does_not_meet_the_condition() -> None:
-    """In the public model database, the value -1 of an error means that the error is unknown."""
+    """A model whose error is -1 is not selected: in the public model database, -1 means that the error is not known."""
     catalogue = make_catalogue(SmallModel(more={"core_mape": -1}))
     assert "unknown" in no_model_message(catalogue, filter="core_mape:5")
 

@@ -1,4 +1,4 @@
-"""Test the choice of a node type by its number or by the machine's description."""
+"""Test that a node type is chosen by its number, or by the description of a machine."""
 
 from __future__ import annotations
 
@@ -75,8 +75,8 @@ def test_models_without_a_known_machine() -> None:
     catalogue = make_catalogue(SmallModel())
     assert node_type_match(catalogue, machine_spec=HASWELL) == ("unknown", 0)
     assert "not known" in no_model_message(catalogue, machine_spec=HASWELL, loose_node_type=False)
-    # A model of a known machine is preferred to a model of an unknown machine, even if the known machine differs much
-    # from the machine in the request.
+    # A model of a known machine is selected before a model of an unknown machine, even if the known machine is very
+    # different from the machine in the request.
     catalogue = make_catalogue(
         one=pipeline(SmallModel(mae=1)), two=pipeline(SmallModel(mae=9), node_types={0: ICELAKE})
     )
@@ -131,7 +131,7 @@ def test_the_public_database_can_be_read(database: Catalogue) -> None:
 def test_each_machine_of_the_public_database_matches_its_own_node_type(
     database: Catalogue, number: int, weights: bool
 ) -> None:
-    """The linear weights of node type 2 are not safe (see the model server's tests of the public database)."""
+    """Each machine matches its own node type. The weights of node type 2 are not tested, because they are not safe."""
     spec = database.node_types["ec2-0.7.11"][number].spec
     keys = {"metrics": COUNTERS, "source": "intel_rapl", "weights": weights, "machine_spec": spec}
     assert node_type_match(database, **keys) == ("exact", number)

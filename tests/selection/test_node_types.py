@@ -1,4 +1,4 @@
-"""Node types: index files, the node type of a machine, and trainings that keep the models of other machines."""
+"""Tests of node types: index files, the node type of a machine, and trainings that keep models of other machines."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def test_other_spellings_of_a_processor_do_not_change_the_node_type() -> None:
 
 
 def test_whole_floats_in_an_index_are_numbers(tmp_path: Path) -> None:
-    """Kepler rejects numbers such as 128.0 in an answer, so they are written as integers."""
+    """Whole numbers such as 128.0 in an index are written as integers, because Kepler rejects 128.0 in an answer."""
     path = tmp_path / "index.json"
     attributes = {"processor": "amd_epyc_7763", "cores": 128.0, "memory": 256.0}
     path.write_text(json.dumps({"0": {"attrs": attributes, "members": ["a"]}}))
@@ -178,7 +178,7 @@ specs = st.fixed_dictionaries(
 
 @given(specs, specs)
 def test_similarity_is_1_for_machines_of_one_node_type_only(one: dict[str, Any], other: dict[str, Any]) -> None:
-    """Selection (`compare`) and training (`identity`) must agree on which machines are equal."""
+    """`compare`, which selects models, and `identity`, which training uses, find the same machines equal."""
     assert (compare(one, other).similarity == 1.0) == (identity(one) == identity(other))
     assert compare(one, other).similarity == pytest.approx(compare(other, one).similarity, abs=1e-12)
 
@@ -229,7 +229,7 @@ def test_a_machine_with_one_attribute_changed_or_missing(attribute: str, ec2: di
 
 @pytest.mark.shared_data
 def test_matches_of_machines_outside_of_the_database(ec2: dict[int, NodeType]) -> None:
-    """Match a machine with a related processor, a machine of another vendor, and a machine with only one attribute."""
+    """Find the nearest node types of machines with a related processor, of another vendor, and with one attribute."""
     relative = match(ec2, {"processor": "intel_xeon_platinum_8280", "cores": 96, "chips": 2, "memory": 377})
     assert relative[0].node_type.number in (0, 3)
     amd = match(ec2, {"processor": "amd_epyc_7763", "cores": 96, "chips": 2, "memory": 377, "frequency": 3500})
@@ -339,7 +339,7 @@ COMMON = ("--name", "p", "-j", "1", "--backend", "threading")
 
 @pytest.fixture(scope="module")
 def two_machines(simulated: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a store whose pipeline `p` was trained on two machines, in versions 1 and 2."""
+    """A folder with a store. Version 1 of the pipeline `p` was trained on one machine, version 2 on another."""
     folder = tmp_path_factory.mktemp("two")
     first, second = (spec_file(folder, spec, f"{n}.json") for n, spec in enumerate(SPECS[:2]))
     linear, sgd = pipeline(folder), pipeline(folder, "SGDRegressorTrainer", "{name: profile}")
@@ -423,7 +423,7 @@ def test_adding_a_machine_publishes_a_version_with_the_same_models(two_machines:
 
 
 def test_trainings_without_a_machine_description(simulated: Path, tmp_path: Path) -> None:
-    """A machine without a description belongs to the node type without attributes."""
+    """A training without a machine description gets the node type without attributes."""
     store = tmp_path / "store"
     common = ("train", pipeline(tmp_path), "-i", simulated, "-s", store, "-j", "1", "--backend", "threading")
     assert answer(*common)["node_type"] == 0
@@ -437,7 +437,7 @@ def test_trainings_without_a_machine_description(simulated: Path, tmp_path: Path
 
 @pytest.mark.shared_data
 def test_a_training_keeps_models_that_kepler_core_cannot_load(simulated: Path, tmp_path: Path) -> None:
-    """A training does not change the zip files of the public pipeline, which contain pickled models."""
+    """A training into a pipeline of the public database does not change its zip files, which contain pickled models."""
     if not EC2.is_dir():
         pytest.skip("the public model database (../shared/data/model_db) is not here")
     store = tmp_path / "store"
@@ -456,7 +456,7 @@ def test_a_training_keeps_models_that_kepler_core_cannot_load(simulated: Path, t
 
 
 def test_concurrent_trainings_of_two_machines(simulated: Path, tmp_path: Path) -> None:
-    """If a version with models of another machine is published during a training, the training keeps these models."""
+    """If models of another machine are published while a training runs, the training keeps these models."""
     store = open_store(str(tmp_path / "store"))
     observations = observe([read_recording(simulated)])
     spec = load_pipeline(str(pipeline(tmp_path)))
@@ -465,7 +465,7 @@ def test_concurrent_trainings_of_two_machines(simulated: Path, tmp_path: Path) -
     assert train(spec, observations, store, jobs=1, backend="threading", machine=second).node_type == 1
 
     class TrainsMeanwhile:
-        """A listener that trains the models of another machine once: at the start of the first training."""
+        """A listener that trains models of another machine when the first training starts, and only then."""
 
         def __init__(self, other: Machine) -> None:
             self.other, self.done = other, False
@@ -486,7 +486,7 @@ def test_concurrent_trainings_of_two_machines(simulated: Path, tmp_path: Path) -
         assert set(read_node_types(snapshot)) == numbers
         assert snapshot.problems() == {}
 
-    # Two trainings use the same number for two new node types. The training that publishes later fails and must be
+    # Two trainings give the same number to two new node types. The training that publishes later fails, and must be
     # repeated.
     machine, other = (Machine(MachineSpec(processor="x_y", cores=cores), None) for cores in (1, 2))
     listeners = Hooks()
@@ -499,7 +499,7 @@ def test_concurrent_trainings_of_two_machines(simulated: Path, tmp_path: Path) -
 def test_a_machine_id_needs_a_description(simulated: Path, tmp_path: Path) -> None:
     done = kepler("train", pipeline(tmp_path), "-i", simulated, "-s", tmp_path / "s", "--machine-id", "x")
     assert done.returncode == 2
-    assert "--machine-id goes with --machine-spec" in done.stderr
+    assert "--machine-id needs --machine-spec" in done.stderr
 
 
 def test_a_wrong_machine_description(simulated: Path, tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def test_errors_on_unlike_data_without_a_constant_mae() -> None:
 
 
 def test_only_the_best_model_of_each_data_set_is_compared() -> None:
-    """A model that is not the best on its own data set is not selected, even if its relative error is the lowest."""
+    """A model with the lowest relative error is not selected if another model of its data set has a lower error."""
     catalogue = make_catalogue(
         a=pipeline(
             SmallModel("A", mae=4, data="a", constant_mae=8), SmallModel("B", mae=5, data="a", constant_mae=500)
@@ -75,7 +75,7 @@ def test_a_model_without_the_error_comes_last() -> None:
 
 
 def recalibrated(trainer: str, mae: float, **stated: Any) -> SmallModel:
-    """Return a model whose error was measured on the blocks of a metered recording."""
+    """Return a recalibrated model: its error was measured on the blocks of a recording with measured power."""
     blocks = {"mae": mae, "components": {}, "parts": 5, "worst": None, **stated}
     return SmallModel(trainer, mae=mae, data="metered", more={"honesty": {"splits": {"blocks": blocks}}})
 
@@ -95,7 +95,7 @@ def recalibrated(trainer: str, mae: float, **stated: Any) -> SmallModel:
 def test_uncertain_errors_of_recalibrated_models(
     lowest: dict[str, float], other: dict[str, float], selected: str
 ) -> None:
-    """Of errors that hardly differ, the error before the recalibration decides."""
+    """If errors differ by less than the difference's standard error, the errors before the recalibration decide."""
     catalogue = make_catalogue(recalibrated("Lowest", 5.0, **lowest), recalibrated("Other", 6.0, **other))
     explanation = catalogue.select(request_for()).explain()
     assert explanation["trainer"] == selected

@@ -35,7 +35,7 @@ specs = st.fixed_dictionaries(
 
 
 def stated(spec: dict[str, Any]) -> dict[str, Any]:
-    """Return the known attributes of a spec, with the processor's name in the form that comparisons use."""
+    """Return the known attributes of a machine spec, with the processor's name in the form that comparisons use."""
     attributes = {key: spec.get(key) for key in ATTRIBUTES}
     attributes["processor"] = comparable_processor(attributes["processor"])
     return {key: value for key, value in attributes.items() if value}
@@ -110,7 +110,7 @@ def test_empty_specs() -> None:
 
 
 def test_related_processors_are_more_similar() -> None:
-    """The list `order` begins with the same processor and ends with another vendor's; the similarity falls along it."""
+    """Similarity falls from the same processor over related processors to a processor of another vendor."""
     order = ["intel_xeon_platinum_8259cl", "intel_xeon_platinum_8275cl", "intel_core_i7_1185g7", "amd_epyc_7763"]
     similarities = [compare(BASE, {**BASE, "processor": processor}).similarity for processor in order]
     assert similarities == sorted(similarities, reverse=True)

@@ -1,4 +1,4 @@
-"""Test requests for weights, with which Kepler computes the predictions itself."""
+"""Test requests for weights, from which Kepler computes predictions itself."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def test_curves_are_selected_only_if_their_feature_is_the_first_metric() -> None
         assert chosen_path(catalogue, weights=True, metrics=metrics, trainer=CURVE.trainer) == CURVE.name
     for metrics in (BPF[::-1], ("cpu_architecture", *BPF)):
         message = no_model_message(catalogue, weights=True, metrics=metrics, trainer=CURVE.trainer)
-        assert "a curve over bpf_cpu_time_ms: right only for a client that names it" in message
-    # if the request is not for weights, its metrics may be in any order
+        assert "a curve over bpf_cpu_time_ms: usable only for a client that names its trainer" in message
+    # in a request for an archive, the order of the metrics does not matter
     assert chosen_path(catalogue, metrics=BPF[::-1], trainer=CURVE.trainer) == CURVE.name
 
 
@@ -71,12 +71,12 @@ def test_a_node_type_whose_weights_are_unsafe_is_named_with_the_reason() -> None
     curves = SmallModel("ExponentialRegressionTrainer", node_type=1, weights={"package": curve([2.0, 0.001, 30.0])})
     files = pipeline(SmallModel(), unsafe, without, curves, node_types=dict(enumerate(machines)))
     catalogue = make_catalogue(made=files)
-    why = "node type 1 has no linear weights that are safe to serve: 1 × package: down to -7 W at 3 times"
+    why = "node type 1 has no linear weights that are safe to serve: 1 × package: the power falls to -7 W if"
     same = {"machine_spec": machines[1], "loose_node_type": False}
     assert why in no_model_message(catalogue, weights=True, node_type=1)
     assert why in no_model_message(catalogue, weights=True, **same)
     selection = catalogue.select(request_for(weights=True, machine_spec=machines[1]))
     assert (selection.model.node_type, selection.node_type.match) == (0, "nearest")
-    # node type 2 has no models, and a request for a curve is not for linear weights
+    # No weights are called unsafe: node type 2 has no models, and a request for a curve is not for linear weights.
     assert "safe" not in no_model_message(catalogue, weights=True, node_type=2)
     assert "safe" not in no_model_message(catalogue, weights=True, trainer=curves.trainer, node_type=0, metrics=BPF)

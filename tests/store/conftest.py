@@ -1,4 +1,4 @@
-"""URLs for remote stores: in memory, and on an S3 server that runs for the tests."""
+"""Fixtures with URLs for remote stores: in memory, and on an S3 server that runs for the tests."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from support.server_process import free_port
 
 @pytest.fixture(scope="session")
 def endpoint() -> Iterator[str]:
-    """The URL of an S3 server, which runs in a process of its own."""
+    """The URL of an S3 server, which runs in a new process."""
     pytest.importorskip("s3fs", reason="s3fs is not installed")
     pytest.importorskip("moto.server", reason="moto[server] is not installed")
     port = free_port()

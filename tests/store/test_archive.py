@@ -1,4 +1,4 @@
-"""Import and export of pipelines as archives and folders, and the content that import refuses."""
+"""Tests of the import and export of pipelines as archives and folders, and of content that the import refuses."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def in_folder(folder: str, files: dict[str, bytes]) -> dict[str, bytes]:
 
 
 def test_exports_have_the_pipeline_at_their_top_and_keep_its_name(tmp_path: Path) -> None:
-    """The manifest keeps the pipeline's name, although the metadata and the archive's file have other names."""
+    """An exported pipeline keeps its name in the manifest, although the metadata and the archive have other names."""
     store = LocalStore(tmp_path / "store")
     store.publish("renamed", PIPELINE)
     exported = archive_bytes(store.snapshot("renamed"))

@@ -1,4 +1,4 @@
-"""Atomic writing: at any time, a file has either the whole old content or the whole new content."""
+"""Tests of atomic writing: at any time, a file has either its whole old content or its whole new content."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def recorded(name, path_of):
     def call(*arguments, **options):
         result = original(*arguments, **options)
         folder, name_in_folder = os.path.split(path_of(*arguments))
-        # a link that was replaced is an entry, too: its name is not resolved
+        # Only the folder is resolved. If the entry itself is a link, its own name counts, not its target.
         events.append((name, os.path.join(os.path.realpath(folder), name_in_folder)))
         return result
     setattr(os, name, call)
@@ -63,7 +63,7 @@ def check():
     for index, (name, path) in enumerate(events):
         parent = os.path.dirname(path)
         if name == "fsync" or ".staging" in Path(path).parts[-2:]:
-            continue  # the staging folders hold nothing that must survive a power failure
+            continue  # files in the staging folders need not survive a power failure
         entries += 1
         assert ("fsync", parent) in events[index:], f"{name} {path}: {parent} is not flushed afterwards"
     return entries
@@ -97,7 +97,7 @@ ACTIONS = {
 
 @pytest.mark.parametrize("action", ACTIONS)
 def test_the_entry_of_each_new_folder_and_file_is_flushed(tmp_path: Path, action: str) -> None:
-    """After each `mkdir` and renaming, `fsync` is called for the folder whose entry is new."""
+    """After each `mkdir` and `rename`, `fsync` is called for the folder that contains the new entry."""
     script = RECORDER + textwrap.dedent(ACTIONS[action]) + "print(check())\n"
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""Blends: the stored trees predict what the fitted trees predict, and damaged files raise `ModelError`."""
+"""Tests of blends: stored trees predict the same numbers as the fitted trees, and damaged files raise `ModelError`."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ def content() -> bytes:
 
 
 def changed(**members: Any) -> bytes:
-    """Return the file of a blend with other values of some members."""
+    """Return the file of a blend in which `members` replace members of the JSON object."""
     return msgspec.json.encode({**msgspec.json.decode(content()), **members})
 
 
 def changed_ensemble(**members: Any) -> bytes:
-    """Return the file of a blend whose first ensemble has other values of some members."""
+    """Return the file of a blend in which `members` replace members of the first ensemble."""
     first, *others = msgspec.json.decode(content())["ensembles"]
     return changed(ensembles=[{**first, **members}, *others])
 
@@ -129,7 +129,7 @@ def test_work_raises_the_power_of_the_rising_part() -> None:
 
 
 def tree(leaves: int) -> FittedTree:
-    """Return a tree that splits off one leaf after another."""
+    """Return a tree in which each inner node has a leaf as its left child."""
     inner = leaves - 1
     ids = np.arange(2 * leaves - 1)
     is_leaf = ids >= inner
@@ -210,7 +210,7 @@ def test_arbitrary_nodes_are_an_error_or_trees_that_end(features: bytes, seed: i
         groups = list(decode(features, numbers, 3, 1.0, 4))
     except ModelError:
         return
-    # a tree has one leaf more than inner nodes
+    # each tree has one leaf more than it has inner nodes
     assert sum(len(group.roots) for group in groups) == 2 * features.count(255) - len(features)
     for group in groups:
         masks = leaf_masks(group)

@@ -1,4 +1,4 @@
-"""Cell caches and row masks of tree ensembles predict exactly the same numbers as the leaf masks."""
+"""Test that the cell cache and the row masks of tree ensembles predict exactly the same numbers as leaf masks."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from kepler_plugins.model_formats.tree_ensemble import Trees
 
 FEATURES = 3
 THRESHOLDS = (-1.5, -1e-45, 0.0, 0.1, float(np.nextafter(np.float32(0.1), np.float32(1))), 0.3, 1.0, 1e30)
-"""Thresholds of the ensembles. Some are neighbours in single precision."""
+"""Thresholds of the ensembles. Between some of them, there is no other number in single precision."""
 
 
 def critical_values() -> SingleArray:
-    """Return all thresholds, the numbers beside them in single precision, numbers far from them, and NaN."""
+    """Return all thresholds, the next numbers above and below them in single precision, numbers far away, and NaN."""
     edges = np.array(THRESHOLDS, dtype=np.float32)
     beside = [np.nextafter(edges, np.float32(direction)) for direction in (-np.inf, np.inf)]
     return np.unique(np.concatenate([edges, *beside, [-np.inf, -0.0, 0.05, 5.0, np.inf, np.nan]]).astype(np.float32))
@@ -32,7 +32,7 @@ VALUES = critical_values()
 
 
 class CountedMasks:
-    """Leaf masks that count the rows that they predict."""
+    """Leaf masks that count how many rows they have predicted."""
 
     def __init__(self, masks: JointLeafMasks) -> None:
         self.masks, self.rows = masks, 0
@@ -51,7 +51,7 @@ def counted_cache(masks: JointLeafMasks, **arguments: int) -> tuple[CellCache, C
 
 
 def ensemble(seed: int, trees: int, depth: int) -> LeafMasks:
-    """Return an ensemble of complete random trees with thresholds of `THRESHOLDS`."""
+    """Return an ensemble of complete random trees whose thresholds are from `THRESHOLDS`."""
     random = np.random.default_rng(seed)
     nodes, first_leaf = 2 ** (depth + 1) - 1, 2**depth - 1
     feature, edge, true, false, weight, roots = [], [], [], [], {}, []
@@ -85,7 +85,10 @@ REQUESTS = st.lists(
 def test_the_watts_of_cached_cells_are_those_of_the_masks(
     ensembles: list[LeafMasks], requests: list[list[tuple[float, ...]]], slot_bits: int
 ) -> None:
-    """With few slots, many cells compete for each slot. Requests with one or two rows do not use the cache."""
+    """The cache predicts the same watts as the masks, even if it has so few slots that many cells compete for a slot.
+
+    Requests with one or two rows do not use the cache.
+    """
     masks = join_leaf_masks(ensembles)
     cache = CellCache(masks, slot_bits)
     for request in (*requests, *requests):
@@ -112,8 +115,10 @@ def test_the_watts_of_an_extended_cache(
 
 
 def test_every_cell_has_a_key_of_its_own() -> None:
-    """All combinations of the critical values are predicted. As soon as the cache is large enough, no row needs the
-    masks any more."""
+    """Every combination of critical values gets its own entry in the cache.
+
+    As soon as the cache is large enough, all rows come from the cache, and the masks predict no row any more.
+    """
     masks = join_leaf_masks([ensemble(seed, 5, 3) for seed in range(4)])
     cache, counted = counted_cache(masks)
     X = np.stack(np.meshgrid(*[VALUES] * FEATURES), axis=-1).reshape(-1, FEATURES)

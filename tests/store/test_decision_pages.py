@@ -1,4 +1,4 @@
-"""Test the pages that a store keeps beside recorded decisions."""
+"""Test the HTML pages that a store keeps with the decisions of the online trainer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kepler_core.store.decisions import MAX_PAGES
 
 @pytest.mark.parametrize("protocol", ["file", "memory"])
 def test_only_the_newest_pages_are_kept(protocol: str, tmp_path: Path) -> None:
-    """`memory` is a file system of the kind that object stores use."""
+    """A local store and a remote store keep only the newest pages. fsspec's `memory` stands in for an object store."""
     root = f"{tmp_path}/s"
     store = open_store(root if protocol == "file" else f"memory://{root}")
     for number in range(MAX_PAGES + 3):

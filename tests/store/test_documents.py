@@ -1,4 +1,4 @@
-"""Pipelines with a malformed document: import, publish and verify refuse them, and other pipelines stay usable."""
+"""Test that import, publish and verify refuse pipelines with a malformed document. Other pipelines stay usable."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ def largest(value: object) -> float:
         b'{"\\"":9007199254740993}', b'{"2e5":[-9007199254740993]}',
         b'{"a":999999999999999e9}', b'{"a":-9.9E+99}', b'{"a":' + b"[" * MAX_DEPTH + b"]" * MAX_DEPTH + b"}",
         b'{"a":' * (MAX_DEPTH + 1) + b"1" + b"}" * (MAX_DEPTH + 1),
-        # brackets in strings must not hide the brackets outside of the strings, which are nested too deeply
+        # The brackets outside of strings are nested too deeply. The brackets in strings must not hide this.
         b'{"a":' + b"[" * 200 + b'"}"' + b"]" * 200 + b"}",
         b'{"a":' + b'["]",' * 200 + b"1" + b',"["]' * 200 + b"}",
         b'{"a":' + b'["\\"]",' * 200 + b"1" + b',"[\\\\"]' * 200 + b"}",

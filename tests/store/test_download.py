@@ -1,4 +1,4 @@
-"""Pipelines at URLs: downloads, redirects and their errors."""
+"""Tests of pipelines at URLs: downloads, redirects, and errors of downloads."""
 
 from __future__ import annotations
 

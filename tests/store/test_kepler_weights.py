@@ -1,4 +1,4 @@
-"""Weights that Kepler evaluates itself: every accepted weight file is safe."""
+"""Test that weight files are accepted only if Kepler, which evaluates them itself, gets safe watts."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def check_safe(weights: KeplerWeights, features: tuple[str, ...]) -> None:
     answer = answer_of(weights)
     text = json.dumps(answer, allow_nan=False)
     assert json.loads(text) == answer
-    # Kepler may list any feature first, and evaluates curves with the first feature
+    # Kepler evaluates curves with the first feature of its list, which may be any feature
     for first in features or ("bpf_cpu_time_ms",):
         idle = evaluate(answer, {name: [0.0] for name in {*features, first}}, first)
         assert idle
@@ -41,7 +41,11 @@ def check_safe(weights: KeplerWeights, features: tuple[str, ...]) -> None:
 
 
 def check_safe_under_load(answer: dict[str, Any]) -> None:
-    """Check power for features at up to three times their scales, and that features with low scales have weight 0."""
+    """Check that accepted linear weights are safe under load.
+
+    For features of up to three times their scales, power must not be negative. Rare features, which have a scale of at
+    most 1, must have the weight 0.
+    """
     for component in (name for name in answer if name != "model_name"):
         linear_weights = answer[component]["All_Weights"]
         variables = linear_weights["Numerical_Variables"].values()
@@ -107,7 +111,7 @@ def test_accepted_weights_are_safe(document: Any, trainer: str, features: tuple[
 
 @given(st.sampled_from(TRAINERS), st.data())
 def test_accepted_weights_near_the_bounds_are_safe(trainer: str, data: st.DataObject) -> None:
-    """The random weights have the right form and are small, so that many of them are accepted."""
+    """Accepted weights are safe. The random weights have the right form and are small, so that many are accepted."""
     size = KEPLER_CURVES.get(trainer)
     near = st.floats(-2, 2)
     component = linear(data.draw(near), {"bpf_cpu_time_ms": data.draw(near)})
@@ -151,7 +155,7 @@ def test_linear_weights_of_any_trainer_get_the_name_that_kepler_knows() -> None:
 
 
 def rare(weight: float, scale: float) -> dict[str, Any]:
-    """Return the weights of a component with this weight and scale of the feature bpf_net_tx_irq."""
+    """Return the weights of a component in which the feature bpf_net_tx_irq has this weight and scale."""
     component = linear(90.0, {"bpf_cpu_time_ms": 5.0, "bpf_net_tx_irq": weight})
     component["All_Weights"]["Numerical_Variables"]["bpf_net_tx_irq"]["scale"] = scale
     return component
@@ -163,8 +167,8 @@ LINEAR_FAULTS: list[tuple[dict[str, Any], str]] = [
     ({"package": linear(-0.1)}, "package: -0.1 W at idle"),
     ({"package": linear(), "dram": linear(-1)}, "dram: -1 W at idle"),
     ({"package": linear(), "platform": linear()}, "platform only"),
-    ({"package": linear(1.0, {"x": -5.0})}, "down to -14 W at 3 times .* -5 W on x"),
-    ({"package": linear(29.0, {"x": -4.0, "y": -6.0, "z": 9.0})}, "package: down to -1 W at 3 times .* -6 W on y"),
+    ({"package": linear(1.0, {"x": -5.0})}, "falls to -14 W if features rise to 3 times .* x has a weight of -5 W"),
+    ({"package": linear(29.0, {"x": -4.0, "y": -6.0, "z": 9.0})}, "falls to -1 W if .* y has a weight of -6 W"),
     ({"dram": rare(0.5, 1.0)}, r"dram: a weight of 0.5 W on bpf_net_tx_irq, whose scale, .* is 1, not above 1"),
     ({"dram": rare(-11.7, 1.0)}, "dram: a weight of -11.7 W on bpf_net_tx_irq"),
     ({"dram": rare(1e-9, 0.25)}, "a weight of 1e-09 W on bpf_net_tx_irq, .* is 0.25"),
@@ -201,7 +205,7 @@ def test_numbers_that_are_not_json(number: str) -> None:
 
 @pytest.mark.parametrize(("weight", "scale"), [(0.0, 1.0), (0.0, 0.3), (-30.0, 1.001), (-11.7, 0.0)])
 def test_weights_at_the_bounds(weight: float, scale: float) -> None:
-    """Weights are safe if a rare feature has weight 0, or if power falls to 0 W at three times a feature's scale."""
+    """Weights at the bounds are safe: weight 0 of a rare feature, or power of 0 W at three times the scale."""
     answer = answer_of(read({"package": rare(weight, scale)}))
     assert not senseless_powers(answer, {"bpf_cpu_time_ms": 1000.0, "bpf_net_tx_irq": scale}, "bpf_cpu_time_ms")
 
@@ -258,13 +262,13 @@ def test_unsafe_curves(trainer: str, document: dict[str, Any], why: str) -> None
 
 
 UNSAFE_UNDER_LOAD = [
-    # for a large x, the curve takes the logarithm of a negative number: NaN
+    # for a large feature x, the curve is the logarithm of a negative number, which is NaN
     ("LogarithmicRegressionTrainer", [2.0, -0.5, 30.0]),
-    # these two curves fall without limit
+    # the next two curves fall without limit
     ("LogarithmicRegressionTrainer", [-20.0, 0.5, 30.0]),
     ("ExponentialRegressionTrainer", [-1.0, 0.5, 30.0]),
-    # for a large x, the first of these curves is 0 · ∞ = NaN; the public model database contains
-    # these weights, for components whose power is always 0
+    # For a large x, the first of the next two curves is 0 · ∞ = NaN. The public model database contains the weights
+    # of this curve for components whose power is always 0.
     ("ExponentialRegressionTrainer", [0.0, 1.0, 0.0]),
     ("LogisticRegressionTrainer", [-40.0, 50.0, 0.1, 30.0]),
 ]
@@ -272,7 +276,7 @@ UNSAFE_UNDER_LOAD = [
 
 @pytest.mark.parametrize(("trainer", "weights"), UNSAFE_UNDER_LOAD)
 def test_curves_that_are_valid_only_at_idle(trainer: str, weights: list[float]) -> None:
-    """Kepler's watts are finite and not negative on a busy machine if the weights are accepted.
+    """If curve weights are accepted, Kepler's watts are finite and not negative on a busy machine, too.
 
     The CPU time of a busy machine is thousands of milliseconds per second.
     """
@@ -329,5 +333,5 @@ def test_the_public_database() -> None:
     assert linear_types == {0, 1, 3, 4, 5}
     beyond_training = [why for why in refused if not ("W at idle" in why or "does not divide" in why)]
     assert len(beyond_training) == 1
-    assert "package: down to -30.4 W at 3 times the highest values" in beyond_training[0]
-    assert "-33.2 W on cpu_instructions" in beyond_training[0]
+    assert "package: the power falls to -30.4 W if features rise to 3 times their highest values" in beyond_training[0]
+    assert "cpu_instructions has a weight of -33.2 W" in beyond_training[0]

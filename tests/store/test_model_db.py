@@ -19,7 +19,7 @@ from kepler_core.store.models import read_models
 
 NODE_TYPES = {0: {"processor": "intel_xeon_a", "cores": 8}, 1: {"processor": "in|tel<b>", "cores": 4}, 2: {}}
 PUBLISHER = "some\\|one, ![x](http://x/)"
-"""A name that would begin a new cell and show an image, if Markdown's characters were not escaped."""
+"""A name that would begin a new table cell and show an image if the special characters of Markdown were not escaped."""
 MODELS = (
     SmallModel(mae=3.0),
     SmallModel(trainer="GradientBoostingRegressorTrainer", mae=1.0, weights=None),

@@ -1,6 +1,6 @@
-"""Models that cannot be evaluated although their files are readable.
+"""Tests of models that cannot be evaluated although their files are readable.
 
-Loading refuses such models. If a model fails later, it raises `ModelError`.
+`load_model` refuses such models. If a model fails after it was loaded, its prediction raises `ModelError`.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def test_loading_refuses_it(name: str, resident: bool) -> None:
     ],
 )
 def test_weights_whose_sum_overflows(weights: bytes) -> None:
-    """Predictions are cut off at the component's ceiling, so an infinite sum would look like a valid prediction."""
+    """Weights are refused if their sum may overflow: the component's ceiling would turn infinity into valid watts."""
     model = {name: content.replace(b"onnx", b"weights") for name, content in files(b"").items()}
     model["package.weights"] = weights
     with pytest.raises(ModelError, match="so large that their sum may overflow"):
@@ -86,7 +86,7 @@ def test_weights_whose_sum_overflows(weights: bytes) -> None:
 
 
 class Failing:
-    """A predictor that fails like a model format's library: with an exception of several lines."""
+    """A predictor that raises an exception with several lines, as libraries of model formats do."""
 
     def predict(self, X: Any) -> Any:
         raise RuntimeError("out of\nmemory")

@@ -1,4 +1,4 @@
-"""Untrusted ONNX graphs are accepted only if they do nothing but calculate, within limits of memory and time."""
+"""Test that untrusted ONNX graphs are accepted only if they just calculate, within limits of memory and time."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ REGRESSORS = {
 
 
 def model(*nodes: onnx.NodeProto, **constants: Any) -> onnx.ModelProto:
-    """Return an ONNX model of these nodes, with the input X (two columns) and the output Y."""
+    """Return an ONNX model with the nodes `nodes`, the input X (two columns) and the output Y."""
     graph = helper.make_graph(
         list(nodes),
         "g",
@@ -111,7 +111,7 @@ def trees(**changes: Any) -> bytes:
 
 
 def refusal(content: bytes) -> str:
-    """Return the error of one line with which both `load` and `load_resident` refuse a graph."""
+    """Return the message of the error with which `load` and `load_resident` refuse a graph. It must be one line."""
     messages = set()
     for load in (OnnxFormat().load, OnnxFormat().load_resident):
         with pytest.raises(ModelError) as caught:
@@ -133,7 +133,7 @@ def test_what_the_converters_write_is_accepted(name: str) -> None:
 
 
 def test_a_loop_is_refused() -> None:
-    """A loop of 10^12 iterations would block the estimator's only thread."""
+    """Loops are refused: a loop of 10^12 iterations would block the estimator's only thread."""
     body = helper.make_graph(
         [helper.make_node("Identity", ["go"], ["going"])],
         "body",
@@ -181,7 +181,7 @@ def test_functions_are_refused() -> None:
 
 
 def test_two_graphs_in_one_model_are_refused() -> None:
-    """Protobuf would merge both graphs, so that a check of only one graph would miss the nodes of the other graph."""
+    """A model with two graphs is refused. Protobuf would merge both, so a check of one graph would miss some nodes."""
     harmless = model(helper.make_node("Identity", ["X"], ["Y"])).SerializeToString()
     other = onnx.ModelProto()
     other.graph.node.append(helper.make_node("Loop", [], []))
@@ -244,7 +244,7 @@ def test_a_feature_that_the_input_lacks_is_an_error() -> None:
 
 
 def test_nodes_that_share_children_are_refused_at_once() -> None:
-    """If both branches of each node lead to the same child, forty levels of nodes have 2^40 paths."""
+    """Nodes that share a child are refused quickly, although forty levels of such nodes have 2^40 paths."""
     levels = 40
     ids = list(range(levels + 1))
     changes: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""Removal of old versions: the current version and versions that are being read stay, even if a pruner is killed."""
+"""Test the removal of old versions: the current version and versions in use stay, even if `prune` is killed."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ def test_a_store_that_cannot_be_locked_is_read(tmp_path: Path) -> None:
 
 
 def test_readers_beside_a_publisher_and_a_pruner(tmp_path: Path) -> None:
-    """No reader misses a file while other processes publish 100 versions and remove old versions.
+    """No reader finds a file missing while other processes publish 100 versions and remove old versions.
 
     At the end, all versions but the newest can be removed.
     """
@@ -209,7 +209,7 @@ def test_readers_beside_a_publisher_and_a_pruner(tmp_path: Path) -> None:
 
 
 def test_killed_while_pruning(tmp_path: Path) -> None:
-    """After a pruner was killed at any moment, the versions that are left are complete and can be pruned again."""
+    """If `prune` is killed at any moment, the remaining versions are complete and can be pruned again."""
     script = """
     print("ready", flush=True)
     for keep in range(30, 0, -1):

@@ -1,4 +1,4 @@
-"""Recalibrated models of every model format, and the corrected weights for Kepler."""
+"""Tests of recalibrated models in every model format, and of their corrected weights for Kepler."""
 
 from __future__ import annotations
 

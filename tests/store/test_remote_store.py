@@ -1,4 +1,4 @@
-"""Remote stores: publishing, reading, rolling back, and damaged files."""
+"""Tests of remote stores: publishing, reading, rolling back, and damaged files."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_roll_back(url: str) -> None:
 
 
 def test_an_open_store_sees_versions_of_other_publishers(url: str) -> None:
-    """The store does not cache listings of its folders."""
+    """An open store sees versions that others publish later, because it does not cache listings of its folders."""
     reader, writer = open_store(url), open_store(url)
     assert reader.pipelines() == []
     for number in (1, 2):

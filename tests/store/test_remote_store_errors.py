@@ -1,4 +1,4 @@
-"""Remote stores: commands, errors of servers and file systems, and stores on a plain web server."""
+"""Tests of remote stores: commands, errors of servers and file systems, and stores on a plain web server."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def test_urls_that_are_not_a_store(url: str, why: str) -> None:
 
 @pytest.mark.parametrize("module", ["fsspec", "s3fs"])
 def test_missing_extra(monkeypatch: pytest.MonkeyPatch, module: str) -> None:
-    """The import runs in a new process, because fsspec keeps modules that it has imported."""
+    """The error about a missing library has the pip command. A new process is needed, because fsspec caches imports."""
     script = (
         f"import sys; sys.modules[{module!r}] = None\nfrom kepler_core.store import open_store\nopen_store('s3://b')"
     )

@@ -1,4 +1,4 @@
-"""Remote stores when publishers fail, run at the same time, or are killed."""
+"""Tests that remote stores stay complete if publishers fail, run at the same time, or are killed."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_a_failed_publisher_leaves_no_files(url: str) -> None:
 
 
 def test_concurrent_publishers(url: str) -> None:
-    """Each publisher gets a version number of its own, and each version has the files of only one publisher."""
+    """Each publisher gets a different version number, and each version has the files of only one publisher."""
     numbers: list[int] = []
 
     def publish(publisher: int) -> None:
@@ -108,8 +108,8 @@ class NoAnswer(RemoteStore):
 def test_a_lost_response(url: str) -> None:
     """The store stays complete if the response to a write is lost.
 
-    First, the write of `.current` gets no response. This write makes version 2 current. Then, the write of `3.json`
-    gets no response. This write claims the number of version 3.
+    First, the response to the write of `.current` is lost. This write makes version 2 current. Then, the response to
+    the write of `3.json` is lost. This write reserves the version number 3.
     """
     open_store(url).publish("p", FILES)
     with pytest.raises(StoreError, match="cannot make version 2 of p current"):
@@ -157,10 +157,10 @@ PUBLISH = textwrap.dedent(
 
 
 def test_killed_while_publishing(s3: str) -> None:
-    """After a publisher was killed at any moment, the current version is complete and the next publisher succeeds."""
+    """If a publisher is killed at any moment, the current version is complete, and the next publisher succeeds."""
     published = 0
-    # With `after_the_first`, the delay begins when the first version is published, so that also a publisher on a slow
-    # machine has published a version when it is killed.
+    # If `after_the_first` is true, the delay begins when the first version is published. So a publisher on a slow
+    # machine, too, has published a version when it is killed.
     for delay, after_the_first in ((0.05, False), (0.5, False), (0.05, True), (0.3, True)):
         url = f"{s3}/{delay}-{after_the_first}"
         writer = subprocess.Popen([sys.executable, "-c", PUBLISH, url], stdout=subprocess.PIPE)

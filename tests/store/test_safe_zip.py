@@ -1,4 +1,4 @@
-"""Untrusted zip archives are unpacked within limits, or refused with an error of one line."""
+"""Test that untrusted zip archives are unpacked within limits, or refused with an error of one line."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def zipped(*members: tuple[str | zipfile.ZipInfo, bytes], method: int = zipfile.
 
 def member(name: str, mode: int = 0) -> zipfile.ZipInfo:
     info = zipfile.ZipInfo("placeholder")
-    info.filename = name  # set here, because the constructor would change unsafe names
+    info.filename = name  # the constructor of `ZipInfo` would change unsafe names
     info.external_attr = mode << 16
     return info
 
@@ -118,9 +118,9 @@ def test_a_member_that_is_larger_than_its_stated_size(claimed: int) -> None:
 
 
 def test_a_directory_with_more_members_than_it_states() -> None:
-    """The members in the zip's central directory are counted to check the limit `max_files`.
+    """The limit `max_files` applies to the members that the central directory of the zip contains.
 
-    The end record of the directory states a number of members, too, but zipfile ignores this number.
+    The end record of the directory states a number of members, which zipfile ignores. In this test, it is too small.
     """
     content = bytearray(zipped(*((str(i), b"") for i in range(50))))
     struct.pack_into("<HH", content, len(content) - 14, 1, 1)
@@ -150,7 +150,7 @@ def test_random_bytes(content: bytes) -> None:
 
 @given(st.data())
 def test_mutated_zips(data: st.DataObject) -> None:
-    """A changed archive is read or refused with a `StoreError`, and no name in it leads outside of the archive."""
+    """A damaged archive is read, or refused with a `StoreError`. No file name that is read has a part `..`."""
     files = {"a": b"some content, some content", "b/c": b"more"}
     content = bytearray(zip_bytes(files))
     for _ in range(data.draw(st.integers(1, 6))):

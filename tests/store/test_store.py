@@ -1,4 +1,4 @@
-"""Local stores: atomic publishing, versions, and damaged files."""
+"""Tests of local stores: atomic publishing, versions, and damaged files."""
 
 from __future__ import annotations
 
@@ -112,10 +112,10 @@ PUBLISH = textwrap.dedent(
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_killed_while_publishing(tmp_path: Path, how: signal.Signals) -> None:
-    """After a writer was killed at any moment, the current version is complete and the next writer succeeds."""
+    """If a writer is killed at any moment, the current version is complete, and the next writer succeeds."""
     published = 0
-    # With `after_the_first`, the delay begins when the first version is published, so that also a writer on a slow
-    # machine has published a version when it is killed.
+    # If `after_the_first` is true, the delay begins when the first version is published. So a writer on a slow machine,
+    # too, has published a version when it is killed.
     for delay, after_the_first in ((0.01, False), (0.1, False), (0.3, False), (0.01, True), (0.2, True)):
         folder = tmp_path / f"{delay}-{after_the_first}"
         writer = subprocess.Popen(
@@ -187,7 +187,7 @@ def test_full_disk(tmp_path: Path) -> None:
 
 
 def damaged(tmp_path: Path, change: str) -> LocalStore:
-    """Return a store with a pipeline, one of whose files was changed in the file system as `change` says."""
+    """Return a store with a pipeline in which one file was damaged. `change` names the kind of damage."""
     store = LocalStore(tmp_path)
     store.publish("p", {"metadata.json": b"{}", "a/b/c.json": b"0123456789"})
     file = store.path("p") / "a/b/c.json"
@@ -274,7 +274,7 @@ def test_file_url(tmp_path: Path) -> None:
 
 
 def test_an_interruption_just_after_a_version_became_current(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The cleanup must not remove a version that is current."""
+    """If a publisher is interrupted after its version became current, the cleanup does not remove this version."""
     store = LocalStore(tmp_path)
     store.publish("p", FILES)
     flush = local.flush_folder

@@ -1,4 +1,4 @@
-"""The commands `kepler-model store …`."""
+"""Tests of the commands `kepler-model store …`."""
 
 from __future__ import annotations
 

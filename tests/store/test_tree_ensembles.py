@@ -1,4 +1,4 @@
-"""Step tables and leaf masks of tree ensembles predict exactly the same numbers as ONNX Runtime."""
+"""Test that step tables and leaf masks of tree ensembles predict exactly the same numbers as ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def tree(request: pytest.FixtureRequest) -> tuple[bytes, int]:
 
 
 def critical_values(content: bytes, features: int) -> list[SingleArray]:
-    """Return for each feature its thresholds in the tree nodes, the floats next to them, and values far from them."""
+    """Return for each feature its thresholds in the trees, the next floats above and below, and values far away."""
     node = onnx.load_from_string(content).graph.node[0]
     attributes = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
     splits = np.array([mode != b"LEAF" for mode in attributes["nodes_modes"]])
@@ -83,7 +83,7 @@ def critical_values(content: bytes, features: int) -> list[SingleArray]:
 
 
 def predictors_of(content: bytes, features: int) -> list[StepTable | LeafMasks]:
-    """Return the step table and the leaf masks of a graph, leaving out a predictor that cannot be made."""
+    """Return the predictors that can be made from a graph: a step table, leaf masks, both or none."""
     try:
         graph = read_graph(content)
         check_graph(graph)
@@ -103,7 +103,7 @@ def test_the_same_watts_at_the_thresholds_and_beside_them(tree: tuple[bytes, int
     points = critical_values(content, features)
     assert len(points[0]) > 10
     random = np.random.default_rng(5)
-    # Combine every critical value of a feature with random values of the other features. Then add random combinations.
+    # Combine every critical value of one feature with random values of the others, and add random combinations.
     one_by_one = [
         np.column_stack([points[f] if f == feature else random.choice(points[f], len(points[feature]))
                          for f in range(features)])
@@ -128,7 +128,7 @@ def most_leaves(content: bytes) -> int:
 
 
 def test_the_kind_of_a_resident_predictor(tree: tuple[bytes, int]) -> None:
-    """The kind depends on the numbers of features and leaves.
+    """The kind of a resident predictor depends on the numbers of features and leaves.
 
     With up to two features, the predictor is a step table. With more features, the predictor consists of leaf masks.
     If a tree has too many leaves for leaf masks, the predictor is ONNX Runtime.
@@ -175,9 +175,10 @@ def test_tables_and_masks_have_a_maximum_size() -> None:
 
 @given(st.integers(1, 2), st.data())
 def test_joint_tables_predict_what_each_table_predicts(features: int, data: st.DataObject) -> None:
-    """The tables share some edges, which are the values of a feature at which a table's watts change.
+    """Several tables that are evaluated together predict the same watts as each table alone.
 
-    The features' values in `X` lie on the edges, between the edges and beyond all edges.
+    An edge is a value of a feature at which a table's watts change. The tables share some edges. The values in `X` lie
+    on the edges, between edges and beyond all edges.
     """
     edge_values = st.integers(-3, 3)
     tables = []
@@ -195,7 +196,10 @@ def test_joint_tables_predict_what_each_table_predicts(features: int, data: st.D
 
 
 def test_joint_masks_predict_what_each_ensemble_predicts() -> None:
-    """The ensembles have different numbers of trees and leaves, and some ensembles do not use every feature."""
+    """Several ensembles that are evaluated together predict the same watts as each ensemble alone.
+
+    They have different numbers of trees and leaves, and some ensembles do not use every feature.
+    """
     names, X = ["a", "b", "c"], rows(3)
     small = [
         graph(GradientBoostingRegressor(n_estimators=n, max_depth=depth, random_state=1), X)
@@ -236,7 +240,7 @@ def test_only_predictors_of_one_type_are_joined() -> None:
 
 
 def changed(content: bytes, **attributes: Any) -> bytes:
-    """Return a graph whose tree ensemble has the given attributes changed. The value None removes an attribute."""
+    """Return a graph in which `attributes` replace attributes of the tree ensemble. None removes an attribute."""
     model = onnx.load_from_string(content)
     (node,) = model.graph.node
     kept = [attribute for attribute in node.attribute if attribute.name not in attributes]
@@ -271,7 +275,7 @@ def changed(content: bytes, **attributes: Any) -> bytes:
     ids=str,
 )
 def test_unusual_attributes_are_respected(attributes: dict[str, Any]) -> None:
-    """If ONNX Runtime accepts the graph, each step table and leaf mask made from it predicts the same numbers."""
+    """If ONNX Runtime accepts a graph with unusual attributes, step tables and leaf masks predict the same numbers."""
     content = changed(_SMALL, **attributes)
     X = np.array([[a, b] for a in (0.0, 0.1, 0.3, 1.0, 9.0) for b in (0.0, 0.1, 0.3, 1.0, 9.0)], dtype=np.float32)
     predictors = predictors_of(content, 2)
@@ -311,7 +315,7 @@ def test_malformed_graphs_are_an_error() -> None:
 
 
 def check_predictors(content: bytes, features: int) -> None:
-    """Check that every predictor that can be made from the bytes returns one number for each row."""
+    """Check that each predictor made from `content`, which may be any bytes, returns one number for each row."""
     for predictor in predictors_of(content, features):
         assert predictor.predict(np.ones((4, features), dtype=np.float32)).shape == (4,)
 

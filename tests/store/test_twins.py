@@ -1,4 +1,4 @@
-"""A model and its twin predict exactly the same numbers in one pass as each of them alone."""
+"""Test that a model and its twin, evaluated together, predict exactly the same numbers as each of them alone."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def boosting(trees: int = 30, depth: int = 3) -> Regressor:
 
 
 def rows(count: int, seed: int) -> FloatArray:
-    """Return rows of all features, some of them outside the range of the training."""
+    """Return rows with values of all features. Some rows are outside the range of the training."""
     return np.random.default_rng(seed).gamma(2.0, 0.25, (count, len(FEATURES))) * list(SCALE.values())
 
 
@@ -67,13 +67,13 @@ def files_of(
 
 
 def pair(model: Mapping[str, bytes], twin: Mapping[str, bytes]) -> TwinnedModel:
-    """Load a model and its twin as the estimator does. Their predictions never count as a disagreement."""
+    """Load a model and its twin as the estimator does. The twin has no limits, so the two never disagree."""
     loaded = [load_model(files, resident=True) for files in (model, twin)]
     return twinned(*loaded, Twin("Trees_0", "CounterOnly", {}))
 
 
 def differences(model: PowerModel, twin: PowerModel, X: FloatArray) -> FloatArray:
-    """Return the differences between the predictions of two models that are evaluated one after the other."""
+    """Return the absolute differences between the predictions of two models, each of which is evaluated alone."""
     own, other = model.predict(X, FEATURES), twin.predict(X, FEATURES)
     return np.array([np.abs(own[component] - other[component]) for component in own])
 

@@ -1,4 +1,4 @@
-"""Tests of exported weights, and of the reason that the metadata state for a model without weights."""
+"""Tests of exported weights. If a model has no weights, its metadata must state why."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FEATURES = ("bpf_cpu_time_ms", "bpf_page_cache_hit", "bpf_net_tx_irq")
 
 @attrs.define(eq=False)
 class Line:
-    """A fitted linear regressor with these weights, in watts per scaled feature."""
+    """A fitted linear regressor with the weights `coef_`, in watts per scaled feature."""
 
     coef_: FloatArray
     intercept_: float
@@ -33,7 +33,10 @@ class Line:
 
 
 def training_rows(page_cache: float | None = None, interrupts: float = 0.7) -> FloatArray:
-    """Return unscaled features, shape (200, 3). `page_cache` is the constant value of bpf_page_cache_hit, if any."""
+    """Return unscaled features, shape (200, 3).
+
+    If `page_cache` is not None, it is the constant value of bpf_page_cache_hit.
+    """
     X = np.random.default_rng(0).uniform(0, 1, (200, 3)) * [30_000.0, 5_000.0, interrupts]
     X[0] = 30_000.0, 5_000.0, interrupts
     if page_cache is not None:
@@ -64,7 +67,7 @@ def test_the_reason_for_missing_weights_is_in_the_metadata() -> None:
     for X, weights, why in (
         (training_rows(), (100.0, 0.0, 5.0), "package: a weight of 5 W on bpf_net_tx_irq, whose scale, .*is 0.7"),
         (training_rows(7.0), (90.0, 3.0, 0.0), "3 W on bpf_page_cache_hit, which never varied in training: .*always 7"),
-        (training_rows(), (100.0, -20.0, 0.0), "package: down to -20 W at 3 times .*-20 W on bpf_page_cache_hit"),
+        (training_rows(), (100.0, -20.0, 0.0), "falls to -20 W if .* bpf_page_cache_hit has a weight of -20 W"),
     ):
         weight_file, metadata = exported(X, weights)
         assert weight_file is None
@@ -72,7 +75,7 @@ def test_the_reason_for_missing_weights_is_in_the_metadata() -> None:
 
 
 def test_negligible_weights_are_left_out() -> None:
-    """The weight of an uninformative feature becomes 0 if it changes power by less than 0.001 of the power's range."""
+    """The weight of a constant or rare feature becomes 0 if its effect is below 0.001 of the range of the power."""
     weight_file, metadata = exported(training_rows(7.0), (100.0, 1e-17, 0.05))
     assert weights_in(weight_file) == [100.0, 0.0, 0.0]
     assert "no_weights" not in metadata

@@ -1,4 +1,4 @@
-"""Models on a machine without ONNX Runtime, which is not in the base install."""
+"""Tests of models on a machine without ONNX Runtime, which is not in the base install."""
 
 from __future__ import annotations
 

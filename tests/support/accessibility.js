@@ -1,4 +1,4 @@
-// Return what would keep somebody from using the page, as a list of texts. An empty list is good.
+// Return a list of texts that describe accessibility problems of the page. The list is empty if there are none.
 () => {
   const problems = [];
   const all = (selector) => [...document.querySelectorAll(selector)];
@@ -30,7 +30,7 @@
     level = next;
   }
   if (all("h1").length !== 1) complain("not one first heading");
-  // names of what can be used
+  // names of links, buttons and form fields
   for (const control of all("input:not([type=hidden]), select, textarea")) {
     if (![...control.labels].some((label) => label.textContent.trim()) && !name(control)) complain("no label", control);
   }
@@ -95,7 +95,7 @@
     if (ratio < (large ? 3 : 4.5)) complain(`contrast ${ratio.toFixed(2)}`, element);
   }
   if (compared < 5) complain("fewer than five texts were compared");
-  // the page itself never scrolls sideways
+  // the page must not scroll horizontally
   if (document.documentElement.scrollWidth > innerWidth) {
     complain(`the page is ${document.documentElement.scrollWidth} pixels wide in a window of ${innerWidth}`);
   }

@@ -1,6 +1,6 @@
-"""A headless Chromium that visits pages, and checks that pages can be used by everybody.
+"""A headless Chromium that visits pages, and checks that they are accessible.
 
-If the environment variable KEPLER_SCREENSHOTS names a folder, a picture of each visited page is kept there.
+If the environment variable KEPLER_SCREENSHOTS names a folder, this folder gets a picture of each checked page.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ FOCUS = """() => {
 
 
 def chromium() -> str:
-    """Return the path of Chromium. If it or Playwright is not installed, skip the test."""
+    """Return the path of Chromium. Skip the test if Chromium or Playwright is not installed."""
     pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip install playwright)")
     path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if path is None:
@@ -46,14 +46,14 @@ def chromium() -> str:
 
 @attrs.define(slots=False)  # Playwright adds an attribute to the object whose methods it calls
 class Visitor:
-    """A browser window. It records everything that a page must not do."""
+    """A browser window that records what a page must not do, such as errors of scripts and requests to other hosts."""
 
     window: Any
-    """The page of Playwright."""
+    """Playwright's object for the page in the window."""
     origin: str
-    """The scheme, host and port that pages may load from."""
+    """The scheme, host and port from which pages may load files."""
     complaints: list[str] = attrs.field(factory=list)
-    """Messages on the console, errors of scripts, dialogs, and requests to other hosts."""
+    """Descriptions of messages on the console, errors of scripts, dialogs, and requests to other hosts."""
 
     def __attrs_post_init__(self) -> None:
         self.window.on("console", lambda message: self.complaints.append(f"console: {message.text}"))
@@ -75,7 +75,7 @@ class Visitor:
         assert response.status == status, (path, response.status)
 
     def check(self, name: str) -> None:
-        """Check the page that is open, and keep a picture of it under this name."""
+        """Check the open page, and save a picture of it under `name` if pictures are wanted."""
         if folder := os.environ.get("KEPLER_SCREENSHOTS"):
             safe = re.sub(r"[^A-Za-z0-9._-]", "_", name)
             self.window.screenshot(path=Path(folder) / f"{safe}.png", full_page=True)
@@ -83,7 +83,7 @@ class Visitor:
         assert self.complaints == [], name
 
     def tab_through(self) -> list[str]:
-        """Press Tab until the focus leaves the page. Check that the focus is always seen; return the focused elements.
+        """Press Tab until the focus leaves the page, and return the focused elements. The focus must always be visible.
 
         The first pressed Tab must reach the link that skips the navigation.
         """

@@ -1,4 +1,4 @@
-"""A function that runs `kepler-model` in the test's own process, because a new process takes a second to start."""
+"""Runs `kepler-model` in the process of the test, because a new process takes a second to start."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kepler_core.cli.main import main
 
 
 def kepler(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Run `kepler-model` with these arguments. Return its output and exit code, as `subprocess.run` does."""
+    """Run `kepler-model` with these arguments. Return the output and the exit code as `subprocess.run` does."""
     words = ["kepler-model", *map(str, arguments)]
     out, err = io.StringIO(), io.StringIO()
     with (

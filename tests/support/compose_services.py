@@ -1,7 +1,7 @@
-"""Runs services of a compose file as processes, with their own command lines, users, volumes and network names.
+"""Runs services of a compose file as processes, with the command lines, users, volumes and names from the file.
 
-Each service runs in an overlay of this machine's files, in which its volumes are mounted. All services share one new
-network namespace, in which the names of the services are names of the loopback address.
+Each service runs in an overlay of this machine's files, in which the service's volumes are mounted. All services share
+one new network namespace, in which the services' names are names of the loopback address.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ done
 exec chroot --userspec="$user" "$root" "$@"
 """
 DEFAULT_USER = "10001:10001"
-"""User of the images of Kepler Core."""
+"""User id and group id of the user in images of Kepler Core."""
 
 
 def need_namespaces() -> None:
@@ -64,10 +64,10 @@ def need_namespaces() -> None:
 
 
 class ComposeServices:
-    """The services of a compose file, of which the started ones run."""
+    """The services of a compose file. `start` starts one of them."""
 
     def __init__(self, file: Path, folder: Path) -> None:
-        """`folder` gets the named volumes and the logs."""
+        """Read the compose file `file`, and make the network. `folder` is for the logs and the named volumes."""
         self._file = file
         self._folder = folder
         self.services: dict[str, dict[str, Any]] = yaml.safe_load(file.read_text())["services"]
@@ -83,7 +83,7 @@ class ComposeServices:
         return subprocess.run([*enter, *map(str, command)], capture_output=True, text=True, check=False)
 
     def start(self, name: str, program: Sequence[str] = (), *, user: str = DEFAULT_USER) -> None:
-        """Start a service. `program` stands before the command, as the ENTRYPOINT of another image does."""
+        """Start a service. `program` is put before the command, like the ENTRYPOINT of an image."""
         service = self.services[name]
         volumes = "\n".join(self._volume(text) for text in service.get("volumes", []))
         scratch = self._folder / f"{name}.root"
@@ -98,14 +98,15 @@ class ComposeServices:
             "/usr/bin/env", "-i", "-C", "/", *(f"{key}={value}" for key, value in settings.items()),
             *program, *service["command"],
         ]  # fmt: skip
-        # Only in the overlay: the users of the services may read the Python installation, e.g. below /root.
+        # This change of modes affects the overlay only. It lets the users of services read the Python installation,
+        # which may be below /root.
         parents = {str(parent) for path in (sys.base_prefix, sys.prefix, ROOT) for parent in Path(path).parents}
         environ = {**os.environ, "PARENTS": " ".join(sorted(parents))}
         with self.log_path(name).open("wb") as log:
             self._running[name] = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environ)
 
     def _volume(self, text: str) -> str:
-        """Return source, target and mode of a volume, separated by bars. Named volumes are folders."""
+        """Return source, target and mode of a volume, separated by bars. The source of a named volume is a folder."""
         source, target, *mode = text.split(":")
         path = Path(source)
         if source.startswith("."):
@@ -128,7 +129,7 @@ class ComposeServices:
         assert process.poll() is None, f"{name}: {self.log(name)}"
         test: list[str] = self.services[name]["healthcheck"]["test"]
         assert test[0] == "CMD"
-        # The check runs outside of the service's /tmp, where the estimator's socket is.
+        # The estimator's socket is in the service's /tmp, and the check runs in another /tmp.
         socket = {"ESTIMATOR_SOCKET": f"/proc/{process.pid}/root/tmp/estimator.sock"}
         environ = [f"{key}={value}" for key, value in {**os.environ, **socket, **self._ports(name)}.items()]
         program = Path(sys.executable).with_name(test[1])
@@ -136,7 +137,7 @@ class ComposeServices:
 
     @property
     def program(self) -> list[str]:
-        """The command `kepler-model` of the test's environment."""
+        """The command `kepler-model` of the Python environment of the tests, as a list of words."""
         return [str(Path(sys.executable).with_name("kepler-model"))]
 
     def pid(self, name: str) -> int:
@@ -145,7 +146,7 @@ class ComposeServices:
 
     @staticmethod
     def _ports(name: str) -> Mapping[str, str]:
-        """Return settings with which the health check of a service finds this service only, as in a container."""
+        """Return settings that hide all other services from the health check of a service, as in a container."""
         keys = {
             "model-server": "MODEL_SERVER_PORT", "offline-trainer": "OFFLINE_TRAINER_PORT",
             "online-trainer": "ONLINE_TRAINER_PORT", "meter": "METER_METRICS_PORT",

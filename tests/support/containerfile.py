@@ -1,7 +1,7 @@
-"""Builds an image from a Containerfile without a container engine: its steps run in chroots.
+"""Builds an image from a Containerfile without a container engine, by running the instructions in chroots.
 
-Each stage is a folder. COPY copies files, and RUN runs a program in a chroot of its own mount namespace. Only the
-instructions and forms that `deploy/Containerfile` has are known; any other one is an error.
+Each stage is a folder. COPY copies files, and RUN runs a program in a chroot with its own mount namespace. This module
+supports only the instructions that `deploy/Containerfile` contains, and raises an error for all others.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _LIBRARIES_OF_WHEELS = (
     "libstdc++.so.6", "libgcc_s.so.1", "libpthread.so.0", "libdl.so.2", "librt.so.1", "libm.so.6", "libutil.so.1",
     "libnss_files.so.2", "libnss_dns.so.2", "libresolv.so.2",
 )  # fmt: skip
-"""Libraries of the C and C++ run-time, which extension modules in wheels need."""
+"""Libraries of the C and C++ runtimes. Extension modules in wheels need these libraries."""
 
 _ISOLATED = """
 set -e
@@ -95,7 +95,7 @@ class Image:
 
 
 def _environment(environ: Mapping[str, str], folder: str = "/") -> list[str]:
-    """Return the start of a command that runs the rest in a folder, with these environment variables only."""
+    """Return the first words of a command line. They run the other words in a folder, with `environ` only."""
     return ["/usr/bin/env", "-i", "-C", folder, *(f"{key}={value}" for key, value in environ.items())]
 
 
@@ -123,7 +123,7 @@ class Builder:
     """Builds the stages of a Containerfile in folders."""
 
     def __init__(self, stages: Sequence[Stage], context: Path, base: Path, work: Path) -> None:
-        """`context` is the folder that COPY reads from, `base` the files of the base image of all stages."""
+        """Take the stages. `context` is the folder from which COPY reads, `base` has the files of the base image."""
         self._stages = {stage.name: stage for stage in stages}
         self._context = context
         self._base = base
@@ -131,7 +131,7 @@ class Builder:
         self._images: dict[str, Image] = {}
 
     def build(self, name: str) -> Image:
-        """Build a stage after the stages that it needs."""
+        """Build a stage, and before it the stages that it needs."""
         if name not in self._images:
             self._images[name] = self._build(self._stages[name])
         return self._images[name]
@@ -213,8 +213,8 @@ class Builder:
 def python_tree(folder: Path, prefix: Path, programs: Sequence[str]) -> None:
     """Write the files of a base image: a Python installation in /usr/local, some programs, and their libraries.
 
-    `prefix` is the installation of Python. The tree has the configuration of pip, of certificates and of name
-    resolution of this machine, because `pip` runs in it.
+    `folder` is the root folder of the image, and `prefix` is the folder of the Python installation. The image also gets
+    this machine's configuration of pip, certificates and name resolution, because `pip` runs in the image.
     """
     shutil.copytree(
         prefix, folder / "usr" / "local", symlinks=True,
@@ -241,12 +241,12 @@ def python_tree(folder: Path, prefix: Path, programs: Sequence[str]) -> None:
     for library in _libraries([prefix / "bin" / "python3", *binaries, *extensions]):
         if not library.is_relative_to(prefix):
             _copy_file(library, folder)
-    (folder / "etc" / "ld.so.conf").write_text("/usr/local/lib\n")  # where libpython is
+    (folder / "etc" / "ld.so.conf").write_text("/usr/local/lib\n")  # the folder of libpython
     subprocess.run(["ldconfig", "-r", folder], check=True)
 
 
 def _libraries(binaries: Sequence[Path]) -> set[Path]:
-    """Return the shared libraries of programs, and the C++ library, which wheels need."""
+    """Return the shared libraries of programs, and the libraries `_LIBRARIES_OF_WHEELS`."""
     listed = subprocess.run(["ldd", *map(str, binaries)], capture_output=True, text=True, check=False).stdout
     paths = {Path(path) for path in re.findall(r"(/\S+\.so\S*)", listed) if not path.endswith(":")}
     known = subprocess.run(["ldconfig", "-p"], capture_output=True, text=True, check=True).stdout

@@ -1,4 +1,4 @@
-"""Programs that run as in the containers of existing deployments: with a volume, a ConfigMap and no other settings."""
+"""Runs programs as in containers of existing deployments: with a volume, a ConfigMap and no other settings."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Containers:
 
 @contextmanager
 def containers() -> Iterator[Containers]:
-    """Make the folders of containers, and remove them at the end. The path is short enough for unix sockets."""
+    """Make the folders of containers, and remove them at the end. Their path is short enough for unix sockets."""
     need_mount_namespaces()
     with tempfile.TemporaryDirectory(prefix="kepler-", ignore_cleanup_errors=True) as folder:
         yield Containers(Path(folder))

@@ -1,12 +1,14 @@
-"""Code blocks of documentation pages, and the comments that state what a test does with a block.
+"""Reads the code blocks of documentation pages, and the comments that state what a test does with a block.
 
 CONTRIBUTING.md, section "Examples in the documentation", describes the convention for authors.
 
 A block in the language `console` contains commands, which begin with `$ `, and the output of each command. An HTML
-comment in the line before a block changes what is done with the block:
+comment in the line before a block changes what tests do with the block:
 
 - `<!-- file: NAME -->`: the block is the content of a file, which is written before the next command runs.
 - `<!-- not run: REASON -->`: the block is not run.
+- `<!-- shared data: NAME -->`: the block needs the folder `../shared/data/NAME`, which is linked as `NAME` into the
+  working folder. If `../shared/data/NAME` is missing, the block is not run.
 - `<!-- exit code: N -->`: the last command of the block ends with this exit code.
 
 A comment that begins with `<!-- setup` contains commands that prepare the working folder of the page.
@@ -20,13 +22,13 @@ from pathlib import Path
 
 import attrs
 
-from support.paths import ROOT
+from support.paths import ROOT, SHARED
 
 LANGUAGES = ("console", "text", "json", "yaml", "toml", "xml", "python", "ini", "sql")
-"""Languages of blocks. `text` is for diagrams, formulas and lists of files. There is no language for bare commands."""
+"""Allowed languages of blocks. `text` is for diagrams, formulas and lists of files. `console` is for commands."""
 
 _BLOCK = re.compile(r"(?ms)^(?P<indent> *)```(?P<language>[^\n`]*)\n(?P<text>.*?)^(?P=indent)```[ ]*$")
-_COMMENT = re.compile(r"<!-- (?P<key>file|not run|exit code): (?P<value>[^\n]+?) -->")
+_COMMENT = re.compile(r"<!-- (?P<key>file|not run|shared data|exit code): (?P<value>[^\n]+?) -->")
 _SETUP = re.compile(r"(?ms)^<!-- setup\n(.*?)^-->$")
 _BARE_COMMAND = re.compile(r"(?m)^\s*(\$ |(sudo |\w+\$ )?(kepler-model|curl|pip|make|promtool|model-server) )")
 
@@ -43,7 +45,7 @@ class Command:
 
     @property
     def background(self) -> bool:
-        """Whether the command starts a program that keeps running."""
+        """Whether the command starts a program in the background."""
         return self.text.rstrip().endswith("&")
 
 
@@ -57,12 +59,14 @@ class Block:
     file: str | None
     """Name of the file that the block is written to."""
     reason: str | None
-    """Why the block is not run."""
+    """The reason why tests do not run the block; None if they run it."""
     exit_code: int | None
+    shared_data: str | None = None
+    """Name of the folder in ../shared/data that the block needs."""
 
     @property
     def commands(self) -> list[Command]:
-        """The commands of a `console` block that is run."""
+        """The commands that tests run: those of a `console` block without a reason for not running it."""
         if self.language != "console" or self.reason is not None or self.file is not None:
             return []
         return read_commands(self.text, self.line + 1, self.exit_code)
@@ -71,8 +75,8 @@ class Block:
 def read_commands(text: str, line: int = 1, exit_code: int | None = None) -> list[Command]:
     """Return the commands in the text of a `console` block. Raises `ValueError` if the text has no command.
 
-    A command continues in the next line if its line ends with a backslash. A command whose output contains the line
-    `PROGRAM: error: …` is expected to fail; `exit_code` is the exit code of the last command.
+    A command continues in the next line if its line ends with a backslash. A command must fail if its output contains
+    the line `PROGRAM: error: …`. `exit_code` is the exit code of the last command.
     """
     found: list[tuple[int, list[str], list[str]]] = []
     for number, content in enumerate(text.splitlines(), line):
@@ -104,21 +108,25 @@ def read_blocks(text: str) -> list[Block]:
         values = dict(_comments_before(text, match.start()))
         code = values.get("exit code")
         line = text.count("\n", 0, match.start()) + 1
+        shared, reason = values.get("shared data"), values.get("not run")
+        if shared is not None and not (SHARED / "data" / shared).is_dir():
+            reason = f"needs ../shared/data/{shared}"
         blocks.append(
             Block(
                 line,
                 match["language"].strip(),
                 content,
                 values.get("file"),
-                values.get("not run"),
+                reason,
                 None if code is None else int(code),
+                shared,
             )
         )
     return blocks
 
 
 def _comments_before(text: str, end: int) -> Iterator[tuple[str, str]]:
-    """Yield the keys and values of the comments that stand directly before a position."""
+    """Yield the keys and values of the comments directly before the position `end`."""
     before = text[:end].rstrip()
     while before.endswith("-->"):
         start = before.rfind("<!--")
@@ -134,7 +142,7 @@ def setup_commands(text: str) -> list[Command]:
 
 
 def bare_commands(block: Block) -> bool:
-    """Return whether a block that is not run without a stated reason looks as if it contained a command."""
+    """Return whether a block contains a command that no test runs, without a stated reason."""
     if block.language == "console" or block.file is not None or block.reason is not None:
         return False
     return block.language in ("", "text", "ini") and _BARE_COMMAND.search(block.text) is not None
@@ -143,7 +151,7 @@ def bare_commands(block: Block) -> bool:
 def pages() -> list[Path]:
     """Return the pages whose blocks are tested: the README, the documentation, and pages beside code.
 
-    The blocks of README.zh-CN.md are those of README.md (`tests/cli/test_readme_translation.py`).
+    README.zh-CN.md is left out: `tests/cli/test_readme_translation.py` checks that its blocks are those of README.md.
     """
     beside = [*ROOT.glob("*.md"), *(ROOT / "deploy").rglob("*.md"), *(ROOT / "examples").rglob("*.md")]
     found = {*beside, *(ROOT / "docs").rglob("*.md")} - {ROOT / "CHANGELOG.md", ROOT / "README.zh-CN.md"}

@@ -1,8 +1,8 @@
-"""Comparison of the output that a documentation page shows with the output that a command prints.
+"""Compares the output that a documentation page shows with the output that a command prints.
 
 `…` stands for any text within a line. A line that is only `…` stands for any number of lines. Numbers with decimals
-may differ a little, because other versions of the libraries fit slightly other models. The width of columns, empty
-lines and the lines below the headers of tables are not compared.
+may differ a little, because different versions of libraries fit slightly different models. The comparison ignores the
+width of columns, empty lines, and lines below the headers of tables.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import re
 from collections.abc import Sequence
 
 TOLERANCE = 0.05
-"""Allowed difference of a number with decimals, as a fraction."""
+"""Allowed relative difference of a number with decimals."""
 TOLERANCE_ABSOLUTE = 0.05
-"""Allowed difference of a number with decimals, in the unit of the number."""
+"""Allowed absolute difference of a number with decimals."""
 
 GAP = "…"
 _DECIMAL = re.compile(r"-?\d+\.\d+(?:e-?\d+)?")
@@ -21,7 +21,7 @@ _NUMBER = re.compile(r"(?<![\w.])-?\d+\.\d+(?:e-?\d+)?(?![\w]*\.\d)")
 
 
 def line_matches(shown: str, printed: str) -> bool:
-    """Return whether a printed line is what the page shows: the same words, and nearly the same numbers."""
+    """Return whether a printed line has the same words and nearly the same numbers as a line of the page."""
     shown, printed = " ".join(shown.split()), " ".join(printed.split())
     numbers: list[float] = []
     pattern = ""
@@ -45,14 +45,14 @@ def _text_pattern(text: str) -> str:
 
 
 def content_lines(lines: Sequence[str]) -> list[str]:
-    """Return the lines that are compared: not empty, and not the line below the header of a table."""
+    """Return the lines to compare: all lines except empty lines and lines below the headers of tables."""
     return [line for line in lines if line.strip() and not set(line) <= {"-", " "}]
 
 
 def first_difference(shown: Sequence[str], printed: Sequence[str]) -> str | None:
     """Return the first shown line that the output lacks, or the first printed line that the page lacks.
 
-    Return None if the output is what the page shows. JSON is compared without white space, as one line.
+    Return None if the output agrees with the page. JSON is compared without white space, as one line.
     """
     expected, actual = content_lines(shown), content_lines(printed)
     if expected and expected[0].lstrip()[:1] in ("{", "["):

@@ -1,6 +1,6 @@
 """Run the commands of documentation pages in bash, with real programs.
 
-The ports and the socket that pages name are replaced by free ones, so that pages can run beside other programs.
+Free ports and another socket replace the ports and the socket in pages, so that pages can run beside other programs.
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ import attrs
 
 from support.doc_blocks import Command, read_blocks, setup_commands
 from support.doc_output import first_difference
+from support.paths import SHARED
 from support.server_process import free_port
 
 SOCKET = "/tmp/estimator.sock"
 PORTS = {8100: "MODEL_SERVER_PORT", 8102: "OFFLINE_TRAINER_PORT", 8103: "ONLINE_TRAINER_PORT"}
-"""Ports of pages that belong to a server, and the key of the server's configuration that sets its port."""
+"""Port of a server in pages -> key of the server's configuration that sets the port."""
 OTHER_PORTS = (8104, 8105, 8106, 9090, 9101, 28282)
-"""Ports of pages that are always written in the command."""
+"""Other ports in pages. Commands always contain these ports, so no configuration key is needed."""
 SERVER_PORTS = {"model-server": 8100, "offline-trainer": 8102, "online-trainer": 8103}
 COMMAND_SECONDS = 1800.0
 """Time after which a command counts as hanging. A training can take minutes on a machine with other load."""
@@ -83,13 +84,13 @@ class Shell:
         }
 
     def real(self, text: str) -> str:
-        """Replace the ports and the socket of a page by those that are used."""
+        """Return a text of a page with this shell's ports and socket in place of the page's."""
         for port, used in self.ports.items():
             text = re.sub(rf"(?<=[:= ]){port}\b", str(used), text)
         return text.replace(SOCKET, self.socket)
 
     def documented(self, text: str) -> str:
-        """Replace the used ports and socket by those of the page."""
+        """Return an output with the page's ports and socket in place of this shell's."""
         for port, used in self.ports.items():
             text = re.sub(rf"\b{used}\b", str(port), text)
         return text.replace(self.socket, SOCKET)
@@ -100,8 +101,14 @@ class Shell:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(self.real(text), encoding="utf-8")
 
+    def link(self, name: str) -> None:
+        """Link a folder of ../shared/data into the working folder, unless the link exists."""
+        link = self.folder / name
+        if not link.exists():
+            link.symlink_to(SHARED / "data" / name)
+
     def run(self, command: Command) -> Failure | None:
-        """Run a command, and compare its exit code and output with those of the page."""
+        """Run a command, and compare its exit code and output with the page."""
         if command.background:
             return self._start(command)
         code, printed = self._call(self.real(command.text))
@@ -143,7 +150,7 @@ class Shell:
         raise EOFError
 
     def _start(self, command: Command) -> Failure | None:
-        """Start a program in the background, and wait until it listens and has logged what the page shows."""
+        """Start a program in the background. Wait until it listens and its log contains the output in the page."""
         log = self.folder / "home" / f"{len(self.logs)}.log"
         self.logs.append(log)
         text = self.real(command.text)
@@ -191,14 +198,14 @@ def shell(folder: Path) -> Iterator[Shell]:
 
 
 class Setups:
-    """Working folders that the set-up commands of pages have prepared. Pages with equal first commands share them."""
+    """Working folders that set-up commands of pages have prepared. Pages with equal first commands share a folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.prepared: dict[tuple[str, ...], Path] = {}
 
     def copy(self, commands: Sequence[Command], target: Path) -> None:
-        """Run the commands, unless another page has already run them, and copy the folder with their files."""
+        """Copy the folder that the commands prepare. Run the commands first, unless another page has run them."""
         target.mkdir(parents=True)
         if commands:
             shutil.copytree(self._prepare(commands), target, symlinks=True, dirs_exist_ok=True)
@@ -216,7 +223,10 @@ class Setups:
 
 
 def run_page(text: str, folder: Path, setups: Setups) -> tuple[list[Failure], Mapping[str, int]]:
-    """Run all blocks of a page in a new folder, and return the failures and the numbers of what was run."""
+    """Run all blocks of a page in a new folder.
+
+    Returns the failures, and the numbers of commands, outputs, files and blocks that were not run.
+    """
     counts = {"commands": 0, "outputs": 0, "files": 0, "not run": 0}
     failures: list[Failure] = []
     setups.copy(setup_commands(text), folder)
@@ -226,6 +236,8 @@ def run_page(text: str, folder: Path, setups: Setups) -> tuple[list[Failure], Ma
             if block.file is not None:
                 session.write(block.file, block.text)
                 counts["files"] += 1
+            if block.shared_data is not None and block.reason is None:
+                session.link(block.shared_data)
             for command in block.commands:
                 failure = session.run(command)
                 counts["commands"] += 1

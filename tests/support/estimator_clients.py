@@ -1,4 +1,4 @@
-"""Clients of an estimator that behave as Kepler does."""
+"""Clients of an estimator that behave like Kepler."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def connect(path: Path | str) -> socket.socket:
 
 
 def ask_as_kepler(path: Path | str, request: Mapping[str, Any] | bytes) -> bytes:
-    """Send a request and return the reply, as Kepler does: connect, write without a delimiter, read once, close."""
+    """Send a request and return the reply as Kepler does: connect, write without a delimiter, read once, and close."""
     with connect(path) as connection:
         connection.sendall(request if isinstance(request, bytes) else json.dumps(request).encode())
         return connection.recv(KEPLERS_READ)
 
 
 def ask(path: Path | str, request: Mapping[str, Any] | bytes) -> dict[str, Any]:
-    """Send a request as Kepler does, and return the reply after the checks of `checked_reply`."""
+    """Send a request as Kepler does. Check the reply with `checked_reply` and return it."""
     return checked_reply(ask_as_kepler(path, request))
 
 
@@ -64,7 +64,7 @@ def watts_request(
     source: str = "intel_rapl",
     **more: Any,
 ) -> dict[str, Any]:
-    """Return a request for watts with the keys that Kepler sends; `more` adds or replaces keys."""
+    """Return a request for watts with the keys that Kepler sends. `more` adds or replaces keys."""
     return {
         "metrics": list(metrics),
         "values": [list(row) for row in rows],
@@ -79,12 +79,12 @@ def watts_request(
 
 
 class CheckingClient:
-    """A client with several threads, which repeat a request and collect unexpected replies."""
+    """A client with several threads. The threads repeat a request and collect unexpected replies."""
 
     def __init__(
         self, path: Path, request: Mapping[str, Any], expected: Sequence[Mapping[str, Any]], threads: int
     ) -> None:
-        """Take the request to repeat. A reply is right if its powers are equal to one of the `expected` powers."""
+        """Take the request to repeat, and the `expected` powers. A reply is right if it has one of these powers."""
         self._path = path
         self._request = json.dumps(request).encode()
         self._expected = [dict(powers) for powers in expected]
@@ -93,7 +93,7 @@ class CheckingClient:
         self.wrong: list[str] = []
         self.answers = 0
         self.seen: set[int] = set()
-        """Indices of the expected powers that have been received; -1 stands for a wrong reply."""
+        """Indices in `expected` of the powers that were received. -1 stands for a wrong reply."""
         self._threads = [threading.Thread(target=self._run, daemon=True) for _ in range(threads)]
 
     def __enter__(self) -> CheckingClient:
@@ -120,7 +120,7 @@ class CheckingClient:
                 self.seen.add(index)
                 if problem and len(self.wrong) < 10:
                     self.wrong.append(problem)
-            # The pause leaves the processor to the estimator.
+            # pause, so that the estimator gets the processor
             time.sleep(0.002)
 
     def wait(self, count: int = 3) -> None:

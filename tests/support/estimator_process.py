@@ -33,7 +33,7 @@ class EstimatorProcess(ProcessUnderTest):
         self.wait_until(lambda: "listening on" in self.log, "the estimator does not listen")
 
     def ask(self, request: Mapping[str, Any] | bytes) -> dict[str, Any]:
-        """Send a request, and return the reply after the checks of `checked_reply`."""
+        """Send a request. Check the reply with `checked_reply` and return it."""
         return ask(self.path, request)
 
     def status(self) -> dict[str, Any]:
@@ -51,7 +51,7 @@ class EstimatorProcess(ProcessUnderTest):
         return sorted({model["origin"] for model in self.status()["models"] if "origin" in model})
 
     def wait_answer(self, request: Mapping[str, Any], powers: Mapping[str, Any]) -> None:
-        """Repeat a request until its reply has the given powers."""
+        """Repeat a request until its reply has the powers `powers`."""
         wait_for(lambda: self.ask(request)["powers"] == powers, f"never answered {powers}")
 
 

@@ -1,4 +1,4 @@
-"""Made-up recordings of exporters with known rates and watts, and checks of the observations in them."""
+"""Made-up recordings of exporters with known rates and watts, and checks of the observations in these recordings."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from kepler_core.plugins import registry
 from kepler_core.recording import Observations, observe, read_recording
 
 Document = dict[str, list[dict[str, Any]]]
-"""A recording as decoded JSON: a list of series for each name of a metric."""
+"""A recording as decoded JSON: metric name -> list of series."""
 
 START = 1_700_000_000
 TIMES = START + 3.0 * np.arange(40)
 """Times of the samples, in Unix seconds."""
 FEATURES = {"bpf_cpu_time_ms": 1.0, "cpu_instructions": 1e6, "cache_miss": 1e3}
-"""The rate per second of each feature in a container whose load is 1."""
+"""Feature -> rate per second in a container whose load is 1."""
 WATTS = {
     ("package", "0", "idle"): 20.0,
     ("package", "0", "dynamic"): 7.0,
@@ -30,14 +30,14 @@ WATTS = {
     ("platform", "", "idle"): 90.0,
     ("platform", "", "dynamic"): 30.0,
 }
-"""Watts of a machine whose load is 1, by component, number of the processor package, and mode."""
+"""(component, number of the processor package, mode) -> watts of a machine whose load is 1."""
 CONTAINERS = {"a" * 64: 1.0, "b" * 64: 3.0, "system_processes": 0.5}
-"""The load of each container, by name of the container."""
+"""Name of a container -> load of the container."""
 NODE_A = {"a" * 64: 1.0, "system": 0.5}
 NODE_B = {"b" * 64: 2.0, "system": 0.7}
-"""The loads of the containers on two nodes, by name of the container. The container "system" runs on both nodes."""
+"""For each of two nodes: name of a container -> load. Both nodes have a container "system"."""
 DRAM_IS_DYNAMIC_ONLY = {"dynamic_only": {"rapl-sysfs dram": 2}}
-"""The irregularities that are counted in a recording of one `machine`.
+"""Counts of irregularities in the recording of one `machine`.
 
 Both processor packages have a series of dynamic DRAM energy, but no series of idle DRAM energy.
 """
@@ -54,13 +54,13 @@ def variation(times: FloatArray) -> FloatArray:
 def counter(rate: float, times: FloatArray, start: float = 1000.0) -> FloatArray:
     """Return the values of a counter at `times`.
 
-    In the interval that ends at a time, the counter grows by `rate` per second, multiplied by `variation` of this time.
+    In the interval before each time, the counter grows by `rate` per second, multiplied by `variation` at this time.
     """
     return start + np.concatenate([[0.0], np.cumsum(rate * variation(times)[1:] * np.diff(times))])
 
 
 def series_of(labels: Mapping[str, str], times: FloatArray, values: FloatArray) -> dict[str, Any]:
-    """Return one series of a recording, in Prometheus's JSON form."""
+    """Return a series of a recording, in the JSON format of Prometheus."""
     return {
         "metric": dict(labels),
         "values": [[t, repr(v)] for t, v in zip(times.tolist(), values.tolist(), strict=True)],
@@ -120,7 +120,7 @@ def observed(document: Document, **arguments: Any) -> Observations:
 
 
 def rates_by_container(observations: Observations, feature: str) -> dict[tuple[str, float, str], float]:
-    """Return all known rates of a feature, by (node, time, container)."""
+    """Return a dict of all known rates of a feature: (node, time, container) -> rate."""
     sample = observations.row_sample
     nodes = [observations.streams[code].node for code in observations.sample_stream[sample]]
     times = observations.sample_time[sample].tolist()
@@ -147,7 +147,7 @@ def assert_same(observations: Observations, expected: Observations) -> None:
 def extracted(
     observations: Observations, features: Sequence[str], source: str, *, by_container: bool, window: int | None = None
 ) -> Dataset:
-    """Return the data set of the default extractor, or, if a window is given, of the smoothing extractor."""
+    """Return the data set of the default extractor, or of the smoothing extractor if `window` is not None."""
     extractor = registry.extractors.create(
         "default" if window is None else "smooth", {"window": window} if window else {}
     )

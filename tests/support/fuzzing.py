@@ -16,9 +16,9 @@ SECONDS_VARIABLE = "KEPLER_FUZZ_SECONDS"
 """Environment variable with the number of seconds that each call of `fuzz` runs."""
 DEFAULT_SECONDS = 20.0
 FIRST_SEED = int(os.environ.get("KEPLER_FUZZ_SEED", "0"))
-"""Seed of the first batch of inputs. Each later batch has the next higher seed.
+"""Seed of the first batch of inputs. The seed rises by one with each batch.
 
-An error names the seed of its batch. With this seed as the first seed, the error can be reproduced.
+An error states the seed of its batch. To reproduce the error, set this seed as the first seed.
 """
 
 _EXAMPLES = 500
@@ -28,9 +28,9 @@ inputs_checked = 0
 
 
 def fuzz(inputs: st.SearchStrategy[T], check: Callable[[T], object]) -> int:
-    """Check randomly drawn inputs until the time is over, and return the number of inputs.
+    """Check randomly drawn inputs until a time limit, and return the number of inputs.
 
-    The time is set by the environment variable `SECONDS_VARIABLE`. At most `_EXAMPLES` inputs are drawn per seed.
+    The environment variable `SECONDS_VARIABLE` sets the time limit. Each seed draws at most `_EXAMPLES` inputs.
     """
     global inputs_checked
     end = time.monotonic() + float(os.environ.get(SECONDS_VARIABLE) or DEFAULT_SECONDS)
@@ -67,7 +67,10 @@ def fuzz(inputs: st.SearchStrategy[T], check: Callable[[T], object]) -> int:
 
 
 def mostly(good: st.SearchStrategy[Any], odd: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    """Draw from `good` nine times in ten, else from `odd`, so that a document with many values is often accepted."""
+    """Draw from `good` in nine of ten cases, otherwise from `odd`.
+
+    So documents with many drawn values are still often accepted.
+    """
     return st.sampled_from([good] * 9 + [odd]).flatmap(lambda chosen: chosen)
 
 

@@ -1,4 +1,4 @@
-"""Checks of HTML pages that must need no other file."""
+"""Checks that an HTML page is well formed and needs no other file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ VOID = {"meta", "input", "br", "path", "use", "rect"}
 
 
 class Elements(HTMLParser):
-    """Collects the elements and their attributes, and fails if an element is not closed."""
+    """Collects the elements of a page and their attributes, and fails if an element is not closed."""
 
     def __init__(self, page: str) -> None:
         super().__init__()

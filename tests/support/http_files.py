@@ -1,4 +1,4 @@
-"""A folder that is served over HTTP."""
+"""Serves a folder over HTTP."""
 
 from __future__ import annotations
 

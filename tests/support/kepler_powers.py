@@ -1,6 +1,6 @@
-"""The power that Kepler 0.7 computes from a reply of the estimator, as measured with Kepler's client code.
+"""Computes the power that Kepler 0.7 reports for a reply of the estimator, as observed with Kepler's client code.
 
-`unsigned_milliwatts` also applies to power that Kepler computes from weights.
+The function `unsigned_milliwatts` also applies to power that Kepler computes from weights.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def kepler_powers(powers: Mapping[str, Sequence[float]], rows: int) -> KeplerPow
     """Return the power that Kepler computes from the member `powers` of a reply.
 
     Kepler truncates watts to whole milliwatts and counts a missing component as 0 W. It raises the package power to
-    at least core plus uncore power. Where core power is 0 and uncore power is not, core becomes package minus uncore.
+    at least core plus uncore power. If core power is 0 but uncore power is not, core becomes package minus uncore.
     """
     milliwatts = {
         name: np.floor(np.array(powers.get(name, [0.0] * rows), dtype=np.float64) * 1000 + 1e-6)
@@ -45,7 +45,7 @@ def kepler_powers(powers: Mapping[str, Sequence[float]], rows: int) -> KeplerPow
 
 
 def unsigned_milliwatts(watts: float) -> int:
-    """Return watts as Kepler stores them: whole milliwatts in an unsigned number of 64 bits.
+    """Convert watts to the form in which Kepler stores them: whole milliwatts in an unsigned number of 64 bits.
 
     A negative number wraps around to about 1.8e19 mW, and a number that is not finite becomes 9.2e18 mW.
     """

@@ -1,5 +1,7 @@
-"""A simulated Kepler 0.10 or later that is read over HTTP: each reading makes one window, as with monitor.interval
-0s."""
+"""A simulated Kepler 0.10 or later that is read over HTTP.
+
+Each request for /metrics gets the next window, as in a Kepler with the setting `monitor.interval: 0s`.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,7 @@ class SimulatedKepler:
         self._lock = threading.Lock()
         self._window = 0
         self.changes: Mapping[str, Any] = changes
-        """Metric -> replacement series; None: the metric is absent."""
+        """Metric -> series that replace the metric's series, or None if /metrics must lack the metric."""
 
     def reply(self, path: str, headers: Mapping[str, str]) -> Reply:
         if path != "/metrics":
@@ -43,13 +45,13 @@ class SimulatedKepler:
 
 @contextmanager
 def simulated_kepler(host: SimulatedHost, **changes: Any) -> Iterator[str]:
-    """Run a simulated Kepler; yield its URL without a path."""
+    """Run a simulated Kepler. Yield its URL without a path."""
     with answering(SimulatedKepler(host, **changes).reply) as url:
         yield url
 
 
 def without_power() -> dict[str, None]:
-    """Return the changes of a Kepler that cannot read the executables of all processes: it reports no power at all."""
+    """Return changes for a Kepler that reports no power, because it cannot read the executables of all processes."""
     kept = (names.BUILD_INFO, names.CPU_INFO)
     return {metric: None for metric in SimulatedHost().recording() if metric not in kept}
 

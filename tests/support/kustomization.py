@@ -1,4 +1,4 @@
-"""Resolves kustomizations as `kubectl kustomize` does, for the fields and patches that `deploy/kustomize` has."""
+"""Resolves kustomizations like `kubectl kustomize`, but only the fields and patches in `deploy/kustomize`."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ MERGE_KEYS = {
     "volumeMounts": "mountPath",
     "ports": "containerPort",
 }
-"""Keys by which a strategic merge patch finds the items of a list. Other lists are replaced."""
+"""Name of a list -> key by which a strategic merge patch finds the list's items. A patch replaces other lists."""
 
 _FIELDS = {"apiVersion", "kind", "namespace", "resources", "images", "patches", "components"}
 _CLUSTER_KINDS = {"Namespace", "ClusterRole", "ClusterRoleBinding"}
 
 
 def resolve(folder: Path) -> list[dict[str, Any]]:
-    """Return the objects of the kustomization in a folder. Fails if it has a field that is not known here."""
+    """Return the objects of the kustomization in a folder. Fail if it has a field that is not in `_FIELDS`."""
     kustomization = yaml.safe_load((folder / "kustomization.yaml").read_text())
     assert kustomization["kind"] in ("Kustomization", "Component")
     unknown = set(kustomization) - _FIELDS
@@ -54,13 +54,13 @@ def resolve(folder: Path) -> list[dict[str, Any]]:
 
 
 def containers(one: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the containers of a Deployment or DaemonSet, init containers first; an empty list for other kinds."""
+    """Return the containers of a Deployment or DaemonSet, init containers first. Other kinds have no containers."""
     pod = one.get("spec", {}).get("template", {}).get("spec", {})
     return [*pod.get("initContainers", []), *pod.get("containers", [])]
 
 
 def merged(base: Any, patch: Any, key: str = "") -> Any:
-    """Return the result of a strategic merge patch. `key` is the key of both values."""
+    """Return the result of a strategic merge patch. `key` is the key under which `base` and `patch` stand."""
     if isinstance(base, dict) and isinstance(patch, dict):
         assert not any(name.startswith("$") for name in patch), f"unknown directive in {patch}"
         result = {**base}

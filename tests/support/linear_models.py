@@ -14,8 +14,8 @@ from kepler_core.store.local import LocalStore
 from support.small_pipelines import BPF
 
 SCALE = 2.0**20
-"""Scale of all features. The division by a power of two is exact, and a test fails if features are not scaled. Features
-of more than 1.05 times the scale are cut."""
+"""Scale of all features. A division by a power of two is exact, and a test fails if features are not scaled. Features
+above 1.05 times the scale are cut to this value."""
 MACHINE: dict[str, Any] = {"vendor": "genuineintel", "processor": "made_up", "cores": 32, "chips": 2, "memory": 128}
 
 
@@ -37,18 +37,18 @@ class LinearModel:
             "dram": (8.0, {"bpf_page_cache_hit": 0.002}),
         }
     )
-    """For each component: the bias in watts, and the weight of each feature in watts per unit of the feature."""
+    """Component -> bias in watts, and weight of each feature in watts per unit of the feature."""
     lowest: float | None = None
-    """Lowest value of each feature in training; None if the model does not know it."""
+    """Lowest value of each feature in training, or None if it is not known."""
     honesty: Mapping[str, Any] | None = None
-    """The block `honesty` of the metadata; None if there is none."""
+    """The block `honesty` of the metadata, or None for no block."""
 
     @property
     def name(self) -> str:
         return f"{self.trainer}_0"
 
     def stored(self) -> tuple[dict[str, Any], dict[str, bytes]]:
-        """Return the model's metadata and its files, in the form of a store."""
+        """Return the model's metadata and its files as a store contains them."""
         metadata: dict[str, Any] = {
             "model_name": self.name,
             "trainer": self.trainer,
@@ -80,7 +80,7 @@ class LinearModel:
         return metadata, files
 
     def expected(self, metrics: Sequence[str], values: Sequence[Sequence[float]]) -> dict[str, list[float]]:
-        """Return the watts that the model must predict, by component, calculated in double precision."""
+        """Return component -> watts that the model must predict, calculated in double precision."""
         rows = [dict(zip(metrics, row, strict=True)) for row in values]
         return {
             component: [bias + sum(weight * row[name] for name, weight in weights.items()) for row in rows]
@@ -103,7 +103,7 @@ OTHER = LinearModel(watts={"package": (1.0, {}), "dram": (2.0, {"bpf_page_cache_
 
 
 def files_of(*models: LinearModel, machine: Mapping[str, Any] = MACHINE) -> dict[str, bytes]:
-    """Return the files of a pipeline with these models, which are all of the same machine."""
+    """Return the files of a pipeline with these models, all for the machine `machine`."""
     return pipeline_files(
         [model.stored() for model in models],
         {"name": "made"},

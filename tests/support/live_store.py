@@ -23,18 +23,18 @@ class LiveStore:
         self.server = server
 
     def publish(self, name: str, *models: SmallModel, bias: float | None = None) -> int:
-        """Publish a pipeline with the given models, or with one model that has the given bias. Return the version."""
+        """Publish a pipeline with `models`, or with one model whose bias is `bias`. Return the version."""
         if not models:
             assert bias is not None
             models = (SmallModel(weights={"package": linear(bias)}),)
         return self.store.publish(name, pipeline(*models))
 
     def ask(self, name: str, **change: Any) -> Answer:
-        """Request weights of a model of the pipeline `name`; `change` adds or replaces keys of the request."""
+        """Request weights of a model of the pipeline `name`. `change` adds or replaces keys of the request."""
         return self.server.post({**MINIMAL, "weight": True, "pipeline_name": name, **change})
 
     def bias(self, name: str) -> float | None:
-        """Return the bias of the model that the server selects; None if the server has no model."""
+        """Return the bias of the model that the server selects, or None if the server has no model."""
         answer = self.ask(name)
         if answer.status == 404:
             return None

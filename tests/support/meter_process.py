@@ -15,10 +15,10 @@ from support.readings import zones_of
 
 
 class SensorMachine:
-    """A folder with a power sensor of the whole machine in `sys/class/hwmon`."""
+    """A root folder for the meter, with a sensor for the power of the whole machine in `sys/class/hwmon`."""
 
     def __init__(self, root: Path, watts: float = 42.0, *, proc: bool = True) -> None:
-        """`proc` states whether the folder has this machine's `proc`, too."""
+        """Write the files of the sensor. If `proc` is true, link this machine's /proc into the folder."""
         self.root = root
         folder = root / "sys" / "class" / "hwmon" / "hwmon0"
         folder.mkdir(parents=True)
@@ -33,7 +33,7 @@ class SensorMachine:
 
 
 class MeterProcess(ProcessUnderTest):
-    """A process of `kepler-model serve meter` that publishes in a tree."""
+    """A process of `kepler-model serve meter` that publishes its counters in the folder `tree`."""
 
     def __init__(
         self, root: Path, tree: Path, *arguments: str | Path, environ: Mapping[str, str] | None = None
@@ -44,7 +44,7 @@ class MeterProcess(ProcessUnderTest):
         super().__init__(command, log, environ)
 
     def zones(self) -> dict[str, int]:
-        """Return the published counters in µJ by zone; empty while there is no estimate."""
+        """Return the published counters in µJ by zone. Return an empty dict while the meter publishes none."""
         try:
             return zones_of(self.tree)
         except FileNotFoundError:
@@ -55,7 +55,7 @@ class MeterProcess(ProcessUnderTest):
         return status
 
     def wait_published(self) -> None:
-        """Wait for a counter of this process. A killed process may have left a counter and a status."""
+        """Wait until this process publishes a counter. An earlier process may have left a counter and a status."""
 
         pid = self.process.pid
 

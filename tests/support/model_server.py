@@ -21,7 +21,7 @@ from support.small_pipelines import BPF, COUNTERS, SmallModel, curve, evaluate, 
 
 ALL_FEATURES = [*COUNTERS, *BPF]
 
-# The numbers have fractions, like those in machine descriptions that other programs have written.
+# The numbers have fractions, as in machine descriptions that other programs have written.
 MACHINE = {"processor": "intel_xeon_e5_2630v3", "cores": 32.0, "chips": 2, "memory": 62.7, "frequency": 3200.4}
 OTHER_MACHINE = {"processor": "amd_epyc_7763", "cores": 128, "chips": 1, "memory": 512, "frequency": 3500}
 
@@ -31,7 +31,7 @@ CURVE = SmallModel("ExponentialRegressionTrainer", mae=9, weights={"package": cu
 WITHOUT_WEIGHTS = SmallModel("XgboostFitTrainer", mae=1, weights=None)
 NEGATIVE_WEIGHTS = SmallModel("UnsafeTrainer", mae=0.1, weights={"package": linear(-5.0)}, group="Basic")
 LARGE_ZIP = SmallModel("XgboostFitTrainer", mae=0.5, group="CounterOnly", weights=None)
-"""A model whose zip is larger than the buffers of a socket. A client that does not read it makes the server wait."""
+"""A model whose zip is larger than the buffers of a socket. If a client does not read the zip, the server must wait."""
 MODELS = (
     SmallModel(mae=3),
     BEST,
@@ -53,7 +53,7 @@ SECRET = "content of a file outside the store"
 
 
 def store_files() -> dict[str, bytes]:
-    """Return the files of the pipeline that the tests' server serves."""
+    """Return the files of the pipeline that the model server of the tests serves."""
     files = pipeline(*MODELS, node_types={0: MACHINE, 1: OTHER_MACHINE})
     blob = random.Random(0).randbytes(8 * 2**20)
     zipped = {"metadata.json": files[f"{LARGE_ZIP.path}/metadata.json"], "blob": blob}
@@ -62,7 +62,7 @@ def store_files() -> dict[str, bytes]:
 
 
 def checked_weights(answer: Answer) -> dict[str, Any]:
-    """Return the weights in an answer, after checks that its status is 200 and that Kepler can use the weights."""
+    """Check that an answer has status 200 and weights that Kepler can use. Return the weights."""
     assert answer.status == 200, answer.body
     assert answer.headers["content-type"] == "application/json"
     weights: dict[str, Any] = json.loads(answer.body, parse_constant=pytest.fail)
@@ -77,7 +77,7 @@ def checked_weights(answer: Answer) -> dict[str, Any]:
 
 
 def checked_error(answer: Answer, status: int, key: str | None = None) -> str:
-    """Return the message of an error answer, after checks of its status and of the form that clients expect."""
+    """Check that an error answer has the status `status` and the form that clients expect. Return its message."""
     assert answer.status == status, answer.body[:500]
     assert answer.headers["content-type"] == "application/json"
     error = answer.json()
@@ -95,7 +95,7 @@ def checked_error(answer: Answer, status: int, key: str | None = None) -> str:
 
 
 def total(samples: Samples, name: str, **labels: str) -> float:
-    """Return the sum over those samples of the metric `name` whose labels include `labels`."""
+    """Return the sum of the samples of the metric `name` that have the labels `labels`."""
     return sum(
         value
         for (sample_name, sample_labels), value in samples.items()
@@ -119,7 +119,7 @@ def read_all(connection: socket.socket) -> bytes:
 
 
 def in_threads(jobs: list[Callable[[], None]]) -> None:
-    """Run all jobs at the same time in threads; raise the first error of a job."""
+    """Run all jobs at the same time in threads. Raise the first error of a job."""
     errors: list[BaseException] = []
 
     def run(job: Callable[[], None]) -> None:

@@ -1,4 +1,4 @@
-"""A server that answers like the model server of kepler-model-server 0.7 in everything that an estimator notices."""
+"""A server whose answers to an estimator are like the answers of the model server of kepler-model-server 0.7."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from typing import Any
 KEYS_0_6 = frozenset(
     {"metrics", "output_type", "source", "node_type", "weight", "trainer_name", "filter", "pipeline_name"}
 )
-"""The keys of a request that a release before 0.7 knows."""
+"""The keys of a request that releases before 0.7 know."""
 KEYS_0_7 = KEYS_0_6 | {"spec", "loose_node_type"}
 
 
 class OldModelServer:
-    """A server that answers an unknown key with status 500, a missing model with 400, and else sends a model."""
+    """A server that sends a model. The status is 500 if a request has an unknown key, and 400 if there is no model."""
 
     def __init__(self, archive: bytes | None, weights: Mapping[str, Any] | None, keys: frozenset[str] | None) -> None:
-        """`archive` and `weights` are the models that the server sends; None for a model that it does not have.
+        """Take the models that the server sends, as an archive and as weights. None is a missing model.
 
         `keys` are the keys of a request that the server knows. If `keys` is None, the server ignores unknown keys.
         """

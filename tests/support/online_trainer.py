@@ -1,4 +1,4 @@
-"""An online trainer whose clock the test sets, and recordings for it."""
+"""An online trainer whose clock is set by the test, and recordings for this trainer."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class ManualClock(PrometheusClient):
 
 @attrs.define
 class TrainerUnderTest:
-    """An online trainer whose rounds the test runs one by one."""
+    """An online trainer without a loop: the test starts each round."""
 
     folder: Path
     url: str
@@ -103,13 +103,13 @@ class TrainerUnderTest:
     def run_round(self, seconds: float) -> bool:
         """Run a round, and return whether it succeeded.
 
-        The round runs `seconds` after the beginning of the recording, according to the `ManualClock`.
+        The round runs at the time `seconds` after the beginning of the recording. `ManualClock` shows this time.
         """
         self.client.time = START + seconds
         return self.rounds.try_round()
 
     def run_rounds(self, times: Iterable[float]) -> None:
-        """Run a round at each of these times of the recording, and check that all rounds succeed."""
+        """Run a round at each time in `times` (seconds of the recording), and check that all rounds succeed."""
         for seconds in times:
             assert self.run_round(seconds), self.rounds.status.problem
 
@@ -122,9 +122,9 @@ class TrainerUnderTest:
         return stored_samples(self.rounds.samples)
 
     def served_mae(self, content: Content, since: float, until: float) -> float:
-        """Return the mean absolute error of the served model's package power on a part of a recording, in watts.
+        """Return the mean absolute error of the served model on a part of a recording, in watts of package power.
 
-        The times are in seconds since the recording began.
+        `since` and `until` are in seconds after the beginning of the recording.
         """
         observations = observe_part(content, since, until)
         (entry,) = read_models(self.store.snapshot("test"))
@@ -136,13 +136,13 @@ class TrainerUnderTest:
 
 
 def stored_samples(samples: SampleStore) -> list[tuple[str, float]]:
-    """Return the (node, time) pair of each stored sample."""
+    """Return the pair (node, time) of each stored sample."""
     table = samples.table()
     return list(zip(table.column("node").to_pylist(), table.column("time").to_pylist(), strict=True))
 
 
 def cut(content: Content, since: float, until: float) -> dict[str, list[dict[str, Any]]]:
-    """Return the part of a recording between two times. The times are in seconds since the recording began."""
+    """Return the part of a recording between two times, which are in seconds after the beginning of the recording."""
     return {
         metric: [
             {"metric": s["metric"], "values": [v for v in s["values"] if since <= v[0] - START <= until]}
@@ -155,15 +155,15 @@ def cut(content: Content, since: float, until: float) -> dict[str, list[dict[str
 def observe_part(content: Content, since: float, until: float) -> Observations:
     """Return the observations in the part of a recording between two times.
 
-    The times are in seconds since the recording began.
+    The times are in seconds after the beginning of the recording.
     """
     return observe([read_recording(cut(content, since, until), name="x", wanted=is_used_metric)])
 
 
 def expected_samples(content: Content, until: float) -> list[tuple[str, float]]:
-    """Return the (node, time) pairs of all samples that an online trainer must have stored at the time `until`.
+    """Return the sorted pairs (node, time) of all samples that an online trainer must have stored at the time `until`.
 
-    `until` is in seconds since the recording began. The pairs are sorted.
+    `until` is in seconds after the beginning of the recording.
     """
     spec = pipeline_from({"name": "test", **yaml.safe_load(PIPELINE)}, "test")
     selected = {selection.metric for selection in select_metrics(list(content), spec=spec)}

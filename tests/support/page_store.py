@@ -1,4 +1,4 @@
-"""A model store for tests of pages: models with all that a page can show, and names from a hostile store."""
+"""A model store for tests of pages: models with everything that a page can show, and names that an attacker chose."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ SCRIPT = "<script>alert(1)</script>"
 QUOTES = "\"'><img src=x onerror=alert(2)>"
 REVERSED = "\u202egnp.exe"
 LONG = "long" * 1000
-"""A name of 4,000 characters: stores with names of more than 4,096 characters are not read at all."""
+"""A name of 4,000 characters. Kepler Core does not read stores with names of more than 4,096 characters."""
+REPORT = f"<!doctype html><title>Report</title>{SCRIPT}<p>Errors by split".encode()
+"""A report with a script, which must not run."""
 HOSTILE = (SCRIPT, QUOTES, REVERSED)
 
 
@@ -24,7 +26,7 @@ def component_errors(mae: float) -> dict[str, Any]:
 
 
 def honesty(mae: float = 2.0) -> dict[str, Any]:
-    """Return a block `honesty` with two measured splits and the interval of one component."""
+    """Return a block `honesty` with the errors on two splits, and with the interval of one component."""
     split = {"mae": mae, "components": {"package": component_errors(mae)}, "parts": 5, "worst": 2 * mae}
     terms = {
         "lowest": 50.0, "highest": 200.0, "edges": [100.0], "quantiles": [3.0, 6.0], "session": 2.0,
@@ -69,10 +71,10 @@ def hostile_files() -> dict[str, bytes]:
 
 
 def make_store(folder: Path) -> LocalStore:
-    """Make a store with a good, a hostile and a broken pipeline, and with decisions."""
+    """Make a store with a good, a hostile and a broken pipeline, and with decisions of the online trainer."""
     store = LocalStore(folder)
     store.publish("good", good_files())
-    store.publish("good", good_files())
+    store.publish("good", good_files() | {"report.html": REPORT})
     store.record_decision(
         "good",
         {"time": "2026-01-02T03:04:05", "trigger": "drift", "decision": "published", "version": 2, "reason": "1 fit"},

@@ -1,6 +1,6 @@
-"""The public API of plugins, as data that a test compares with a snapshot.
+"""Describes the public API of plugins as data. A test compares the data with a snapshot.
 
-If you change the version `PLUGIN_API`, write the snapshot `tests/plugins/plugin_api.json` again:
+If you change the version `PLUGIN_API`, update the snapshot `tests/plugins/plugin_api.json`:
 
     python tests/support/plugin_api.py
 """
@@ -27,7 +27,7 @@ from kepler_core.plugins.registry import Registry
 from kepler_core.recording import Observations
 
 METER_DATA = (Observation, Reading, Power, Provenance)
-"""The data that collectors return and outputs receive."""
+"""Data classes of the values that collectors return and outputs receive."""
 
 INTERNAL_FIELDS = ("counts", "memos")
 """Fields of public data classes that are not part of the plugins' API."""
@@ -85,14 +85,14 @@ def _members(kind: type) -> dict[str, str]:
     """Return the public methods of a class with their signatures, and its properties with their types."""
     members = {name: _signature(method) for name, method in _methods(kind)}
     for name, value in vars(kind).items():
-        function = getattr(value, "fget", None) or getattr(value, "func", None)  # of a property or of a cached_property
+        function = getattr(value, "fget", None) or getattr(value, "func", None)  # property, cached_property
         if function is not None and not name.startswith("_"):
             members[name] = f"property {inspect.signature(function).return_annotation}"
     return dict(sorted(members.items()))
 
 
 def _signature(function: Callable[..., Any]) -> str:
-    # Array types are aliases. Their expansion differs between releases of NumPy, so it is replaced.
+    # Array types are aliases. Their full text differs between releases of NumPy, so "ndarray" replaces it.
     return re.sub(r"numpy\.ndarray\[.*?\]\]", "ndarray", str(inspect.signature(function)))
 
 

@@ -1,4 +1,4 @@
-"""Wheels of this project and of other distributions, and fresh virtual environments to install them into.
+"""Builds wheels of this project and of other distributions, and makes virtual environments with these wheels.
 
 The virtual environments also see the packages in the tests' environment, so that the project's requirements
 need not be installed again.
@@ -28,13 +28,13 @@ from support.paths import ROOT
 
 EXAMPLES = ROOT / "examples"
 TIMEOUT_SECONDS = 60.0
-"""Seconds after which a test fails because a step has not ended. A step usually takes far less time."""
+"""Seconds after which a test fails because a step has not ended. Steps usually take far less time."""
 
 _FOLDERS = ("config", "kepler_core", "plugins", "profiler", "servers")
 _FILES = ("LICENSE", "README.md", "pyproject.toml", "setup.cfg")
 _BUILT = shutil.ignore_patterns("build", "*.egg-info", "__pycache__", ".pytest_cache")
 
-# This program builds each wheel in a process of its own, as pip does, but imports setuptools only once.
+# This program builds each wheel in a new process, as pip does, but imports setuptools only once.
 _BUILD = """
 import json, os, sys
 from setuptools import build_meta
@@ -133,12 +133,12 @@ class Site:
 
 
 def make_site(folder: Path, wheels: Sequence[Path]) -> Site:
-    """Make a virtual environment with these wheels, which also sees the packages in the tests' environment."""
+    """Make a virtual environment with the wheels. It also sees the packages in the tests' environment."""
     venv.create(folder, with_pip=False)
     (site_packages,) = folder.glob("lib/python*/site-packages")
     # The tests' environment may itself see the packages of another environment.
     packages = dict.fromkeys(path for path in sys.path if Path(path).name == "site-packages")
-    # The packages of the new environment come first. Editable installations in the tests' environment are not active
+    # Packages of the new environment take precedence. Editable installations of the tests' environment have no effect
     # in the new environment.
     (site_packages / "zz_dependencies.pth").write_text("".join(f"{path}\n" for path in packages))
     site = Site(folder / "bin" / "python")

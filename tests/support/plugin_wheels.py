@@ -1,7 +1,7 @@
-"""Generated wheels of third-party plugins, good and broken, and folders into which tests install them.
+"""Generates wheels of good and broken third-party plugins, and installs them into folders for tests.
 
-A test adds such a folder, a "site", to `PYTHONPATH`. Programs that use the plugins run in processes of their
-own, so they see the metadata that pip wrote.
+Such a folder is called a site. A test adds sites to `PYTHONPATH` and runs programs in new processes, so that the
+programs see the metadata that pip has written.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ def run_python(
 ) -> Finished:
     """Run Python with the folders `sites` on its PYTHONPATH, and check that its exit code is `code`.
 
-    When a plugin module made by `wheel` is imported, it writes a file with its name to the folder `marks`. So
-    tests can see which plugin modules were imported.
+    When a plugin module that was made by `wheel` is imported, it writes a file with its name to the folder `marks`.
+    So tests can see which plugin modules were imported.
     """
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, sites))}
     if marks is not None:
@@ -58,7 +58,7 @@ def error_line(done: Finished) -> str:
 def train(
     folder: Path, trainers: list[str], recording: Path, *, pipeline: str = PIPELINE, jobs: int = 1, **options: Any
 ) -> Finished:
-    """Train a pipeline named `mine` with the given AbsPower trainers, and publish it in the store `folder/store`."""
+    """Train a pipeline named `mine` with the AbsPower trainers `trainers`. Publish it in the store `folder/store`."""
     path = folder / "mine.yaml"
     path.write_text(pipeline + f"abs_trainers: [{', '.join(trainers)}]\n")
     backend = options.pop("backend", "loky")
@@ -127,7 +127,7 @@ def imported_modules(marks: Path) -> set[str]:
 def wheel(
     folder: Path, distribution: str, source: str, entry_points: Mapping[str, Mapping[str, str]], version: str = "2.0"
 ) -> Path:
-    """Write a wheel with a single module, in the form that build tools give to wheels.
+    """Write a wheel that contains a single module, in the format of build tools.
 
     `entry_points` has a dict for each group of entry points. The dict maps the names of entry points to targets. A
     target is ":Class" for a class in the module, or "" for the module itself.
@@ -165,8 +165,8 @@ def hook_wheel(folder: Path, distribution: str, source: str, target: str = "") -
 
 _CONTRACT = "from kepler_core.contracts import Trainer\n"
 
-# Importing scikit-learn takes most of the time of these tests. So a module imports it only if a test fits a
-# regressor of this module.
+# Most of the time of these tests is needed to import scikit-learn. So a module imports scikit-learn only when one
+# of its regressors is fitted.
 _SKLEARN = """
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.linear_model import LinearRegression
@@ -326,7 +326,7 @@ class Listener:
 
 
 def odd_wheels(folder: Path) -> list[Path]:
-    """Write wheels of plugins that can be found but are unusual, and of one good listener.
+    """Write wheels of unusual plugins that Kepler Core can find, and of one good listener.
 
     Some trainers raise an error or exit in `__init__`. One isolator has aliases that built-in plugins also
     have. One extractor has the name of a built-in extractor, and its module ends the program that imports it.

@@ -1,7 +1,7 @@
-"""Recordings of one node whose power follows a known law, and the error of linear functions fitted to them.
+"""Recordings of one node whose power is a known function of the CPU time, and errors of lines fitted to them.
 
-The law, in watts, is package = 30 + 0.02 u, dram = 8 + 0.003 u and platform = 90 + 0.03 u, where u is the CPU time of
-all containers in milliseconds per second.
+The watts are package = 30 + 0.02 u, dram = 8 + 0.003 u and platform = 90 + 0.03 u, where u is the CPU time of all
+containers in milliseconds per second. These formulas are called the law.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _TARGET = {"instance": "node-1", "job": "kepler"}
 def document(
     *, seed: int = 0, samples: int = 300, step: float = 3.0, containers: int = 4, packages: int = 1
 ) -> Document:
-    """Return a recording without a fault. A test may then damage it with `change`."""
+    """Return a recording without a fault. Tests can damage it with the function `change`."""
     random = np.random.default_rng(seed)
     times = START + step * np.arange(samples)
     load = np.abs(np.cumsum(random.normal(0.0, 60.0, (containers, samples)), axis=1)) + random.uniform(0, 200, samples)
@@ -59,7 +59,7 @@ def _series(metric: str, times: FloatArray, values: FloatArray, **labels: str) -
 
 
 def change(series: dict[str, Any], changed: Callable[[FloatArray], FloatArray]) -> None:
-    """Replace the values of a series by the values that the function `changed` returns for them."""
+    """Replace the values of a series by the result of the function `changed` for these values."""
     values = changed(np.array([float(value) for _, value in series["values"]]))
     series["values"] = [[time, repr(value)] for (time, _), value in zip(series["values"], values.tolist(), strict=True)]
 
@@ -69,10 +69,10 @@ def observations_of(content: Document) -> Observations:
 
 
 def errors_of(observations: Observations) -> dict[str, float]:
-    """Return for each component the largest relative difference between a fitted linear function and the law.
+    """Return for each component the largest relative difference between a fitted line and the law.
 
-    The linear function is fitted to the observed watts over the node's CPU time, and compared with the law at CPU
-    times of 0, 1000 and 3000 milliseconds per second. A component with too few observations is missing.
+    The line is fitted to the observed watts over the node's CPU time. It is compared with the law at CPU times of 0,
+    1000 and 3000 milliseconds per second. Components with too few observations are left out.
     """
     errors = {}
     for source, components in observations.sources.items():

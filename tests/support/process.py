@@ -1,4 +1,4 @@
-"""A `kepler-model` command as a real process under test."""
+"""Runs a `kepler-model` command as a real process under test."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ SETTINGS_KEYS = (
 """Environment variables that processes under test do not inherit, because the variables change their behaviour."""
 
 DEFECTS = ("Traceback", "panicked", "defect of", "Unexpected exit", "Logging error")
-"""Words that are in the log of a process only if the process has a defect."""
+"""Words in the log of a process that show that the process has a defect."""
 
 
 class ProcessUnderTest:
-    """A `kepler-model` command, or another `program`, whose output goes to a log file."""
+    """A process of a `kepler-model` command, or of another `program`. Its output goes to a log file."""
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class ProcessUnderTest:
         return self.log_path.read_text(errors="replace")
 
     def wait_until(self, condition: Callable[[], bool], message: str) -> None:
-        """Wait until the condition holds; fail if the process ends before the condition holds."""
+        """Wait until the condition is true. Fail if the process ends before."""
 
         def alive_and_true() -> bool:
             assert self.process.poll() is None, self.log
@@ -90,13 +90,13 @@ class ProcessUnderTest:
             raise
 
     def check_log(self) -> None:
-        """Fail if the log reports a defect of the process. Errors with other causes are allowed in the log."""
+        """Fail if the log shows a defect of the process. Messages about other errors are allowed."""
         for word in DEFECTS:
             assert word not in self.log, self.log[-3000:]
 
 
 def wait_for(condition: Callable[[], bool], message: str, seconds: float = PATIENCE) -> None:
-    """Wait until the condition holds. Fail with `message` if it does not hold after `seconds`."""
+    """Wait until the condition is true. Fail with `message` if it is still false after `seconds`."""
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, message

@@ -25,7 +25,7 @@ def matrix(*series: Any, **more: Any) -> bytes:
 
 
 def values(samples: Any) -> bytes:
-    """Return an answer with two series: a good series, and a series with the given samples."""
+    """Return an answer with two series: a good series, and a series with the samples `samples`."""
     return matrix({"metric": {}, "values": SAMPLES}, {"metric": LABELS, "values": samples})
 
 
@@ -103,7 +103,7 @@ REFUSED: dict[str, bytes] = {
     "a timestamp is earlier than the query": values([[START - 60, "1"]]),
     "a timestamp is later than the query": values([[END + 60, "1"]]),
 }
-"""Answers that must be refused, by name: malformed or incomplete answers to a query from `START` to `END`."""
+"""Name -> answer that must be refused: malformed or incomplete answers to a query from `START` to `END`."""
 
 USED: dict[str, tuple[bytes, int]] = {
     "a good answer": (GOOD, 30),
@@ -123,4 +123,4 @@ USED: dict[str, tuple[bytes, int]] = {
     "repeated timestamps": (values([*SAMPLES, *SAMPLES]), 60),
     "white space": (json.dumps(json.loads(values(SAMPLES)), indent=3).encode(), 60),
 }
-"""Unusual answers that must be accepted, and the numbers of their finite samples, by name."""
+"""Name -> unusual answer that must be accepted, and its number of finite samples."""

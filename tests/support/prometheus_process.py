@@ -1,6 +1,6 @@
 """A real Prometheus server, and an HTTP server with scripted answers.
 
-The Prometheus server holds a recording, or scrapes targets.
+The Prometheus server contains the samples of a recording, or scrapes targets.
 """
 
 from __future__ import annotations
@@ -148,7 +148,10 @@ Reply = tuple[int, Mapping[str, str], bytes]
 
 @contextmanager
 def answering(reply: Callable[[str, Mapping[str, str]], Reply]) -> Iterator[str]:
-    """Run an HTTP server and yield its URL. `reply` gets the path and headers of a request and returns the answer."""
+    """Run an HTTP server and yield its URL.
+
+    The function `reply` gets the path and the headers of a request, and returns the answer.
+    """
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:

@@ -9,7 +9,7 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class QemuHost:
-    """A folder `proc` with processes."""
+    """A root folder in which `proc` contains files of simulated processes."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -24,7 +24,7 @@ class QemuHost:
         self.use(pid, 0.0, started)
 
     def use(self, pid: int, seconds: float, started: int = 1000) -> None:
-        """Let a process use CPU time."""
+        """Let a process use `seconds` of CPU time."""
         self.seconds[pid] += seconds
         ticks = round(self.seconds[pid] * TICKS)
         fields = ["S", *["0"] * 10, str(ticks // 2), str(ticks - ticks // 2), *["0"] * 6, str(started), *["0"] * 30]

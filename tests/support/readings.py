@@ -13,13 +13,13 @@ MEASURED = Provenance("measured", "powercap")
 
 
 def reading(provenance: Provenance = FORMULA, **watts: float) -> Reading:
-    """Return a reading with these watts by component, and intervals of ± 10 %."""
+    """Return a reading with the watts `watts` of components. The interval of each component is ± 10 %."""
     power = {component: Power(value, 0.9 * value, 1.1 * value) for component, value in watts.items()}
     return Reading(time=time.time(), power=power, provenance=provenance)
 
 
 def files_below(folder: Path) -> dict[str, str]:
-    """Return the contents of the files below a folder, by path. Hidden files and dangling links are left out."""
+    """Return path -> content for the files below a folder, without hidden files and dangling links."""
     return {
         str(path.relative_to(folder)): path.read_text()
         for path in sorted(folder.rglob("*"))
@@ -28,7 +28,7 @@ def files_below(folder: Path) -> dict[str, str]:
 
 
 def zones_of(root: Path) -> dict[str, int]:
-    """Return the counter of each zone, by the content of `name`, as a program reads them that lists the zones."""
+    """Return the counters of a powercap tree: content of a zone's file `name` -> content of `energy_uj`."""
     return {
         path.read_text().strip(): int((path.parent / "energy_uj").read_text())
         for path in (root / "class" / "powercap").glob("*/name")
@@ -36,7 +36,7 @@ def zones_of(root: Path) -> dict[str, int]:
 
 
 class ScriptedSource:
-    """A power source whose reading is what a function returns."""
+    """A power source whose readings come from the function `read`."""
 
     problems = ()
 

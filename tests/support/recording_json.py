@@ -1,4 +1,4 @@
-"""A small recording as JSON, and functions that return samples of recordings as lists."""
+"""A small recording as JSON, and functions that convert the samples of recordings to lists."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from kepler_core.recording import Recording
 
 Samples = list[tuple[dict[str, str], list[tuple[float, float]]]]
-"""For each series of a metric, its labels and its (timestamp, value) pairs."""
+"""The series of a metric. Each series has labels and pairs (timestamp, value)."""
 
 DOCUMENT = {
     "cpu": [
@@ -27,7 +27,7 @@ ENCODED = json.dumps(DOCUMENT).encode()
 
 
 def samples_of(recording: Recording, name: str) -> Samples:
-    """Return the samples of a metric, series by series."""
+    """Return the samples of a metric, for each series separately."""
     metric = recording.metrics[name]
     assert len(metric.timestamps) == len(metric.values) == len(metric.series) == metric.n_samples
     return [
@@ -58,8 +58,8 @@ def one_series(*pairs: Any) -> bytes:
 def plain_reading(content: bytes) -> tuple[dict[str, Samples], dict[str, int], dict[str, int]]:
     """Read a recording with a plain loop, so that tests can compare the result with the real reader's result.
 
-    Return three dicts whose keys are names of metrics. Their values are the samples, the number of samples that are
-    not finite, and the number of samples with a repeated timestamp.
+    Returns three dicts, by name of the metric: the samples, the number of samples that are not finite, and the number
+    of samples with a repeated timestamp.
     """
     samples: dict[str, Samples] = {}
     not_finite: dict[str, int] = {}

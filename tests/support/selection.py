@@ -18,7 +18,7 @@ HASWELL = {"processor": "intel_xeon_e5_2630v3", "cores": 32, "chips": 2, "memory
 ICELAKE = {"processor": "intel_xeon_platinum_8358", "cores": 128, "chips": 2, "memory": 512, "frequency": 3400}
 EPYC = {"processor": "amd_epyc_7763", "cores": 128, "chips": 1, "memory": 512, "frequency": 3500}
 MACHINES = {0: HASWELL, 1: ICELAKE, 2: EPYC}
-"""The machine spec of each node type, by number of the node type."""
+"""Number of a node type -> machine spec."""
 
 
 def request_for(**keys: Any) -> ModelRequest:
@@ -35,13 +35,13 @@ def request_for(**keys: Any) -> ModelRequest:
 
 
 def chosen_path(catalogue: Catalogue, **keys: Any) -> str:
-    """Return the path of the selected model, without the folders that are the same in most tests."""
+    """Return the path of the selected model, without the first folders, which are the same in most tests."""
     path = catalogue.select(request_for(**keys)).model.path
     return path.removeprefix("rapl-sysfs/").removeprefix("AbsPower/").removeprefix("BPFOnly/")
 
 
 def no_model_message(catalogue: Catalogue, **keys: Any) -> str:
-    """Check the explanation in the `NoModelError` that a request raises, and return the message of the error."""
+    """Return the message of the `NoModelError` that a request raises. Check the explanation in the error."""
     with pytest.raises(NoModelError) as caught:
         catalogue.select(request_for(**keys))
     message = str(caught.value)
@@ -69,7 +69,7 @@ def catalogue_of_machines(**more: Any) -> Catalogue:
 
 
 def node_type_match(catalogue: Catalogue, **keys: Any) -> tuple[str, int]:
-    """Return how the selected model's node type matches the request, and the number of this node type."""
+    """Select a model. Return how its node type matches the request, and the number of the node type."""
     selection = catalogue.select(request_for(**keys))
     node_type = selection.explain()["node_type"]
     assert node_type["number"] == selection.model.node_type

@@ -1,4 +1,4 @@
-"""A model server as a real process, and its HTTP client."""
+"""Runs a model server as a real process, with an HTTP client for the server."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from support.process import PATIENCE, ProcessUnderTest
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
-"""Values of the samples of /metrics, by (name, labels)."""
+"""Samples of /metrics: (name, labels) -> value."""
 
 
 def check_one_line(error: Exception, longest: int = 1000) -> None:
-    """Check that an error has a message of one line that can be shown to users."""
+    """Check that the message of an error is one line of at most `longest` characters."""
     message = str(error)
     assert message
     assert "\n" not in message
@@ -33,7 +33,7 @@ class Answer:
 
     status: int
     headers: Mapping[str, str]
-    """Values of the headers, by name in lower case."""
+    """Name of a header in lower case -> value."""
     body: bytes
 
     def json(self) -> Any:
@@ -63,7 +63,7 @@ class ServerProcess(ProcessUnderTest):
         super().__init__(command, log, environ)
 
     def wait_ready(self, path: str = "/readyz") -> None:
-        """Wait until the server answers `GET` of the path with status 200, which means that the server is ready."""
+        """Wait until the server answers a `GET` request of `path` with status 200."""
 
         def ready() -> bool:
             try:
@@ -90,7 +90,7 @@ class ServerProcess(ProcessUnderTest):
         return self.ask("GET", path)
 
     def post(self, request: Any, path: str = "/model") -> Answer:
-        """Send a POST request with `request` as JSON; if it is bytes, they are sent unchanged."""
+        """Send a POST request with `request` as JSON. If `request` is bytes, they are the body."""
         return self.ask("POST", path, request if isinstance(request, bytes) else json.dumps(request).encode())
 
     def raw(self) -> socket.socket:
@@ -117,9 +117,9 @@ def serving(
     port_option: bool = True,
     ready_path: str = "/readyz",
 ) -> Iterator[ServerProcess]:
-    """Run a server, which is ready at the start of the `with` block.
+    """Run a server during the `with` block. The block begins when the server is ready.
 
-    At the end of the block, the server is stopped and its log is checked.
+    After the block, stop the server and check its log.
     """
     server = ServerProcess(store, log, *arguments, environ=environ, port=port, port_option=port_option)
     try:
@@ -149,11 +149,11 @@ SHORT_BODIES = (
     b"Content-Length: 3000000\r\n\r\n{",
     b"Content-Length: 5\r\n\r\n",
 )
-"""Last parts of requests whose bodies are shorter than their Content-Length."""
+"""Last bytes of requests whose bodies are shorter than their Content-Length states."""
 
 
 def status_of_half_closed(port: int, method: str, path: str, end: bytes) -> int:
-    """Send a request that ends with `end`, close the connection for sending only, and return the answer's status."""
+    """Send a request that ends with `end`, close the connection for sending, and return the status of the answer."""
     with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as connection:
         connection.sendall(f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n".encode() + end)
         connection.shutdown(socket.SHUT_WR)

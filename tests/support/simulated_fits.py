@@ -1,7 +1,7 @@
-"""Fits of the simulation's power formula to observations of simulated recordings, and the errors of these fits.
+"""Fits the simulation's power formula to observations of simulated recordings, and returns the errors of the fits.
 
-A fit estimates the formula's coefficients. The error of a fit is the difference between the power that it predicts and
-the simulation's true power.
+A fit estimates the coefficients of the formula. The error of a fit is the difference between its predicted power and
+the true power of the simulation.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from kepler_core.simulate import CORES_PER_SOCKET, HERTZ, true_power
 FEWEST_ROWS = 20
 """Minimum number of rows of a data set for a fit. `train` refuses to train on fewer rows."""
 LOAD_FEATURES = {"bpf_cpu_time_ms": 1000.0, "cpu_cycles": HERTZ}
-"""Features that are proportional to the load, and their rates per second on one busy CPU."""
+"""Features that are proportional to the load -> rate per second of one busy CPU."""
 
 
 def usage(observations: Observations, sockets: int) -> tuple[FloatArray, FloatArray]:
-    """Return the usage at nine samples: the busy fraction of the CPUs, and the cache misses per second.
+    """Choose nine samples. Return the busy fraction of the CPUs and the cache misses per second at these samples.
 
     The samples are sorted by load, and spread over almost the whole range of loads.
     """
@@ -36,11 +36,11 @@ def usage(observations: Observations, sockets: int) -> tuple[FloatArray, FloatAr
 def errors(
     observations: Observations, sockets: int, where: tuple[FloatArray, FloatArray]
 ) -> Mapping[tuple[str, str], float | None]:
-    """Return the largest error of the fit for each (component, load feature), in percent.
+    """Fit the formula for each component and load feature. Return (component, feature) -> largest error in percent.
 
-    `where` is the result of the function `usage`: several levels of usage. At each level, the fit is compared with the
-    true power. A level is left out if its load is outside of the range of loads in the data set, because a fit cannot
-    know the power there. The error is None if the data set has too few rows for a fit.
+    `where` contains several levels of usage, from the function `usage`. At each level, the fit is compared with the
+    true power. A level outside of the range of loads in the data set is left out, because the fit cannot know the
+    power there. The error is None if the data set has too few rows for a fit.
     """
     result: dict[tuple[str, str], float | None] = {}
     truth = true_power(*where, sockets)

@@ -1,7 +1,7 @@
-"""A simulated host with one virtual machine, and the metrics that Kepler 0.10 and later reports of it.
+"""A simulated host with one virtual machine, and the metrics of Kepler 0.10 or later on this host.
 
-It attributes power as Kepler does: a process gets a part of a window's energy, by the CPU usage of the host and by the
-process's part of the CPU time of all processes.
+The simulation divides power like Kepler: the part of a process in the energy of a window is the host's CPU usage times
+the process's fraction of the CPU time of all processes.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ START = 1_757_512_960.0
 
 @attrs.frozen
 class SimulatedHost:
-    """The host's load is that of the virtual machine, and that of one other process, a neighbour."""
+    """A host whose load comes from a virtual machine, and from one other process, which is called the neighbour."""
 
     seconds: int = 240
     window: float = 2.0
-    """Seconds between two refreshes of Kepler, and between two readings."""
+    """Seconds between two refreshes of Kepler's values, and between two readings."""
     offset: float = 0.0
-    """Seconds that the guest's clock is behind the host's clock."""
+    """Seconds by which the guest's clock is behind the host's clock."""
     lag: bool = False
-    """Whether the usage ratio lags by one window, as in Kepler 0.10.0 to 0.11.4."""
+    """Whether the CPU usage ratio is late by one window, as in Kepler 0.10.0 to 0.11.4."""
     repeat: int = 1
-    """Number of times that each reading is read."""
+    """Number of timestamps of the recording that show the same reading."""
     seed: int = 0
     wrap: float = 1e9
-    """Joules at which the raw counter of the node falls back to 0."""
+    """Number of joules at which the raw counter of the node falls back to 0."""
     idle_seconds: float = 0.0
-    """Time at the beginning in which the host does nearly nothing."""
+    """Length of a nearly idle time at the beginning, in seconds."""
     period: float | None = None
     """If set, the load repeats after this number of seconds."""
 
@@ -53,7 +53,7 @@ class SimulatedHost:
         return self._after_idle(np.repeat(random.uniform(0.1, GUEST_CPUS, n // 37 + 1), 37)[:n])
 
     def neighbour_cpus(self) -> FloatArray:
-        """Return the number of CPUs that the other process uses, in the form of `vm_cpus`."""
+        """Return the number of CPUs that the neighbour uses, in each tenth of a second like `vm_cpus`."""
         random = np.random.default_rng(self.seed + 1)
         n = self.seconds * 10 + 1000
         return self._after_idle(np.repeat(random.uniform(0.5, 1.0, n // 120 + 1), 120)[:n])
@@ -62,7 +62,7 @@ class SimulatedHost:
         return np.where(np.arange(len(cpus)) < 10 * self.idle_seconds, 0.01, cpus)
 
     def windows(self) -> dict[str, FloatArray]:
-        """Return start, end, CPU seconds and joules of each window; the time begins at 0."""
+        """Return the start, end, CPU seconds and joules of each window. The first window starts at 0 s."""
         ends = np.arange(1, int(self.seconds / self.window)) * self.window
         starts = ends - self.window
         edges = np.round(np.concatenate([starts[:1], ends]) * 10).astype(int)
@@ -72,14 +72,14 @@ class SimulatedHost:
         return {"start": starts, "end": ends, "vm": vm, "other": other, **joules}
 
     def kepler_watts(self, zone: str = "package") -> FloatArray:
-        """Return the true watts of the target `kepler` in each window."""
+        """Return the virtual machine's true watts in each window, by the definition of the target `kepler`."""
         values = self.windows()
         total = values["vm"] + values["other"]
         usage = total / (CPUS * self.window)
         return usage * values[zone] * values["vm"] / total / self.window
 
     def recording(self) -> dict[str, list[dict[str, Any]]]:
-        """Return what a Prometheus that reads the host's Kepler stores."""
+        """Return the recording of a Prometheus server that scrapes Kepler on the host."""
         values = self.windows()
         total = values["vm"] + values["other"]
         usage = total / (CPUS * self.window)
@@ -114,7 +114,7 @@ class SimulatedHost:
         return content
 
     def guest_csv(self, step: float = 1.0) -> str:
-        """Return the guest's features as a table, by the guest's clock. The hardware counters are always 0."""
+        """Return a CSV table of the guest's features, by the guest's clock. Hardware counters are always 0."""
         per_step = round(step * 10)
         cpus = self.vm_cpus()
         starts = np.arange(0, self.seconds * 10, per_step)

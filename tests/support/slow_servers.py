@@ -12,20 +12,19 @@ BYTE_SECONDS = 0.5
 """Seconds between two pieces of a slow answer."""
 
 GENEROUS = 5.0
-"""Seconds within which a wait must end, even on a busy machine. A wait without a time limit would last for minutes."""
+"""Seconds within which each wait must end, even on a busy machine. Without a time limit, waits would take minutes."""
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\nContent-Type: application/json\r\n\r\n"
 
 
 class SlowServer:
-    """A server that reads no request and sends the pieces of an answer, one piece every `BYTE_SECONDS`.
+    """A server that sends the pieces of an answer without reading the request: one piece in each `BYTE_SECONDS`.
 
-    After the last piece, the server keeps the connection open. It then sends nothing, or the same piece again
-    and again.
+    After the last piece, the server keeps the connection open. Then it sends nothing, or repeats one piece without end.
     """
 
     def __init__(self, *pieces: bytes, repeat: bytes = b"") -> None:
-        """Take the pieces of the answer. After the last piece, `repeat` is sent again and again."""
+        """Take the pieces of the answer. After the last piece, the server sends `repeat` without end."""
         self._pieces = pieces
         self._repeat = repeat
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -113,7 +112,7 @@ SLOW_SERVERS = {
     "a-byte-at-a-time-of-an-error": ((HEAD.replace(b"200 OK", b"503 Busy"),), b" "),
     "a-byte-at-a-time-of-a-redirect": ((HEAD.replace(b"200 OK", b"302 Found\r\nLocation: /x"),), b" "),
 }
-"""For each server, by name: the pieces of its answer, and the piece that it then sends again and again.
+"""Name of a server -> the pieces of its answer, and the piece that it then repeats without end.
 
 The answers of these servers never end.
 """

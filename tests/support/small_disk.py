@@ -13,9 +13,9 @@ import pytest
 
 @contextlib.contextmanager
 def small_disk(folder: Path, size: str = "3m") -> Iterator[None]:
-    """Context manager that mounts a tmpfs at a new folder. Without root rights, skip the test.
+    """Mount a tmpfs at a new folder during the `with` block. Skip the test if the process does not run as root.
 
-    `size` limits the size of the tmpfs. It is written as in the mount option `size`, e.g. "64k" or "3m".
+    `size` is the size of the tmpfs, in the form of the mount option `size`, e.g. "64k" or "3m".
     """
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]

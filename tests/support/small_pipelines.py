@@ -43,7 +43,7 @@ GROUPS = {"BPFOnly": BPF, "CounterOnly": COUNTERS, "Basic": (*COUNTERS, *BPF)}
 
 
 def linear(bias: float = 10.0, weights: Mapping[str, float] | None = None) -> dict[str, Any]:
-    """Return the linear weights of one component in Kepler's form. Kepler divides each feature by the scale 1000."""
+    """Return linear weights in the form in which Kepler gets the weights of a component. All scales are 1000."""
     watts = {"bpf_cpu_time_ms": 1.0} if weights is None else weights
     return {
         "All_Weights": {
@@ -55,7 +55,7 @@ def linear(bias: float = 10.0, weights: Mapping[str, float] | None = None) -> di
 
 
 def curve(weights: Sequence[float], feature: str = "bpf_cpu_time_ms", scale: float = 1.0) -> dict[str, Any]:
-    """Return the weights of one component's curve over a feature, in Kepler's form."""
+    """Return the weights of a curve over a feature, in the form in which Kepler gets the weights of a component."""
     return {
         "All_Weights": {
             "Categorical_Variables": {},
@@ -78,7 +78,7 @@ class SmallModel:
     features: tuple[str, ...] | None = None
     weights: Mapping[str, Any] | None = attrs.field(factory=lambda: {"package": linear(), "dram": linear(2.0)})
     data: str | None = None
-    """Digest of the data that the model's errors were measured on.
+    """Digest of the data on which the model's errors were measured.
 
     If it is None, the metadata contain neither a digest nor a validation.
     """
@@ -140,8 +140,7 @@ def _read(files: Mapping[str, bytes], name: str, max_bytes: int) -> bytes:
 def catalogue(*models: SmallModel, error_key: str = "mae", **pipelines: dict[str, bytes]) -> Catalogue:
     """Return a catalogue of pipelines.
 
-    If `models` are given, the pipeline `made` consists of them. Each value of `pipelines` has the files of one
-    pipeline.
+    `models` become the pipeline `made`. Each value of `pipelines` has the files of a further pipeline.
     """
     if models:
         pipelines["made"] = pipeline(*models)
@@ -160,8 +159,8 @@ def catalogue(*models: SmallModel, error_key: str = "mae", **pipelines: dict[str
 def evaluate(answer: Mapping[str, Any], columns: Mapping[str, Sequence[float]], first: str) -> dict[str, list[float]]:
     """Return the watts of each component and row, calculated with Kepler's formulas.
 
-    `first` is the first feature in Kepler's list of features. Kepler evaluates a curve over this feature,
-    even if the curve was fitted over another feature.
+    `first` is the first feature in Kepler's list of features. Kepler uses it as the feature of all curves, even if a
+    curve was fitted over another feature.
     """
     trainer = answer["model_name"].split("_")[0]
     rows = len(next(iter(columns.values())))
@@ -193,7 +192,7 @@ def evaluate(answer: Mapping[str, Any], columns: Mapping[str, Sequence[float]], 
     return watts
 
 
-# Where Python's functions raise an error, the following functions return infinity or NaN, as Go's functions do.
+# The following functions return infinity or NaN where Python's functions raise an error. Go's functions do so, too.
 
 
 def _exp(x: float) -> float:

@@ -1,4 +1,4 @@
-"""Simulated recordings of a machine whose load the test prescribes."""
+"""Simulated recordings of a machine with a load that the test sets."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import numpy as np
 from kepler_core.simulate import Simulation, recording, true_power
 
 Document = dict[str, list[dict[str, Any]]]
-"""A recording as decoded JSON: a list of series for each name of a metric."""
+"""A recording as decoded JSON: metric name -> list of series."""
 
 
 def steady(busy: Any, **options: Any) -> Document:
     """Simulate a node with one container, and return the recording.
 
-    `busy` has the fraction of the node's CPUs that is busy, one value for each interval of 3 s. Power is
-    calculated from `busy` with the formula of the simulation.
+    `busy` has the busy fraction of the node's CPUs for each interval of 3 s. The formula of the simulation gives the
+    power for each value of `busy`.
     """
     busy = np.asarray(busy, dtype=float)
     simulation = Simulation(containers=1, timestamps=len(busy) + 1, churn=0.0, resets=0, accelerator=False, **options)
@@ -38,7 +38,7 @@ def steady(busy: Any, **options: Any) -> Document:
                 component = metric.split("_")[2]
                 sockets = 1 if component == "platform" else 2
                 item["values"] = counter(watts[component] * (1 + 0.01 * rng.standard_normal(len(busy))) / sockets)
-        # The idle series and the dynamic series now both contain the whole power. Keep only the dynamic series.
+        # Now the idle series contains the whole power, and so does the dynamic series. Keep only the dynamic series.
         if "joules" in metric:
             document[metric] = [item for item in series if item["metric"]["mode"] == "dynamic"]
     return document

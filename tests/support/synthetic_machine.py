@@ -13,7 +13,7 @@ XEON = "Intel(R) Xeon(R) Platinum 8259CL CPU @ 2.50GHz"
 
 
 def write(path: Path, text: str | int) -> None:
-    """Write a file in place, as the kernel does: a file that is open stays the same file, and is never empty."""
+    """Write a file in place, as the kernel does: readers of an open file see the new content, never an empty file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     content = f"{text}\n".encode() if not str(text).endswith("\n") else str(text).encode()
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
@@ -26,7 +26,7 @@ def write(path: Path, text: str | int) -> None:
 
 
 class SyntheticMachine:
-    """A machine whose files tests write. `run` moves the clock and the counters."""
+    """A machine with files that tests can write. `run` moves the clock and the counters."""
 
     def __init__(
         self, root: Path, *, cpus: int = 4, model: str = XEON, virtual: bool = False, sockets: int = 1
@@ -61,7 +61,7 @@ class SyntheticMachine:
         write(self.root / name, text)
 
     def write_stat(self) -> None:
-        # All numbers have the same width, so that a reader in another thread never sees a number that is cut.
+        # All numbers have the same width, so that a reader in another thread never sees a partly written number.
         total = {mode: sum(ticks[mode] for ticks in self.ticks.values()) for mode in MODES}
         rows = {"": total, **self.ticks}
         lines = [f"cpu{name} " + " ".join(f"{value:012}" for value in ticks.values()) for name, ticks in rows.items()]
@@ -71,7 +71,7 @@ class SyntheticMachine:
         self.file("sys/devices/system/cpu/online", online)
 
     def run(self, seconds: float, load: float = 0.0, steal: float = 0.0, guest: float = 0.0) -> None:
-        """Let time pass, with each CPU busy for the fraction `load`, of which `guest` is the time of guests."""
+        """Let time pass. Each CPU is busy for the fraction `load`, which contains the fraction `guest` for guests."""
         self.now += seconds
         for ticks in self.ticks.values():
             ticks["user"] += round(load * seconds * TICKS)

@@ -1,4 +1,4 @@
-"""Tables of features and power as CSV text, and files that hold them."""
+"""Tables of features and power, and CSV files with such tables."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ HEADER = ("timestamp", "bpf_cpu_time_ms", "bpf_page_cache_hit", "package_power")
 
 
 def rows(n: int, start: float = 1_700_000_000.0, step: float = 3.0) -> list[list[Any]]:
-    """Return rows with the columns `HEADER`, whose power depends linearly on the CPU time."""
+    """Return rows with the columns `HEADER`. The power depends linearly on the CPU time."""
     table = []
     for number in range(n):
         cpu = 100.0 + 37 * (number * 7 % 29)
@@ -26,7 +26,7 @@ def write(path: Path, table: Sequence[Sequence[Any]], header: Sequence[str] = HE
 
 
 def with_cell(table: Sequence[Sequence[Any]], row: int, cells: Mapping[int, Any]) -> list[list[Any]]:
-    """Return a copy of a table with other cells in one row: index of the column -> value."""
+    """Return a copy of a table in which `cells` (index of a column -> value) replace cells of one row."""
     changed = [list(cells_of_row) for cells_of_row in table]
     for column, value in cells.items():
         changed[row][column] = value

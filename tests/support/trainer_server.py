@@ -1,4 +1,4 @@
-"""An offline trainer as a real process, requests to it, and breakpoints in its trainings."""
+"""An offline trainer as a real process, requests to the trainer, and breakpoints in its trainings."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SEVERAL_TRAINERS = {
     "abs_trainers": ["LinearRegressionTrainer", "SGDRegressorTrainer"],
     "dyn_trainers": ["LinearRegressionTrainer"],
 }
-"""Value of the key `trainer` in a request, for a training that starts several fits."""
+"""Value of the key `trainer` in a request. It makes a training start several fits."""
 
 MODEL_TRAINED = "kepler_model_trained"
 MODEL_PUBLISHED = "kepler_model_published"
@@ -53,9 +53,9 @@ def request(**changes: Any) -> dict[str, Any]:
 
 
 class Breakpoints:
-    """A third-party listener that makes trainings wait at its hooks.
+    """A third-party listener that can make trainings wait at its hooks.
 
-    While a training waits, a test can interfere with it, even in a phase that usually is short.
+    While a training waits, a test can interrupt the training in phases that are usually short.
     """
 
     HOOKS = (MODEL_TRAINED, MODEL_PUBLISHED)
@@ -63,7 +63,7 @@ class Breakpoints:
     def __init__(self, folder: Path) -> None:
         """Write the listener's distribution to a folder.
 
-        A server loads the listener if the server is started with the environment variables `self.environ`.
+        A server loads the listener if it is started with the environment variables `self.environ`.
         """
         self._folder = folder
         info = folder / "breakpoints-1.0.dist-info"
@@ -85,12 +85,12 @@ class Breakpoints:
         self.environ = {"PYTHONPATH": str(folder)}
 
     def set(self, hook: str) -> None:
-        """From now on, stop each training when it reaches the hook."""
+        """Make trainings wait when they reach the hook."""
         (self._folder / f"reached-{hook}").unlink(missing_ok=True)
         (self._folder / f"stop-{hook}").touch()
 
     def raise_at(self, hook: str) -> None:
-        """From now on, make the listener raise an error at the hook.
+        """Make the listener raise an error in trainings that reach the hook.
 
         The listener is strict, so the error is passed on to the training.
         """
@@ -102,7 +102,7 @@ class Breakpoints:
         wait_for(reached, f"no training reached {hook}", TRAINING_TIMEOUT_SECONDS)
 
     def clear(self, hook: str) -> None:
-        """Let trainings pass the hook again, including trainings that have stopped at it."""
+        """Let trainings pass the hook again, including trainings that wait at the hook."""
         (self._folder / f"stop-{hook}").unlink()
 
 
@@ -132,7 +132,7 @@ class TrainerServer(ServerProcess):
         return answer.headers["location"]
 
     def rejected(self, body: Any, status: int, key: str | None = None, **headers: str) -> str:
-        """Send a training request that must be rejected with this status and key. Return the message in the answer."""
+        """Send a training request. Check that it is rejected with `status` and `key`, and return the message."""
         answer = self.train(body, Prefer="respond-async", **headers)
         assert answer.status == status, answer.body
         content = answer.json()
@@ -169,7 +169,7 @@ class TrainerServer(ServerProcess):
 
 
 class TrainerFolder:
-    """The store and the state folder of an offline trainer, and the processes that train for it."""
+    """The store and the state folder of an offline trainer, and the trainer's training processes."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -189,9 +189,9 @@ class TrainerFolder:
         return {path.name for path in (self.state / "spool").iterdir()}
 
     def check_nothing_stored(self, inputs: set[str]) -> None:
-        """Check that the state folder stores only the requests in the files `inputs`, and all of them.
+        """Check that the stored requests in the state folder are exactly the files `inputs`.
 
-        Partly received requests must have been removed.
+        Also checks that partly received requests are removed.
         """
         wait_for(lambda: not list((self.state / "incoming").iterdir()), "a received body was not removed")
         assert self.inputs() == inputs

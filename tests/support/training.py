@@ -24,7 +24,7 @@ def kepler_process(*arguments: str | Path, **settings: Any) -> subprocess.Comple
 
 def train(*arguments: str | Path) -> dict[str, Any]:
     """Run `kepler-model train` and return its report. Fail if the training does not succeed."""
-    # Use a single job, because starting worker processes takes longer than the fits of a small pipeline.
+    # Use one job, because worker processes take longer to start than a small pipeline takes to fit.
     jobs = () if {"--jobs", "--backend"} & set(arguments) else ("--jobs", "1")
     done = kepler("train", *arguments, *jobs, "--json")
     assert done.returncode == 0, done.stderr
@@ -33,12 +33,12 @@ def train(*arguments: str | Path) -> dict[str, Any]:
 
 
 def only_model(report: dict[str, Any], **keys: str) -> dict[str, Any]:
-    """Return the only model in a report that has the given values. Fail unless exactly one model has these values."""
+    """Return the model in a report that has the values `keys`. Fail unless exactly one model has these values."""
     models = [model for model in report["models"] if all(model[key] == value for key, value in keys.items())]
     assert len(models) == 1, f"{len(models)} models of {keys}"
     return dict(models[0])
 
 
 def only_metrics(document: dict[str, Any], word: str) -> dict[str, Any]:
-    """Return those metrics of a recording whose names contain a word."""
+    """Return the metrics of a recording whose names contain `word`."""
     return {name: series for name, series in document.items() if word in name}

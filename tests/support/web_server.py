@@ -18,7 +18,7 @@ class _SilentHandler(SimpleHTTPRequestHandler):
 
 @contextmanager
 def web_server(folder: Path, port: int) -> Iterator[None]:
-    """Serve the files of a folder over HTTP on the port during the `with` block."""
+    """Serve the files of a folder over HTTP on a port during the `with` block."""
     with ThreadingHTTPServer(("127.0.0.1", port), partial(_SilentHandler, directory=str(folder))) as server:
         threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         yield

@@ -1,8 +1,8 @@
-"""Sweeps over the weights that the model server serves: what Kepler computes from them under unusual load.
+"""Computes the power that Kepler gets from served weights under many loads, including unusual loads.
 
-Kepler limits neither the features nor the resulting power. So the sweeps also include features at three times their
-highest values in training. For a feature that never exceeded one event per second in training, they include 100
-events per second.
+Kepler limits neither the features nor the resulting power. So the loads include features at three times their highest
+values in training. For a feature that never exceeded one event per second in training, they include 100 events per
+second.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from support.kepler_powers import unsigned_milliwatts
 from support.small_pipelines import evaluate
 
 MAX_MILLIWATTS = 10**9
-"""A megawatt: no machine has this power, so a higher number has wrapped around or is senseless."""
+"""One megawatt. No machine has this power, so a higher number has wrapped around or makes no sense."""
 
 
 def answer_of(weights: KeplerWeights, node_type: int = 0) -> dict[str, Any]:
-    """Return weights in the form in which the model server sends them."""
+    """Return weights as decoded JSON, in the form in which the model server sends them."""
     components: dict[str, Any] = json.loads(b"{" + weights.encoded + b"}")
     return {"model_name": weights.model_name(node_type), **components}
 
 
 def scales_of(model: StoredModel) -> dict[str, float]:
-    """Return the highest value of each feature in training, by feature."""
+    """Return feature -> highest value in training."""
     if model.portable:
         loaded = model.load()
         return dict(zip(loaded.features, map(float, loaded.scale), strict=True))
@@ -37,7 +37,7 @@ def scales_of(model: StoredModel) -> dict[str, float]:
 
 
 def loads(scale: Mapping[str, float]) -> Iterator[tuple[str, dict[str, float]]]:
-    """Yield loads as (description, value of each feature). `scale` has the highest value of each feature."""
+    """Yield loads as pairs: description, and value of each feature. `scale` has the highest value of each feature."""
     idle = dict.fromkeys(scale, 0.0)
     yield "idle", idle
     for factor in (1.0, 3.0):
@@ -54,7 +54,10 @@ def loads(scale: Mapping[str, float]) -> Iterator[tuple[str, dict[str, float]]]:
 
 
 def senseless_powers(answer: Mapping[str, Any], scale: Mapping[str, float], first: str) -> list[str]:
-    """Return a description of each power above a megawatt that Kepler computes. See `evaluate` for `first`."""
+    """Return a description of each power above a megawatt that Kepler computes.
+
+    `first` is the first feature in Kepler's list, which Kepler uses for curves.
+    """
     return [
         f"{component}: {watts[0]:.4g} W with {description}"
         for description, load in loads(scale)
@@ -64,7 +67,7 @@ def senseless_powers(answer: Mapping[str, Any], scale: Mapping[str, float], firs
 
 
 def sweep(model: StoredModel) -> list[str]:
-    """Return a description of each senseless power that Kepler computes from the weights that the server serves.
+    """Return a description of each power above a megawatt that Kepler computes from the served weights of a model.
 
     The list is empty if the model's components are curves over different features: no server serves such a model.
     """

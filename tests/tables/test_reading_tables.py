@@ -1,4 +1,4 @@
-"""Tests of reading tables that other programs wrote. Errors must name the file, the row and the column."""
+"""Tests of reading tables from other programs. Errors must name the file, the row and the column."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def training(*paths: Path, energy_source: str | None = None) -> TableTraining:
 
 
 def test_columns_are_read_by_name_and_rows_are_sorted_by_time(tmp_path: Path) -> None:
-    """The order of rows does not matter, times may be in ISO 8601, and unknown values are NaN."""
+    """The order of rows does not matter, times may be in ISO 8601 format, and unknown values become NaN."""
     table = rows(30)
     expected = training(write(tmp_path / "a.csv", table)).rows.data
     iso = with_cell(table, 0, {0: "2023-11-14T22:13:20Z", 1: ""})[::-1]
@@ -36,7 +36,7 @@ def test_columns_are_read_by_name_and_rows_are_sorted_by_time(tmp_path: Path) ->
 
 
 def test_a_parquet_file_is_read_like_a_csv_file(tmp_path: Path) -> None:
-    """In Parquet, times may have the type timestamp, and node names may be dictionary-encoded."""
+    """A Parquet table gives the same data as a CSV table, even with timestamps and dictionary-encoded node names."""
     pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     table = rows(30)
     columns = {name: list(values) for name, values in zip(HEADER, zip(*table, strict=True), strict=True)}
@@ -125,7 +125,7 @@ def test_a_csv_file_that_is_not_utf8(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("column", ["node", "timestamp", "package_power"])
 def test_columns_of_lists_are_refused_before_they_are_read(column: str, tmp_path: Path) -> None:
-    """A file of 1 kB could unpack to any number of list items."""
+    """Columns of lists are refused before they are read: a file of 1 kB may contain any number of list items."""
     pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     n = 10_000_000
     lists = pa.ListArray.from_arrays(pa.array([0, n], pa.int32()), pa.array(np.zeros(n)))
@@ -140,7 +140,10 @@ def test_columns_of_lists_are_refused_before_they_are_read(column: str, tmp_path
 
 
 def test_a_parquet_file_that_states_too_few_rows(tmp_path: Path) -> None:
-    """A file states its number of rows in several places. If they differ, pyarrow reads the largest number of rows."""
+    """A file is refused if it has too many rows, even if its metadata state a small number.
+
+    Parquet files state the number of rows in several places. If these numbers differ, pyarrow reads the largest.
+    """
     pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     path = tmp_path / "t.parquet"
     pq.write_table(pa.table({"package_power": np.zeros(MAX_ROWS + 1)}), path, row_group_size=2**30)
@@ -155,7 +158,7 @@ def test_a_parquet_file_that_states_too_few_rows(tmp_path: Path) -> None:
 
 
 def varint(number: int) -> bytes:
-    """Return a number as the metadata of Parquet files encode it: 7 bits in a byte, the lowest first."""
+    """Encode a number as in the metadata of Parquet files: 7 bits in each byte, lowest bits first."""
     parts = []
     while number > 127:
         parts.append(number & 127 | 128)
@@ -178,7 +181,7 @@ def test_two_rows_of_a_node_at_one_time_are_an_error(tmp_path: Path) -> None:
 
 
 def test_readings_that_cannot_be_true_are_left_out_and_counted(tmp_path: Path) -> None:
-    """The rules for recordings apply to tables, too: impossible values, power above the limit, and dead features."""
+    """Impossible values, too high power and dead features of a table are left out and counted, as in recordings."""
     table = with_cell(with_cell(rows(60), 5, {1: -1}), 7, {3: 90_000})
     data = training(write(tmp_path / "t.csv", [[*row, 0] for row in table], (*HEADER, "cpu_cycles"))).rows.data
     counts = data.observations.counts.as_dict()

@@ -31,7 +31,7 @@ def pipeline(tmp_path: Path) -> Path:
 
 
 def model_files(store: Path, output_type: str) -> dict[str, Any]:
-    """Return path -> content of the model files of a pipeline. Zips are left out, because they hold the same files.
+    """Return path -> content for the model files of a pipeline, without zip files, which contain the same files.
 
     The digest of the data and the metric schemas are removed from the lineage in the metadata, because they differ
     between a recording and a table.
@@ -88,7 +88,7 @@ def test_tables_of_a_recording_give_the_models_of_the_recording(
 def test_tables_of_several_nodes_give_the_same_models_with_any_extractor_and_isolator(
     pipeline: Path, tmp_path: Path
 ) -> None:
-    """Smoothing, and the node's CPU frequency in each container's row, must not be lost in a table."""
+    """Models from tables are the same: tables keep smoothed values, and the CPU frequency in rows of containers."""
     recording = tmp_path / "r.json"
     write_recording(Simulation(containers=4, timestamps=150, nodes=3), str(recording))
     settings = (
@@ -140,7 +140,7 @@ def test_wrong_usage_of_extract(options: list[str], problem: str, pipeline: Path
 
 
 def test_a_table_without_times_is_validated_on_whole_nodes(tmp_path: Path) -> None:
-    """Without times, rows of a node may be nearly equal. So whole nodes are held out, and users are told so."""
+    """Whole nodes are held out, because rows of one node may be nearly equal. The report names this validation."""
     table = [[f"machine {row % 6}", *cells[1:]] for row, cells in enumerate(rows(60))]
     path = write(tmp_path / "t.csv", table, ("machine", "load", "size", "watts"))
     pipeline = tmp_path / "p.yaml"
@@ -170,9 +170,9 @@ def test_what_train_says_about_a_table(tmp_path: Path) -> None:
     for options, problem in (
         ((), "give either recordings (--input) or tables (--data)"),
         (("--data", path, "--input", path), "give either recordings (--input) or tables (--data)"),
-        (("--input", path, "--column", "node=n"), "--column goes with --data"),
-        (("--data", path, "--vm-guest", "a=b"), "--vm-guest goes with --input, not with --data"),
-        (("--data", path, "--metric-prefix", "acme"), "--metric-prefix goes with --input, not with --data"),
+        (("--input", path, "--column", "node=n"), "--column needs --data"),
+        (("--data", path, "--vm-guest", "a=b"), "--vm-guest can be used with --input, not with --data"),
+        (("--data", path, "--metric-prefix", "acme"), "--metric-prefix can be used with --input, not with --data"),
         (("--data", path, "--data", path), "the table is given twice"),
     ):
         done = kepler("train", pipeline, *options, "--store", tmp_path / "s")

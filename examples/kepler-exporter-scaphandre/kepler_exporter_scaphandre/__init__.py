@@ -19,7 +19,7 @@ METRICS: dict[str, tuple[MetricMapping | UnusedMetric, ...]] = {
     "scaph_socket_power_microwatts": (
         MetricMapping("power", "package", "node", ("socket_id",), scale=1e-6, source="scaphandre"),
     ),
-    # per cent of all logical CPUs; Scaphandre does not report their number
+    # The unit is per cent of all logical CPUs. Scaphandre does not report the number of CPUs.
     "scaph_process_cpu_usage_percentage": (
         MetricMapping(
             "feature",
@@ -41,8 +41,8 @@ METRICS: dict[str, tuple[MetricMapping | UnusedMetric, ...]] = {
 class Scaphandre1(MetricSchema):
     """Metric names of Scaphandre 1.x for the power of sockets and the CPU usage of processes.
 
-    Scaphandre reports CPU usage in per cent of all logical CPUs. Kepler Core converts it to the feature
-    bpf_cpu_time_ms if another exporter on the machine, for example node_exporter, tells the number of CPUs.
+    Scaphandre reports CPU usage in per cent of all logical CPUs. Kepler Core converts this percentage to the feature
+    bpf_cpu_time_ms if another exporter on the machine, for example node_exporter, reports the number of CPUs.
     """
 
     node_label = "instance"

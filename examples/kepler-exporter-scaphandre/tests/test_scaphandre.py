@@ -22,7 +22,7 @@ def test_energy_source(check):
 
 
 def document():
-    """Return a recording of two sockets and three processes, its true watts and its true CPU usage in per cent.
+    """Return a recording of two sockets and three processes, the true watts, and the true CPU usage in per cent.
 
     The power is 30 W plus 1.5 W for each per cent of CPU usage.
     """
@@ -51,7 +51,7 @@ def document():
 
 
 def with_node_exporter(content):
-    """Return the recording with the metric of node_exporter that tells the number of CPUs."""
+    """Return the recording with an additional metric of node_exporter, which shows the number of CPUs."""
     times = [START + STEP * number for number in range(N)]
     labels = {"instance": "machine-1:9100", "mode": "user"}
     cpus = [{"metric": {**labels, "cpu": str(cpu)}, "values": [[time, "7"] for time in times]} for cpu in range(CORES)]

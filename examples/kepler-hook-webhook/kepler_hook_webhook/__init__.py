@@ -1,8 +1,8 @@
 """A listener that posts a summary of a training to a webhook after the training's models were published.
 
-The environment variable KEPLER_WEBHOOK_URL has the address of the webhook. If it is not set, nothing is
-sent. If the webhook does not answer, Kepler Core logs a warning. The models stay published, because they are
-in the store before the summary is sent.
+The environment variable KEPLER_WEBHOOK_URL has the address of the webhook. If the variable is not set, the
+listener sends nothing. If the webhook does not answer, Kepler Core logs a warning. The models stay published,
+because the store contains them before the summary is sent.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from kepler_core.plugins.hooks import hookimpl
 
 URL = "KEPLER_WEBHOOK_URL"
 TIMEOUT_SECONDS = 10.0
-"""Longest time to wait for the webhook's answer. It is short, because the training waits, too."""
+"""Longest time to wait for the webhook's answer. It is short because the training waits for the answer, too."""
 
-# A server may run several trainings at the same time. All hooks of one training are called on the same thread, so each
-# thread has a summary of its own.
+# A server may run several trainings at the same time. All hooks of one training are called on one thread, so the
+# summary of each training is stored per thread.
 _training = threading.local()
 
 
 @hookimpl
 def kepler_training_started(models: int) -> None:
-    """Start a new summary, for the training that begins."""
+    """Start the summary of a new training."""
     _training.models = []
 
 

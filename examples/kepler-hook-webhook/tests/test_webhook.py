@@ -13,7 +13,7 @@ NAME = "kepler-hook-webhook:webhook"
 
 @pytest.fixture
 def webhook(monkeypatch):
-    """Start an HTTP server as the webhook, and yield the list of (content type, JSON document) that it receives."""
+    """Start an HTTP server as the webhook. Yield the list of its requests, as pairs (content type, JSON document)."""
     received = []
 
     class Handler(BaseHTTPRequestHandler):

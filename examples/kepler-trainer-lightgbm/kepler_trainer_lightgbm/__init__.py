@@ -30,7 +30,7 @@ class LightGBMRegressorTrainer(Trainer):
         }
 
     def regressor(self, task: FitTask) -> Regressor:
-        # LightGBM is imported only here, because its import takes a second. `plugins info` does not need it.
+        # Importing LightGBM takes a second. The import is here, because `plugins info` does not need LightGBM.
         from lightgbm import LGBMRegressor
 
         return LGBMRegressor(  # type: ignore[no-any-return]

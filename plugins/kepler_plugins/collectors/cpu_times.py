@@ -119,7 +119,7 @@ def usage_between(earlier: CpuTimes, later: CpuTimes, seconds: float, ticks_per_
     """Return the CPU time that passed between two moments that are `seconds` apart.
 
     The function adds up the increases of the single CPUs, because the total of all CPUs falls when a CPU goes offline.
-    A CPU that was offline at the earlier moment counts from the next period on.
+    A CPU that was offline at the earlier moment is left out.
     """
     sums = dict.fromkeys(MODES, 0)
     counted = left_out = 0

@@ -124,7 +124,7 @@ def increases(
     if idle_counters:
         problems.append(f"other programs used the counters of {len(idle_counters)} CPUs, so no counter has a value")
         return {}, problems
-    problems += [f"{feature} does not count on this machine" for feature, total in sums.items() if total == 0]
+    problems += [f"the counter of {feature} stays 0 on this machine" for feature, total in sums.items() if total == 0]
     return {feature: total / seconds for feature, total in sums.items() if total > 0}, problems
 
 

@@ -23,8 +23,8 @@ _PACKAGE_WRAPS_AT = 262143.328850
 """The package counter of most Intel processors starts again at 0 after this number of joules (max_energy_range_uj of
 Linux' powercap).
 
-Kepler adds up the counters of several sockets. Their sum starts again at 0 after a multiple of this value. So a fall of
-the sum is not a wrap at this value (`kepler_core.recording.wraps`)."""
+Kepler adds up the counters of several sockets. This sum starts again at 0 after a multiple of this value, so it cannot
+be corrected with this value (see `kepler_core.recording.wraps`)."""
 
 _PSYS = UnusedMetric(
     "psys covers the whole platform on some machines and a part of it on others, and it contains the package",

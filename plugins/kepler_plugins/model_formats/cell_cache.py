@@ -18,7 +18,7 @@ from functools import cached_property
 import numpy as np
 
 from kepler_core.arrays import BoolArray, FloatArray, IntArray, SingleArray
-from kepler_core.contracts import JointPredictor, Predictor
+from kepler_core.contracts import JointPredictor, Predictor, RowFunction
 from kepler_core.models.power_model import any_true
 from kepler_plugins.model_formats.leaf_masks import FeatureMasks, JointLeafMasks, LeafMasks, join_leaf_masks
 from kepler_plugins.model_formats.row_masks import MAX_ROWS, RowMasks, row_masks
@@ -38,7 +38,7 @@ _MULTIPLIER = 0x9E3779B97F4A7C15
 """2^64 divided by the golden ratio, and odd. The product of a cell's number and this factor, modulo 2^64, is the cell's
 key. The products of close numbers differ in their highest bits, which are the number of the slot (Knuth, "The Art of
 Computer Programming", volume 3, section 6.4)."""
-_OTHER_SLOTS = (1, 2, 3)
+_OTHER_SLOTS = np.array([[1], [2], [3]])
 """A cell is in the slot that its key states, or in a slot whose number is this slot's number XOR 1, 2 or 3."""
 _MAX_CELLS = 2**62
 """Limit of the number of cells of all ensembles together, so that each cell has a number of its own."""
@@ -79,6 +79,10 @@ class CellCache:
         finally:
             self._lock.release()
 
+    def row_function(self) -> RowFunction | None:
+        """Return a function that predicts a single row; None if its copy of the masks would be too large."""
+        return self._rows.predict_row if isinstance(self._rows, RowMasks) else None
+
     def extended(self, more: Predictor | JointPredictor, columns: Sequence[int]) -> JointPredictor | None:
         """Return a predictor of the watts of these ensembles and of `more`; see `contracts.ExtensiblePredictor`."""
         joint = self._masks.extended(more._masks if isinstance(more, CellCache) else more, columns)
@@ -107,20 +111,24 @@ class CellCache:
 
     def _fill(self, X: SingleArray, keys: IntArray, slots: IntArray, missing: BoolArray, watts: FloatArray) -> None:
         """Set the watts that are missing, from the other slots of the cells or else from the leaf masks."""
-        for other in _OTHER_SLOTS:
-            slot = slots[missing] ^ other
-            is_here = self._keys.take(slot) == keys[missing]
-            watts[missing] = self._watts.take(slot)
-            missing[missing] = ~is_here
-        rows = np.flatnonzero(np.logical_or.reduce(missing, axis=0))
-        if len(rows):
+        cells = np.flatnonzero(missing)
+        slot = slots.take(cells) ^ _OTHER_SLOTS
+        is_here = self._keys.take(slot) == keys.take(cells)
+        choice = is_here.argmax(axis=0)
+        positions = choice, np.arange(len(cells))
+        watts.put(cells, self._watts.take(slot[positions]))
+        nowhere = cells[~is_here[positions]]
+        if len(nowhere):
+            missing[:] = False
+            missing.put(nowhere, True)
+            rows = np.flatnonzero(np.logical_or.reduce(missing, axis=0))
             watts[:, rows] = self._masks.predict(X.take(rows, axis=0))
             self._keep(keys[missing], slots[missing], watts[missing])
 
     def _keep(self, keys: IntArray, slots: IntArray, watts: FloatArray) -> None:
         """Write new cells to the first of their slots that is empty, or else to the last of their slots."""
         chosen = slots
-        for other in _OTHER_SLOTS:
+        for other in _OTHER_SLOTS[:, 0]:
             chosen = np.where(self._keys.take(chosen) == 0, chosen, slots ^ other)
         self._keys[chosen] = keys
         # Several cells may have chosen the same slot. Only one of their keys is there now.

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from kepler_core.arrays import FloatArray, IndexArray, IntArray, SingleArray
 from kepler_core.contracts import JointPredictor, Predictor
+from kepler_plugins.model_formats.ordered_sums import sum_in_order
 from kepler_plugins.model_formats.tree_ensemble import Trees, merge_edges
 
 Masks = NDArray[Any]
@@ -153,7 +154,7 @@ class JointLeafMasks:
         if not self._few_leaves:
             reachable = lowest_leaves(reachable)
         leaves = self._flat_values.take(self._table_starts + reachable.transpose(2, 0, 1).copy())
-        watts: FloatArray = (_sums_of_trees(leaves) + self.base).astype(np.float64)
+        watts: FloatArray = (sum_in_order(leaves) + self.base).astype(np.float64)
         return watts
 
     def extended(self, more: Predictor | JointPredictor, columns: Sequence[int]) -> JointLeafMasks | None:
@@ -251,24 +252,12 @@ def _merged(parts: Sequence[FeatureMasks]) -> FeatureMasks:
 
 
 def lowest_leaves(reachable: Masks) -> IntArray:
-    """Return the number of the lowest leaf in each mask of 64 bits. The function overwrites the masks."""
+    """Return the number of the lowest leaf in each mask of 64 bits."""
     # Keep only the lowest bit of each mask, and convert the mask to float64: the exponent is then the number of the
     # leaf.
-    reachable &= ~reachable + np.uint64(1)
+    reachable = reachable & (~reachable + np.uint64(1))
     leaves: IntArray = (reachable.astype(np.float64).view(np.int64) >> 52) - 1023
     return leaves
-
-
-def _sums_of_trees(leaves: SingleArray) -> SingleArray:
-    """Add up the values of the reached leaves over the trees. `leaves` has shape (trees, ensembles, rows).
-
-    The sums are calculated in single precision, tree after tree, because ONNX Runtime adds in this order. NumPy's sum
-    along the first axis also adds in this order, and is several times as fast as a cumulative sum. But if the other
-    axes have only one element, NumPy's sum adds in another order.
-    """
-    several = leaves[0].size > 1
-    sums: SingleArray = np.add.reduce(leaves, axis=0) if several else np.add.accumulate(leaves, axis=0)[-1]
-    return sums
 
 
 def leaf_masks(trees: Trees) -> LeafMasks | None:
@@ -313,9 +302,8 @@ def _number_leaves(trees: Trees, root: int) -> tuple[list[int], list[tuple[int, 
     """
     leaves: list[int] = []
     inner_nodes: list[tuple[int, int, int]] = []
-    # Tree nodes to visit. An inner node is visited twice. The entry (node, None) stands for the visit before the child
-    # for which the node's condition is true; the entry (node, number of this child's first leaf) for the visit after
-    # it.
+    # Tree nodes to visit. An inner node is visited twice: before and after its child on the true side. The entry is
+    # (node, None) for the first visit, and (node, number of the child's first leaf) for the second visit.
     stack: list[tuple[int, int | None]] = [(root, None)]
     while stack:
         node, first = stack.pop()

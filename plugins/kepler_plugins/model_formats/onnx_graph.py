@@ -15,10 +15,10 @@ from kepler_core.contracts import JointPredictor, ModelFormat, Predictor, Regres
 from kepler_core.errors import MissingExtraError, ModelError
 from kepler_core.messages import one_line
 from kepler_plugins.model_formats.cell_cache import join_with_cache
-from kepler_plugins.model_formats.leaf_masks import LeafMasks, leaf_masks
 from kepler_plugins.model_formats.onnx_checks import check_graph
 from kepler_plugins.model_formats.onnx_conversion import INPUT_NAME, to_onnx
 from kepler_plugins.model_formats.onnx_reading import read_graph
+from kepler_plugins.model_formats.row_masks import ResidentMasks, resident_masks
 from kepler_plugins.model_formats.step_table import JointStepTables, StepTable, step_table
 from kepler_plugins.model_formats.tree_ensemble import read_trees
 
@@ -42,7 +42,7 @@ _FATAL = 4
 
 _JOINT_PREDICTORS: dict[type[Predictor], Callable[[Any], JointPredictor]] = {
     StepTable: JointStepTables,
-    LeafMasks: join_with_cache,
+    ResidentMasks: join_with_cache,
 }
 
 
@@ -179,7 +179,7 @@ class OnnxFormat(ModelFormat):
         graph = read_graph(content)
         check_graph(graph)
         trees = read_trees(graph, len(features))
-        table = None if trees is None else step_table(trees) or leaf_masks(trees)
+        table = None if trees is None else step_table(trees) or resident_masks(trees)
         return table or OnnxPredictor(content, len(features))
 
     def join(self, predictors: Sequence[Predictor]) -> JointPredictor | None:

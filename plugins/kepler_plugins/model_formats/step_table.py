@@ -7,11 +7,13 @@ instead of a walk through a hundred trees.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 
 import numpy as np
 
 from kepler_core.arrays import FloatArray, IndexArray, SingleArray
+from kepler_core.contracts import RowFunction
 from kepler_plugins.model_formats.tree_ensemble import Trees, merge_edges
 
 MAX_CELLS = 1_000_000
@@ -37,6 +39,10 @@ class StepTable:
         if len(self.edges) > 1:
             position = position * self.cells.shape[1] + self.edges[1].searchsorted(X[:, 1])
         return self.cells.take(position).astype(np.float64)
+
+    def row_function(self) -> RowFunction:
+        """Return a function that predicts a single row."""
+        return JointStepTables([self]).row_function()
 
 
 class JointStepTables:
@@ -68,6 +74,24 @@ class JointStepTables:
         if len(self._edges) > 1:
             position += self._positions[1].take(self._edges[1].searchsorted(X[:, 1]), axis=1)
         return self._cells.take(position).astype(np.float64)
+
+    def row_function(self) -> RowFunction:
+        """Return a function that predicts a single row with Python's floats."""
+        first, *others = [
+            (edges.tolist(), positions.T.tolist())
+            for edges, positions in zip(self._edges, self._positions, strict=True)
+        ]
+        cell = self._cells.item
+
+        def predict_row(row: list[float]) -> list[float]:
+            edges, positions = first
+            cells = positions[bisect_left(edges, row[0])]
+            for edges, positions in others:
+                more = positions[bisect_left(edges, row[1])]
+                cells = [one + other for one, other in zip(cells, more, strict=True)]
+            return [cell(position) for position in cells]
+
+        return predict_row
 
 
 def step_table(trees: Trees) -> StepTable | None:

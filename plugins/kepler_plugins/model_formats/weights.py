@@ -11,9 +11,10 @@ import msgspec
 import numpy as np
 
 from kepler_core.arrays import FloatArray, SingleArray
-from kepler_core.contracts import JointPredictor, ModelFormat, Predictor, Regressor
+from kepler_core.contracts import JointPredictor, ModelFormat, Predictor, Regressor, RowFunction
 from kepler_core.documents import DocumentError, decode_json
 from kepler_core.errors import ModelError
+from kepler_plugins.model_formats.ordered_sums import sum_in_order
 
 MAX_FACTOR = 1e30
 """Upper bound of all numbers by which the evaluation of a model multiplies a weight.
@@ -83,10 +84,34 @@ class LinearPredictor:
     bias: FloatArray
     """Bias in watts. The shape is () for one component and (components, 1) for several."""
 
+    _by_feature: FloatArray = attrs.field(init=False)
+    """The coefficients, shape (features, 1) for one component and (features, components, 1) for several."""
+
+    @_by_feature.default
+    def _coefficients_of_features(self) -> FloatArray:
+        return np.ascontiguousarray(self.coefficients.T)[..., None]
+
     def predict(self, X: SingleArray) -> FloatArray:
-        watts: FloatArray = self.coefficients @ X.T.astype(np.float64)
+        columns = X.T.astype(np.float64)
+        # A product of matrices is faster, but it rounds sums differently for each number of rows and each processor.
+        watts = sum_in_order(self._by_feature * (columns if self.coefficients.ndim == 1 else columns[:, None]))
         watts += self.bias
         return watts
+
+    def row_function(self) -> RowFunction:
+        """Return a function that predicts a single row with Python's floats."""
+        lines = list(zip(np.atleast_2d(self.coefficients).tolist(), np.ravel(self.bias).tolist(), strict=True))
+
+        def predict_row(row: list[float]) -> list[float]:
+            watts = []
+            for weights, bias in lines:
+                total = 0.0
+                for weight, value in zip(weights, row, strict=True):
+                    total += weight * value  # `sum` would compensate rounding errors in Python 3.12 and later
+                watts.append(total + bias)
+            return watts
+
+        return predict_row
 
 
 @attrs.frozen(eq=False)

@@ -1,4 +1,4 @@
-"""A lock that keeps two meters from publishing in the same place."""
+"""A lock, so that no two meters publish in the same folder."""
 
 from __future__ import annotations
 

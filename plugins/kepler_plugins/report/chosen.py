@@ -106,7 +106,7 @@ class Chosen:
         return rows
 
     def interval_rows(self) -> list[dict[str, Any]]:
-        """Return a table row for each component with an interval: half-width, coverage and terms of the interval."""
+        """Return a table row for each component with an interval: half-width, coverage and error terms."""
         return [
             {
                 "component": component,

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import msgspec
+
 from kepler_core.honesty.flags import ONE_RECORDING
 from kepler_core.pipeline.evidence import Evidence
+from kepler_core.pipeline.node_tables import NodeTable, headline
 from kepler_core.recording.observations import Observations
 from kepler_core.yaml_documents import encode_yaml
 from kepler_plugins.report.chosen import SPLIT_WORDS, Chosen, chosen_models
@@ -65,6 +68,7 @@ def page(
             }
             for one in chosen
         ],
+        headlines=[headline(msgspec.convert(table, NodeTable)) for table in report["nodes"]],
         recordings=observations.streams,
         pictures=of_training(pictures, report["models"], observations),
         lineage=evidence[0].metadata["lineage"] if evidence else {},

@@ -1,4 +1,4 @@
-"""`profile machine`: describe this machine."""
+"""The command `profile machine`, which describes this machine."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _UNITS = {"memory": "GiB", "frequency": "MHz", "cores": "logical CPUs", "chips":
 def machine(output: str | None, as_json: bool) -> None:
     """Describe this machine: processor, cores, chips, memory, frequency.
 
-    Attributes that are not known are left out of the description, and the table shows why. The commands
-    `train`, `serve estimator`, `select` and the other `profile` commands accept the written file as
-    --machine-spec.
+    Attributes that are not known are left out of the description. The printed table shows why they are not
+    known. With the option --machine-spec, the commands `train`, `serve estimator`, `select` and the other
+    `profile` commands read a file that -o has written.
     """
     from kepler_profiler.machine import discover
 

@@ -1,4 +1,4 @@
-"""`machines fit`: train a pipeline from a table of measured machines."""
+"""The command `machines fit`, which trains a pipeline from a table of measured machines."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def fit(table: str, store: str, name: str, with_idle: bool, jobs: int | None, as
 
     TABLE.csv has your own measurements (columns load_pct, power_w and facts about the machines), or is an export of the
     SPECpower_ssj2008 results from SPEC's website. The reported errors are those of held-out machines. If the table has
-    facts that a machine does not know of itself, e.g. its power supply, a second pipeline NAME-basic is trained without
-    them, which `machines estimate`, `watts` and the meter can use.
-    docs/machine-formula.md describes both forms.
+    facts that a machine cannot find out itself, e.g. about its power supply, a second pipeline NAME-basic is trained
+    without these facts. `machines estimate`, `watts` and the meter can use this pipeline. docs/machine-formula.md
+    describes both forms of the table.
     """
     from kepler_core.cli.train import run
     from kepler_core.cli.training_report import print_report

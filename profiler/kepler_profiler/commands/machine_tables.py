@@ -1,4 +1,4 @@
-"""`machines list` and `machines show`: the tables of processors and cloud instances."""
+"""The commands `machines list` and `machines show`, which show the tables of processors and cloud instances."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`machines estimate`: estimate the power of machines that were never measured, and of guests on them."""
+"""The command `machines estimate`: estimate the power of machines that were never measured, and of their guests."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _SHOWN_LOADS = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)
 
 @attrs.frozen
 class _Facts:
-    """Facts about a machine that a user states; None where the user states nothing."""
+    """Facts about a machine from the user's options; None for a fact that the user does not state."""
 
     processor: str | None
     threads: int | None
@@ -62,7 +62,7 @@ class _Facts:
         "machines estimate --instance m5.2xlarge --load 0.5",
     )
 )
-@click.option("--spec", "spec_file", metavar="FILE", help="Description of the machine, as `profile machine -o` writes.")
+@click.option("--spec", "spec_file", metavar="FILE", help="File that `profile machine -o` has written.")
 @click.option("--processor", metavar="NAME", help="Name of the processor, e.g. 'Xeon Gold 6230'.")
 @click.option("--threads", type=int, help="Number of logical CPUs of all chips.")
 @click.option("--cores", type=int, help="Number of cores of all chips.")
@@ -71,14 +71,14 @@ class _Facts:
 @click.option("--tdp", type=float, metavar="WATTS", help="Thermal design power of one chip.")
 @click.option("--year", type=int, help="Year in which the processor was introduced.")
 @click.option("--instance", metavar="TYPE", help="Estimate a cloud instance instead, e.g. m5.2xlarge.")
-@click.option("--vcpus", type=int, help="Virtual CPUs of a guest on the machine (default: as the name of TYPE says).")
+@click.option("--vcpus", type=int, help="Number of virtual CPUs of a guest (default: the number in the name TYPE).")
 @click.option("--host-load", type=float, metavar="LOAD", help="Load of the guest's host from 0 to 1, if it is known.")
 @click.option(
     "--idle-share",
     type=click.Choice(["reservation", "none"]),
     default="reservation",
     show_default=True,
-    help="Part of the host's idle power that counts for a guest: by its reserved CPUs, or nothing.",
+    help="Part of the host's idle power that belongs to a guest: in proportion to its reserved CPUs, or nothing.",
 )
 @click.option("--load", type=float, help="Load from 0 (idle) to 1 (all CPUs busy). Default: several loads.")
 @click.option("--idle-watts", type=float, metavar="N", help="Measured idle power of the whole machine in watts (AC).")
@@ -112,7 +112,7 @@ def estimate(
     The machine is described by a file, by options, or by the name of a cloud instance. The default is
     this machine. The watts are AC power of the whole machine, with an interval that is meant to contain 90 % of the
     true values. They come from the machine formula or, with --store, from a model that `machines fit` has trained.
-    docs/machine-formula.md explains both.
+    docs/machine-formula.md explains the formula and the models.
     """
     stated = _Facts(**facts)
     loads = _SHOWN_LOADS if load is None else (load,)
@@ -137,7 +137,7 @@ def estimate(
         _print_guest(machine, vcpus, guests, model, as_json)
         return
     if host_load is not None:
-        raise UsageError("--host-load goes with a guest (--vcpus or --instance)")
+        raise UsageError("--host-load needs a guest (--vcpus or --instance)")
     _print_machine(machine, [(at, powers.estimate(machine, at, idle_watts=idle_watts)) for at in loads], model, as_json)
 
 
@@ -147,7 +147,7 @@ def _model(
     """Return the model to estimate with; None without `--store`."""
     if store is None:
         if pipeline is not None or stated:
-            raise UsageError("--pipeline and --fact choose and feed a model of a store; give --store")
+            raise UsageError("--pipeline and --fact are only for models of a store; give --store")
         return None
     from kepler_core.store import open_store
     from kepler_profiler.machine_model import find_machine_model
@@ -204,7 +204,11 @@ def _host(instance: str, vcpus: int | None) -> tuple[MachineDescription, int]:
 
 
 def _machine(spec_file: str | None, facts: _Facts) -> MachineDescription:
-    """Return the machine. Facts come first from the user, then from the file or this machine, then from the table."""
+    """Return the machine.
+
+    Each fact comes from the first of these sources that has it: the user's options, the file (or this machine), the
+    table of processors.
+    """
     if spec_file is not None:
         spec = read_machine_spec(spec_file)
     elif any(value is not None for value in attrs.astuple(facts)):

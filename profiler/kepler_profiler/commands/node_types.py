@@ -1,4 +1,4 @@
-"""`profile node-types`: the node types of a pipeline or of an index file."""
+"""The commands `profile node-types …`, which show and change the node types of a pipeline or of an index file."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _SHOWN_MEMBERS = 3
 
 
 def _node_types_options(command: F) -> F:
-    """Add the options that name the node types to work on."""
+    """Add the options that tell where a command reads the node types: a store, a pipeline, or an index file."""
     for option in (
         click.option("--index", metavar="FILE", help="Use the node types in this file, a node_type_index.json."),
         click.option("-p", "--pipeline", help="Use only this pipeline of the store.  [default: all pipelines]"),

@@ -1,4 +1,4 @@
-"""`profile build|show|compare|schema`."""
+"""The commands `profile build`, `profile show`, `profile compare` and `profile schema`."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def build(
 ) -> None:
     """Build the profile of a machine from its recordings.
 
-    The idle power is the power in the quietest blocks of time. If the machine was never idle, the idle power
-    is marked as an upper bound. The number of cores in --machine-spec helps to decide whether the machine was
+    The idle power is the power in the blocks of time with the lowest load. If the machine was never idle, the idle
+    power is marked as an upper bound. The number of cores in --machine-spec helps to decide whether the machine was
     idle.
     """
     from kepler_core.machine import read_machine_spec

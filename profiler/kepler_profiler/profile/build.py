@@ -22,7 +22,7 @@ from kepler_profiler.profile.document import (
 )
 
 CONTRADICTION_SPREADS = 4.0
-"""Measured power contradicts the idle power only if it is lower by more than this number · `idle_spread`."""
+"""Measured power contradicts the idle power only if it is lower by more than this number times `idle_spread`."""
 CONTRADICTION_PART = 0.05
 """Measured power contradicts the idle power only if it is lower by more than this fraction of the idle power."""
 
@@ -36,9 +36,9 @@ def build_profile(
 ) -> NodeProfile:
     """Build the profile of the machine in the recordings.
 
-    The idle power is the power in the quietest blocks of `idle`, a recording of the idle machine. If `idle`
-    is None, it is the power in the quietest blocks of `observations`. Raises `ProfileError` if the recordings
-    have no power.
+    The idle power is the power in the quietest blocks (the times with the lowest load) of `idle`, a recording of the
+    idle machine. If `idle` is None, it is the power in the quietest blocks of `observations`. Raises `ProfileError` if
+    the recordings have no power.
     """
     spec = dict(machine_spec or {})
     recordings = [part for part in (observations, idle) if part is not None]
@@ -152,7 +152,7 @@ def _notes_on_idleness(quiet: QuietTimes, idle_recording: bool) -> list[str]:
         return [
             f"{which} has no CPU time, cycles or instructions: its lowest power is an upper bound of the idle power"
         ]
-    full = "the highest that was seen" if quiet.capacity is None else "the capacity of all CPUs"
+    full = "the highest recorded load" if quiet.capacity is None else "the capacity of all CPUs"
     hint = "; with the machine's number of cores it could be known" if quiet.capacity is None else ""
     verdict = "is not idle" if idle_recording else "never is idle"
     return [
@@ -199,7 +199,7 @@ def _notes_on_contradictions(
             if entry.idle > lowest + max(CONTRADICTION_SPREADS * entry.idle_spread, CONTRADICTION_PART * entry.idle):
                 notes.append(
                     f"{source}: {component} draws {entry.idle:.1f} W in the idle recording but as little as "
-                    f"{lowest:.1f} W in the other one: another machine, or not idle"
+                    f"{lowest:.1f} W in the other recording: another machine, or not idle"
                 )
     return notes
 

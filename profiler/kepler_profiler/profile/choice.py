@@ -1,4 +1,4 @@
-"""Choice of the profile of a training. Isolators use this profile, and it is published with the pipeline."""
+"""Choose the profile of a training. Isolators use this profile, and it is published with the pipeline."""
 
 from __future__ import annotations
 

@@ -23,9 +23,9 @@ class ComponentPower(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """Power of one component, in watts."""
 
     idle: float
-    """Power of the idle machine: the median power of the samples in the quietest blocks."""
+    """Power of the idle machine: the median power in the quietest blocks (the times with the lowest load)."""
     idle_spread: float
-    """Half of the interquartile range of the power of the samples in the quietest blocks."""
+    """Half of the interquartile range of the power in the quietest blocks."""
     idle_samples: int
     maximum: float
     samples: int
@@ -39,7 +39,7 @@ class ComponentPower(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
 
 class Quiet(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """The load of the quietest blocks, from which the idle power is taken."""
+    """The load in the quietest blocks: the times with the lowest load, in which the idle power is measured."""
 
     feature: str | None
     """The feature that measures load; None if no feature can measure load. Power itself is then used as the load.
@@ -69,7 +69,8 @@ class Range(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     median: float
     highest: float
     scale: float
-    """The largest absolute value of the feature. Models divide the feature by this value."""
+    """The largest absolute value of the feature; 1 if the feature is always 0. Models divide the feature by this
+    value."""
     samples: int
 
 
@@ -122,7 +123,7 @@ class NodeProfile(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
 
 def read_profile(content: bytes | Mapping[str, Any], where: str) -> NodeProfile:
-    """Return the profile in JSON text or in a decoded document. Raises `ProfileError` if it is not a valid profile."""
+    """Read a profile from JSON text or from a decoded document. Raises `ProfileError` if the profile is not valid."""
     try:
         if isinstance(content, bytes):
             profile = decode_json(content, NodeProfile)

@@ -1,4 +1,4 @@
-"""Plots of profiles: power against the main feature, with the idle power and the envelope of the samples."""
+"""Plots of profiles: power against the main feature, with the idle power and a band that holds 90 % of the samples."""
 
 from __future__ import annotations
 

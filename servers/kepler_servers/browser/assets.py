@@ -21,7 +21,10 @@ def _content(name: str) -> bytes:
 
 @cache
 def asset_url(name: str) -> str:
-    """Return the URL of an asset. It changes with the content, so that browsers may keep the asset."""
+    """Return the URL of an asset.
+
+    The URL changes with the content of the asset, so that browsers may cache the asset.
+    """
     return f"{PATH}/{name}?v={hashlib.sha256(_content(name)).hexdigest()[:12]}"
 
 

@@ -26,15 +26,16 @@ class Curve(msgspec.Struct):
     """The power of each component while all features rise together from their lowest to their highest values."""
 
     feature: str = ""
-    """The feature on the x axis: the one that says most about the load."""
+    """The feature on the x axis. It is the feature that represents the load best."""
     x: list[float] = []
     """Values of the feature."""
     components: dict[str, ComponentCurve] = {}
     trained_range: bool = False
-    """Whether the model states the lowest and highest values of its training. Otherwise features rise from 0."""
+    """Whether the model states the lowest and highest value of each feature in its training. If not, the features rise
+    from 0."""
     level: float = LEVEL
     reason: str = ""
-    """Why there is no curve; empty if there is one."""
+    """The reason why there is no curve; empty if there is a curve."""
 
 
 def curve_of(model: PowerModel) -> Curve:

@@ -1,7 +1,7 @@
-"""The coordinates of the picture of a power curve. The template `curve.svg.j2` makes the SVG elements from them.
+"""Compute the coordinates of the picture of a power curve. The template `curve.svg.j2` uses them in SVG elements.
 
-The picture has no inline style, because the Content-Security-Policy of the pages forbids it. The style sheet has the
-colours, so that the picture follows the dark mode of the page.
+The picture has no inline styles, because the Content-Security-Policy of the pages forbids them. The colours are in the
+style sheet, so that the picture follows the dark mode of the page.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from kepler_servers.browser.curve import Curve
 
 WIDTH, HEIGHT = 720, 360
 LEFT, RIGHT, TOP, BOTTOM = 64, 32, 30, 52
-"""Margins in units of the picture."""
+"""Margins of the picture, in its own units."""
 MAX_LINES = 5
-"""Maximum number of components that are drawn: one colour each in the style sheet."""
+"""Maximum number of components that are drawn. The style sheet has a colour for each of them."""
 _TICKS = 5
 _NO_POWER_WATTS = 0.05
 
@@ -39,15 +39,15 @@ class Line:
     """Number of the line's colour in the style sheet, from 0."""
     points: str
     band: str
-    """Points of the polygon of the interval; empty without an interval."""
+    """Points of the polygon that shows the interval; empty if there is no interval."""
     first: float
     last: float
-    """Watts at both ends of the curve."""
+    """`first` and `last` are the watts at the two ends of the curve."""
 
 
 @attrs.frozen
 class Drawing:
-    """The coordinates of a picture."""
+    """The coordinates of the picture of a power curve."""
 
     lines: list[Line]
     x_ticks: list[Tick]
@@ -62,7 +62,7 @@ class Drawing:
 
 
 def drawing_of(curve: Curve) -> Drawing:
-    """Return the picture of a curve. Components without power are left out, unless none has power."""
+    """Return the drawing of a curve. Components without power are left out, unless all components are without power."""
     names = [name for name, part in curve.components.items() if max(part.watts) > _NO_POWER_WATTS]
     names = (names or list(curve.components))[:MAX_LINES]
     low, high = min(curve.x), max(curve.x)
@@ -103,7 +103,7 @@ def drawing_of(curve: Curve) -> Drawing:
 
 
 def _steps(low: float, high: float) -> list[float]:
-    """Return round numbers, evenly spaced, of which the first is at most `low` and the last at least `high`."""
+    """Return evenly spaced round numbers. The first number is at most `low`, and the last number is at least `high`."""
     if not high > low:
         high = low + max(abs(low), 1.0)
     rough = (high - low) / _TICKS

@@ -1,8 +1,8 @@
-"""A process that loads one stored model and computes its power curve.
+"""The program of a process that loads one stored model and computes its power curve.
 
 The model server starts this process, so that a model from a foreign store can neither fill the memory of the server nor
-delay its answers. It reads the model's zip file from the standard input, and writes a `Curve` as JSON to the standard
-output. If the model cannot be evaluated, it writes a `Curve` with the reason.
+delay its answers. The process reads the model's zip file from standard input, and writes a `Curve` as JSON to standard
+output. If the model cannot be evaluated, the process writes a `Curve` with the reason.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from kepler_servers.browser.curve import Curve, curve_of
 CPU_SECONDS = 10
 """Limit of the CPU time of the process, in seconds."""
 MEMORY_BYTES = 2 * 2**30
-"""Limit of the address space of the process. Most of it is reserved by libraries and never used."""
+"""Limit of the address space of the process. Libraries reserve most of this space, but never use it."""
 
 
 def curve_in(archive: bytes) -> Curve:
@@ -33,7 +33,7 @@ def curve_in(archive: bytes) -> Curve:
 
 
 def main() -> None:
-    """Read the zip file, and write the curve."""
+    """Read a zip file from standard input, and write the curve to standard output."""
     for kind, limit in ((resource.RLIMIT_CPU, CPU_SECONDS), (resource.RLIMIT_AS, MEMORY_BYTES)):
         _, hard = resource.getrlimit(kind)
         lower = limit if hard == resource.RLIM_INFINITY else min(limit, hard)

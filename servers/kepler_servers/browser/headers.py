@@ -1,4 +1,4 @@
-"""The response headers that protect pages and the files that they load."""
+"""The HTTP response headers that protect the pages and the files that pages load."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ POLICY = (
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
 """Content-Security-Policy of all pages: nothing is loaded from other hosts, and no script or style is inline."""
+
+REPORT_POLICY = "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'none'"
+"""Content-Security-Policy of a report from a store. Anybody may have written the report, so its scripts do not run."""
 
 SECURITY_HEADERS = {
     "Content-Security-Policy": POLICY,

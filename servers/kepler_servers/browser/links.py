@@ -6,8 +6,8 @@ from urllib.parse import quote
 
 
 def endpoint(*parts: str) -> str:
-    """Return the URL of an endpoint without parameters.
+    """Return the URL path of an endpoint, without query parameters.
 
-    The first part is a path. The further parts are names, in which every special character is encoded.
+    The first part is a path. All further parts are names, whose special characters are encoded as %xx.
     """
     return "/".join([parts[0], *(quote(part, safe="") for part in parts[1:])])

@@ -42,10 +42,10 @@ def model_browser(
     health: Callable[[], msgspec.Struct],
     document: Callable[[], Mapping[str, Any]],
 ) -> list[Route]:
-    """Return the routes of all pages of the model server, and of the files that they load.
+    """Return the routes of all pages of the model server, and of the files that the pages load.
 
     `model_path` is the path of the endpoint for models. `health` returns the JSON object of `GET /healthz`, and
-    `document` the OpenAPI document.
+    `document` returns the OpenAPI document.
     """
     return [
         *ModelPages(SITE, live).routes(),

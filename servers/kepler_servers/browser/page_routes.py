@@ -1,4 +1,4 @@
-"""Routes of pages, for servers that serve an `App`."""
+"""Make the routes of web pages, for servers that serve an `App`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from kepler_servers.http.answer import Answer
 from kepler_servers.http.route import Route
 
 ENDPOINT = "pages"
-"""Name of all pages in the metrics."""
+"""Name of the endpoint in the metrics, for all pages together."""
 
 
 class PageQuery(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,14 +34,14 @@ def page_route(
     """Return the route of a page.
 
     The handler gets the `View` of the request, the query parameters as `query`, and the parameters of the path as
-    keyword arguments. Errors become a page, too.
+    keyword arguments. An error is also shown as a page.
     """
 
     def handle(**arguments: Any) -> Answer:
         return handler(View.of(site, bottle.request.environ), **arguments)
 
     return Route(
-        "GET", path, ENDPOINT, handle, summary="A page for people.",
+        "GET", path, ENDPOINT, handle, summary="A web page.",
         query=query, guard=guard, listed=False, error_page=site.error_page,
     )  # fmt: skip
 

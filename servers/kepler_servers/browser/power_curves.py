@@ -1,4 +1,4 @@
-"""The power curves of stored models, computed one after the other in processes of their own, and cached."""
+"""Compute the power curves of stored models one after the other, in separate processes, and cache the curves."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from kepler_servers.browser.curve import Curve, curve_of
 log = logging.getLogger(__name__)
 
 MAX_ARCHIVE_BYTES = 64 * 2**20
-"""Maximum size of a model's zip file whose curve is drawn."""
+"""Maximum size of the zip file of a model whose curve is drawn."""
 TIMEOUT_SECONDS = 30.0
-"""Time limit for the curve of one model. The limit of the CPU time (`curve_process`) is much lower; this limit is for
-machines that are busy with other work."""
+"""Time limit for the curve of one model. The limit of the CPU time (in `curve_process`) is much lower. This limit is
+for machines that are busy with other work."""
 RETRY_SECONDS = 60.0
-"""Time after which a curve that could not be computed is computed again, if somebody opens the page of its model."""
+"""Time after which a failed computation of a curve is repeated, if the page of the model is requested again."""
 MAX_WAITING = 8
-"""Maximum number of curves that wait until they are computed. Pages of further models have no curve."""
+"""Maximum number of curves that wait to be computed. Until fewer curves wait, pages of other models have no curve."""
 MAX_CURVES = 256
 """Maximum number of curves in the cache. A curve of two components takes about 3 kB."""
 
@@ -41,25 +41,25 @@ class _Entry:
     """A curve in the cache."""
 
     curve: Curve | None = None
-    """None until the curve is computed."""
+    """The curve; None until it is computed."""
     computed: float = 0.0
-    """Time of the computation, by `time.monotonic`."""
+    """Value of `time.monotonic()` when the curve was computed."""
 
 
 class PowerCurves:
-    """Computes the power curves of models. All methods may be called from several threads."""
+    """Computes the power curves of models. All methods are thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._waiting: queue.SimpleQueue[tuple[_Entry, StoredModel]] = queue.SimpleQueue()
         self._entries: dict[tuple[str, str, str], _Entry] = {}
-        """Curves by pipeline, path and digest of the model, in the order of their requests."""
+        """(pipeline, path, digest) of a model -> its curve, in the order of the requests."""
         self._thread: threading.Thread | None = None
 
     def curve(self, model: StoredModel) -> Curve | None:
-        """Return the power curve of a model; None while it is computed.
+        """Return the power curve of a model; None while the curve is being computed.
 
-        The curve has a reason if it cannot be computed.
+        If the curve cannot be computed, the result contains only the reason.
         """
         if not model.loadable:
             return Curve(reason=model.no_linear_weights or "")
@@ -77,7 +77,7 @@ class PowerCurves:
                 del self._entries[next(iter(self._entries))]
             entry = self._entries[key] = _Entry()
             if self._thread is None:
-                # A daemon thread, so that the server never waits for a curve when it ends.
+                # The thread is a daemon thread, so that the server does not wait for a curve when it stops.
                 self._thread = threading.Thread(target=self._run, name="curves", daemon=True)
                 self._thread.start()
         self._waiting.put((entry, model))
@@ -97,7 +97,10 @@ class PowerCurves:
 
 
 def _is_to_retry(entry: _Entry) -> bool:
-    """Return whether a curve failed long ago: the machine may have been too busy, or the store not reachable."""
+    """Return whether the computation of a curve failed long enough ago to repeat it.
+
+    The cause may have been temporary: a busy machine, or an unreachable store.
+    """
     failed = entry.curve is not None and bool(entry.curve.reason)
     return failed and time.monotonic() - entry.computed > RETRY_SECONDS
 
@@ -106,13 +109,13 @@ def _compute(model: StoredModel) -> Curve:
     where = printable(f"{model.pipeline}/{model.path}")
     try:
         if not model.portable:
-            return curve_of(model.load())  # linear weights, which this process has in memory
+            return curve_of(model.load())  # the model is linear weights, which this process has in memory
         archive = model.archive()
     except KeplerError as error:
         return Curve(reason=str(error))
     command = [sys.executable, "-m", "kepler_servers.browser.curve_process"]
     try:
-        # One thread, because each thread of a library would reserve address space.
+        # The libraries may use only one thread, because each of their threads would reserve address space.
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         process = subprocess.run(  # noqa: S603 (a process of our own interpreter)
             command, input=archive, capture_output=True, timeout=TIMEOUT_SECONDS, check=False, env=environment

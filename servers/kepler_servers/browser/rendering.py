@@ -1,4 +1,4 @@
-"""Rendering of the templates with jinja2. Every value is escaped."""
+"""Render the templates of the pages with jinja2. Every value is escaped."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from kepler_servers.browser.assets import asset_url
 from kepler_servers.browser.links import endpoint
 
 SHOWN_CHARACTERS = 200
-"""Maximum length of a name or text from a store. A longer one is cut."""
+"""Maximum number of shown characters of a name or text from a store. A longer text is cut."""
 _LARGE = 1e9
-"""Numbers from here on are shown with an exponent."""
+"""Numbers of at least this size are shown with an exponent."""
 _UNSEEN = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
-"""Unicode categories of characters that are not seen, e.g. marks that change the direction of the text after them."""
+"""Unicode categories of invisible characters, e.g. marks that change the direction of the text after them."""
 
 
 def render(template: str, values: Mapping[str, Any]) -> str:
@@ -30,7 +30,7 @@ def render(template: str, values: Mapping[str, Any]) -> str:
 
 
 def shown(value: object, limit: int = SHOWN_CHARACTERS) -> str:
-    """Return a value from a store as text: unseen characters are replaced by ␣, and a long text is cut."""
+    """Return a value from a store as text. Invisible characters are replaced by ␣, and a long text is cut."""
     text = shortened(value if isinstance(value, str) else str(value), limit)
     return "".join("␣" if unicodedata.category(character) in _UNSEEN else character for character in text)
 

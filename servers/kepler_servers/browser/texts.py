@@ -12,10 +12,10 @@ from typing import Any, Literal
 Language = Literal["en", "de", "zh"]
 
 LANGUAGES: dict[Language, str] = {"en": "English", "de": "Deutsch", "zh": "中文"}
-"""Languages of the pages, each with its own name for itself."""
+"""Language code -> name of the language in the language itself."""
 
 HTML_LANGUAGES: dict[Language, str] = {"en": "en", "de": "de", "zh": "zh-Hans"}
-"""Values of the attribute `lang` in HTML (BCP 47)."""
+"""Language code -> value of the attribute `lang` in HTML (BCP 47)."""
 
 DEFAULT_LANGUAGE: Language = "en"
 
@@ -25,25 +25,26 @@ _RANGE = re.compile(r"\s*([A-Za-z]{1,8})(?:-[A-Za-z0-9]{1,8})*\s*(?:;\s*q=([01](
 
 @cache
 def catalogue() -> Mapping[str, Mapping[str, str]]:
-    """Return the texts by key and language. The file is read at the first call."""
+    """Return key -> language -> text. The file is read at the first call."""
     return tomllib.loads(files(__package__).joinpath("texts.toml").read_text("utf-8"))
 
 
 def text(key: str, language: Language, **values: Any) -> str:
-    """Return the text with a key in a language; `values` replace the names in braces."""
+    """Return the text with a key in a language. `values` replaces the names in braces."""
     template = catalogue()[key][language]
     return template.format_map(values) if values else template
 
 
 def language_named(name: str) -> Language | None:
-    """Return the language with this code; None if there are no texts in it."""
+    """Return the language with this code; None if there are no texts in this language."""
     return next((language for language in LANGUAGES if language == name), None)
 
 
 def accepted_language(header: str) -> Language:
     """Return the language that the value of a header Accept-Language prefers (RFC 9110, section 12.5.4).
 
-    The result is `DEFAULT_LANGUAGE` if the header names none of the languages. Malformed parts count as absent.
+    The result is `DEFAULT_LANGUAGE` if the header names none of the languages of the pages. Malformed parts of the
+    header are ignored.
     """
     best: tuple[float, Language] = 0.0, DEFAULT_LANGUAGE
     for part in header[:_MAX_HEADER_CHARACTERS].split(","):

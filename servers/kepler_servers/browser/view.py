@@ -1,4 +1,4 @@
-"""One request for a page: its language, its links, and the answer with the rendered page."""
+"""A request for a page: the language, the links of the page, and the answer with the rendered page."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _MAX_PARAMETERS = 100
 _MAX_NAME_CHARACTERS = 100
 _MAX_HOST_CHARACTERS = 200
 _BELOW_START = ("/ui/pipelines/", "/ui/jobs/")
-"""Beginnings of the paths of pages that are reached from the first page."""
+"""Path prefixes of the pages to which the first page links."""
 
 _PAGE_HEADERS = {
     "Content-Type": "text/html; charset=utf-8",
@@ -42,9 +42,9 @@ class Site:
     """The pages of one server."""
 
     name: str
-    """Key of the text with the server's name."""
+    """Key of the server's name in the catalogue of texts."""
     links: tuple[tuple[str, str], ...]
-    """The links at the top of each page: the key of the text, and the path."""
+    """The links at the top of each page: (key of the link's text, path)."""
 
     def error_page(self, error: HttpError, environ: Mapping[str, Any]) -> Answer:
         """Return the page that reports an error."""
@@ -55,27 +55,27 @@ class Site:
 
 @attrs.frozen
 class View:
-    """What the rendering of a page needs to know about its request."""
+    """The properties of a request that are needed to render the page."""
 
     site: Site
     language: Language
     chosen: bool
-    """Whether the URL contains the language. Then the links of the page contain it, too."""
+    """Whether the URL contains the language. If so, the links of the page also contain it."""
     path: str
     origin: str
-    """Scheme and host of the request, for command lines that the page shows."""
+    """Scheme and host of the request's URL, for command lines that the page shows."""
     query: tuple[tuple[str, str], ...]
-    """Parameters of the URL without the language."""
+    """Query parameters of the URL, without the language."""
 
     @classmethod
     def of(cls, site: Site, environ: Mapping[str, Any]) -> View:
-        """Return the view for a request with this WSGI environment.
+        """Make the view for a request from the WSGI environment of the request.
 
-        An unknown language in the URL counts as absent here. The route's query type reports it.
+        An unknown language in the URL is ignored here. The type of the route's query parameters reports the error.
         """
         try:
             query = parse_qsl(environ.get("QUERY_STRING", ""), max_num_fields=_MAX_PARAMETERS)
-        except ValueError:  # raised if there are more parameters
+        except ValueError:  # raised if there are more than `_MAX_PARAMETERS` parameters
             query = []
         names = [value for name, value in query if name == LANGUAGE_PARAMETER]
         named = language_named(names[0]) if names else None
@@ -95,12 +95,15 @@ class View:
         return text(key, self.language, **values)
 
     def term(self, prefix: str, name: str) -> str:
-        """Return the text for a name from a store, e.g. of a component; the name itself if there is no text for it."""
+        """Return the text for a name from a store, e.g. the name of a component.
+
+        If there is no text with the key `prefix` + `name`, the name itself is returned.
+        """
         key = prefix + name
         return self.text(key) if key in catalogue() else printable(name, _MAX_NAME_CHARACTERS)
 
     def href(self, *parts: str, **parameters: Any) -> str:
-        """Return the URL of a page of this server: the path of `parts`, as in `endpoint`, with the parameters.
+        """Return the URL of a page of this server. See `endpoint` for `parts`; `parameters` are query parameters.
 
         Parameters that are None or empty are left out.
         """
@@ -111,14 +114,21 @@ class View:
         return f"{path}?{urlencode(pairs)}" if pairs else path
 
     def place(self, path: str) -> str:
-        """Return the value of `aria-current` for a link at the top of the page; empty if it leads elsewhere."""
+        """Return the value of `aria-current` for a link at the top of the page.
+
+        The value is empty if the link leads to another part of the site.
+        """
         if path == self.path:
             return "page"
         below = _BELOW_START if path == "/" else (f"{path}/",)
         return "true" if self.path.startswith(below) else ""
 
     def language_links(self) -> list[tuple[str, str, str, bool]]:
-        """Return the HTML language, the name and the URL of this page in each language, and whether it is shown now."""
+        """Return the links to this page in all languages.
+
+        Each link has the language in HTML, the name of the language, the URL, and whether the page is shown in this
+        language.
+        """
         return [
             (
                 HTML_LANGUAGES[language],

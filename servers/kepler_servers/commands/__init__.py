@@ -1,4 +1,4 @@
-"""The commands that this package adds to `kepler-model`, through the hook that plugins use for their commands."""
+"""The commands that this package adds to `kepler-model`, with the hook that plugins also use to add commands."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ SERVERS = {
         "Publish the watts of this machine for Kepler, Prometheus and other programs.",
     ),
 }
-"""The commands below `kepler-model serve`. `commands.programs` also runs four of them as programs of their
-own."""
+"""Name -> command, for the commands of `kepler-model serve`. The module `commands.programs` has separate programs for
+four of them."""
 
 _COMMANDS = {
     "watts": LazyCommand(

@@ -1,4 +1,4 @@
-"""Code that the commands of all servers share: the log level, and the default folders of the store and the state."""
+"""Code that the commands of all servers share: log options, and the default folders of the store and the state."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ STATE_FOLDER = "state"
 
 
 _LOG_FORMAT = "kepler_servers.log_format"
-"""Key of the log format in `click.Context.meta`."""
+"""Key in `click.Context.meta` under which the log format is stored."""
 
 _log_format_option = configured_option(
     "--log-format",
@@ -34,7 +34,7 @@ _log_format_option = configured_option(
     show_default=True,
     expose_value=False,
     callback=lambda context, _, value: context.meta.__setitem__(_LOG_FORMAT, value),
-    help="Form of the log: a line of text or a line of JSON for each message.",
+    help="Format of the log: one line of text or one line of JSON for each message.",
 )
 
 _log_level_option = configured_option(
@@ -63,7 +63,8 @@ def configure_server_logging(context: click.Context, log_level: str | None) -> t
 def store_location(configuration: Configuration, option: str | None) -> str:
     """Return the location of the model store. Raise `UsageError` if no store is configured.
 
-    By default, the store is the folder `/mnt/models`, if that folder is writable or can be created.
+    `option` is the value of the option `--store`. By default, the store is the folder `/mnt/models`, if this folder is
+    writable or can be created.
     """
     location = configuration.text(STORE_KEY, option)
     if location is not None:
@@ -77,7 +78,7 @@ def store_location(configuration: Configuration, option: str | None) -> str:
 
 
 def store_in_volume(configuration: Configuration) -> str | None:
-    """Return the model store in the volume of a container, `/mnt/models`; None if the folder does not exist."""
+    """Return the location of the model store in a container's volume; None if the folder does not exist."""
     folder = configuration.volume() / STORE_FOLDER
     return str(folder) if folder.is_dir() else None
 
@@ -89,7 +90,7 @@ def state_folder(configuration: Configuration, server: str) -> str | None:
 
 
 def _can_write(volume: Path, *names: str) -> bool:
-    """Return whether a folder in the volume is writable or can be created. The volume itself is never created."""
+    """Return whether the folder `names` below `volume` is writable or can be created. The volume is never created."""
     folder = volume.joinpath(*names)
     while not folder.exists() and folder != volume:
         folder = folder.parent
@@ -99,8 +100,8 @@ def _can_write(volume: Path, *names: str) -> bool:
 def create_store_folder(location: str) -> None:
     """Create the folder of a local model store if it is missing, and log this.
 
-    Raises `StoreError` if no store can be at the location. If the folder cannot be created, only a warning is
-    logged: a server that reads the store waits for the folder, and a server that writes to it reports the error.
+    Raises `StoreError` if the location is invalid. If the folder cannot be created, only a warning is logged. A server
+    that reads the store then waits for the folder, and a server that writes to the store reports the error.
     """
     root = getattr(open_store(location), "root", None)
     if not isinstance(root, Path) or root.is_dir():

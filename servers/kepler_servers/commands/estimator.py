@@ -26,12 +26,13 @@ _INIT_KEYS = tuple(
 )
 
 _MAX_CELL_CHARACTERS = 40
-"""Maximum length of texts from requests, and of reasons, in the table of `estimator status`."""
+"""Maximum length of a text in the table of `estimator status`, if the text comes from a request or is a reason."""
 _MAX_PROBLEM_CHARACTERS = 1000
-"""Maximum length of a reason below the table of `estimator status`; the estimator cuts reasons at this length too."""
+"""Maximum length of a reason below the table of `estimator status`. The estimator cuts reasons at the same length."""
 
 _DEFAULT_SERVICE = "kepler-model-server.kepler.svc.cluster.local"
-"""The Kubernetes Service of kepler-model-server, which is also that program's default of `MODEL_SERVER_URL`."""
+"""Name of the Kubernetes Service of kepler-model-server. It is the default of `MODEL_SERVER_URL` in
+kepler-model-server."""
 
 
 @click.command(
@@ -139,8 +140,8 @@ def estimator(
         configuration, model_server, configuration.text("MODEL_PATH", store) or store_in_volume(configuration)
     )
     spec = machine(machine_spec)
-    # Until the event loop handles the signals, they are only noted. A handler that raises could interrupt the import of
-    # a C module: the interpreter then crashes when it exits, or the exception gets lost.
+    # Until the event loop handles signals, they are only stored in a list. A handler that raises an exception could
+    # interrupt the import of a C module. Then the interpreter crashes when it exits, or the exception gets lost.
     early_signals: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, _: early_signals.append(number))
@@ -249,7 +250,7 @@ def _request_url(url: str, configuration: Configuration) -> str:
 
 
 def machine(name: str | None) -> dict[str, Any]:
-    """Return the description of the machine that models are selected for.
+    """Return the description of the machine for which models are selected.
 
     The description is read from the file `name`. If `name` is None, the description of this machine is discovered.
     """
@@ -285,7 +286,7 @@ def status(path: str, as_json: bool) -> None:
     for key, description in (
         ("invalid_rows", "invalid rows"),
         ("rows_outside", "rows outside the range of the model's training"),
-        ("disagreements", "rows answered by the twin of a model, because both disagreed"),
+        ("disagreements", "rows answered by a model's twin, because model and twin disagreed"),
         ("replies_with_fewer_decimals", "replies with fewer decimals"),
         ("replies_without_all_components", "replies without all components"),
         ("replies_too_long", "replies that are too long for Kepler"),
@@ -302,7 +303,10 @@ def status(path: str, as_json: bool) -> None:
 
 
 def _print_models(models: Sequence[dict[str, Any]]) -> None:
-    """Print a table of the status of each kind of request, and below it a line for each distinct problem."""
+    """Print a table with the status of each kind of request.
+
+    Below the table, print a line for each distinct problem.
+    """
     from kepler_core.messages import printable
 
     rows = []

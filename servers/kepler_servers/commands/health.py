@@ -26,8 +26,8 @@ def health(targets: tuple[str, ...], ready: bool, timeout: float, as_json: bool,
     """Check whether servers are healthy.
 
     URL is the address of a server, e.g. http://localhost:8100, and SOCKET is the path of an estimator's unix socket.
-    Without any, the command checks all servers of this machine that listen at their configured or default addresses,
-    and at least one must listen.
+    Without an argument, the command checks all servers of this machine that listen at their configured or default
+    addresses. At least one server must listen.
 
     The exit code is 1 if a server is not healthy.
     """

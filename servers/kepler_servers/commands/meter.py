@@ -31,13 +31,13 @@ log = logging.getLogger(__name__)
 DEFAULT_OUTPUT = "powercap"
 _ZONES = {zone: component for component, zone in ZONE_OF_COMPONENT.items()}
 MIN_VALID_SECONDS = 5.0
-"""Minimum time for which a reading stays valid if no new reading follows."""
+"""Minimum time for which a reading is valid if no new reading follows."""
 VALID_INTERVALS = 5
 
 
 @attrs.frozen
 class Publishing:
-    """Options of `kepler-model serve meter` about where it publishes, as parsed by click."""
+    """The options of `kepler-model serve meter` that state where it publishes the watts."""
 
     tree: str
     outputs: tuple[str, ...]
@@ -52,7 +52,7 @@ class Publishing:
 
 
 def default_tree() -> str:
-    """Return the default folder of the tree: in the runtime folder that systemd gives the service, or in /run."""
+    """Return the default of `--tree`: a folder in the runtime folder that systemd sets for the service, or in /run."""
     runtime = os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
     if not runtime and os.geteuid() != 0 and os.environ.get("XDG_RUNTIME_DIR"):
         runtime = os.path.join(os.environ["XDG_RUNTIME_DIR"], "kepler-core")
@@ -93,7 +93,7 @@ _tree_option = configured_option(
     "--per-vm",
     key="METER_PER_VM",
     metavar="DIR",
-    help="For each QEMU guest of this host, write a tree with the guest's share of the power into this folder.",
+    help="For each QEMU guest of this host, write a folder tree with the guest's share of the power into this folder.",
 )
 @configured_option(
     "--metrics-port",
@@ -128,13 +128,13 @@ _tree_option = configured_option(
     key="METER_ZONES",
     type=click.Choice(sorted(_ZONES)),
     multiple=True,
-    help="Publish this zone only. May be repeated.  [default: all zones that the power source knows]",
+    help="Publish only this zone. May be repeated.  [default: all zones that the power source knows]",
 )
 @configured_option(
     "--scaphandre",
     key="METER_SCAPHANDRE",
     is_flag=True,
-    help="Name the zones' folders intel-rapl:N, which Scaphandre needs, and not after the power source.",
+    help="Name the folders of the zones intel-rapl:N, as Scaphandre needs, instead of after the power source.",
 )
 @configured_option(
     "--interval",
@@ -152,8 +152,8 @@ _tree_option = configured_option(
 def meter(context: click.Context, /, **values: Any) -> None:
     """Publish the watts of this machine for Kepler, Prometheus and other programs.
 
-    Once per interval, the meter reads the most trusted power source that works: a real meter, a model from a
-    store or model server, or the machine formula. Between two readings, the energy counters rise with the watts
+    Once per interval, the meter reads the most trusted power source that works: a device that measures power, a model
+    from a store or model server, or the machine formula. Between two readings, the energy counters rise with the watts
     of the latest reading. `kepler-model meter status` shows what is published.
 
     \b
@@ -173,13 +173,14 @@ def meter(context: click.Context, /, **values: Any) -> None:
     )
     _serve(publishing, settings)
     if any(not thread.daemon and thread is not threading.main_thread() for thread in threading.enumerate()):
-        # A thread still waits for a model server or store that does not answer. A normal exit would wait, too.
+        # A thread still waits for a model server or store that does not answer. A normal exit would wait for this
+        # thread.
         logging.shutdown()
         os._exit(0)
 
 
 def _serve(publishing: Publishing, settings: MeterSettings) -> None:
-    """Publish until the process gets SIGTERM or SIGINT."""
+    """Publish the watts until the process gets SIGTERM or SIGINT."""
     from kepler_core.messages import printable
     from kepler_servers.meter.advice import advice
     from kepler_servers.meter.loop import MeterLoop, stop_signal
@@ -203,7 +204,7 @@ def _serve(publishing: Publishing, settings: MeterSettings) -> None:
         stack.callback(collectors.close)
         try:
             collectors.open()
-        except CollectorError as error:  # a real meter works without features
+        except CollectorError as error:  # power sources that measure work without features
             log.warning("no features, retrying: %s", printable(str(error)))
         zones = Zones(tuple(_ZONES[zone] for zone in publishing.zones), _ZONES[publishing.zone])
         log.info("publishing through %s", ", ".join(outputs))
@@ -212,7 +213,10 @@ def _serve(publishing: Publishing, settings: MeterSettings) -> None:
 
 
 def _outputs(publishing: Publishing, root: str) -> dict[str, Output]:
-    """Return the outputs by name, not opened yet. Raises `PluginError` if one is unknown or broken."""
+    """Return name -> output, for all outputs to publish through.
+
+    The outputs are not open yet. Raises `PluginError` if an output is unknown or broken.
+    """
     from kepler_core.plugins import registry
 
     tree = publishing.tree
@@ -250,7 +254,7 @@ def _status_file(tree: Path) -> Iterator[Callable[[MeterStatus], None]]:
         tree.mkdir(parents=True, exist_ok=True)
         folder = os.open(tree, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
-        # An unprivileged meter that only serves metrics needs no folder.
+        # The error is not fatal: an unprivileged meter that only serves metrics does not need this folder.
         log.warning("no status for `kepler-model meter status`: cannot write %s: %s", tree, reason_of(error))
         yield lambda _: None
         return

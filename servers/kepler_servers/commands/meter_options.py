@@ -79,8 +79,8 @@ _OPTIONS = (
         type=click.Choice(["reservation", "none"]),
         default="reservation",
         show_default=True,
-        help="Part of the host's idle power that counts as a virtual machine's: the part of the host's CPUs that are "
-        "reserved for it, or none.",
+        help="Part of the host's idle power that a virtual machine gets: in proportion to its reserved CPUs "
+        "(reservation), or nothing (none).",
     ),
     configured_option(
         "--provided-tree",
@@ -112,13 +112,13 @@ _OPTIONS = (
         "--redfish-ca",
         key="METER_REDFISH_CA",
         metavar="FILE",
-        help="Certificates of the authorities that signed the certificate of --redfish.  [default: the system's]",
+        help="File with the authorities' certificates that --redfish is verified with.  [default: the system's]",
     ),
     configured_option(
         "--redfish-insecure",
         key="METER_REDFISH_INSECURE",
         is_flag=True,
-        help="Accept every certificate of --redfish.",
+        help="Accept any certificate of --redfish, without verification.",
     ),
     configured_option(
         "--redfish-chassis",
@@ -133,13 +133,13 @@ _OPTIONS = (
         default=5.0,
         show_default=True,
         metavar="SECONDS",
-        help="Interval at which --ipmi or --redfish is asked.",
+        help="Interval between two requests to the management controller (--ipmi or --redfish).",
     ),
 )
 
 
 def machine_options(command: F) -> F:
-    """Add to a command the options that `meter_settings` reads."""
+    """Add the options that `meter_settings` reads to a command."""
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
@@ -148,7 +148,7 @@ def machine_options(command: F) -> F:
 def meter_settings(
     values: Mapping[str, Any], configuration: Configuration, *, interval: float = 1.0, own_trees: Sequence[str] = ()
 ) -> MeterSettings:
-    """Return the settings from the values of the options of `machine_options`. Raises `UsageError`."""
+    """Make the settings of a meter from the values of the options in `machine_options`. Raises `UsageError`."""
     from kepler_core.cli.idle_watts import parse_idle_watts
     from kepler_servers.meter.settings import COLLECTORS, SOURCES, MeterSettings
 
@@ -180,7 +180,7 @@ def _redfish(values: Mapping[str, Any]) -> RedfishSettings | None:
     if values["redfish_url"] is None:
         for name in names:
             if values[f"redfish_{name}"]:
-                raise UsageError(f"--redfish-{name} goes with --redfish URL")
+                raise UsageError(f"--redfish-{name} needs --redfish URL")
         return None
     from kepler_servers.meter.sources.redfish import RedfishSettings
 

@@ -94,7 +94,8 @@ def model_server(
     if not path.startswith("/"):
         raise UsageError(f"MODEL_SERVER_MODEL_REQ_PATH: {path[:60]!r} does not begin with /")
     initial = initial_locations(configuration.text("INITIAL_PIPELINE_URL"), configuration.text("MODEL_TOPURL"))
-    # A wrong location of the store is reported here, once. Otherwise, every worker process would report it.
+    # If the location of the store is wrong, the error is reported once here. Otherwise, every worker process would
+    # report it.
     create_store_folder(location)
     with tempfile.TemporaryDirectory(prefix="kepler-model-server-") as scratch:
         settings = Settings(
@@ -110,6 +111,6 @@ def model_server(
         )
         os.environ[SETTINGS_VARIABLE] = msgspec.json.encode(settings).decode()
         if workers > 1:
-            # Each worker process keeps its counters in files in this folder, so that every worker can report the sums.
+            # Each worker process stores its counters in files in this folder, so that every worker can report the sums.
             os.environ["PROMETHEUS_MULTIPROC_DIR"] = scratch
         serve(TARGET, host=host, port=port, workers=workers)

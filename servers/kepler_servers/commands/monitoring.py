@@ -1,4 +1,4 @@
-"""The command `kepler-model monitoring`, which writes files that let Prometheus and Grafana watch Kepler Core."""
+"""The command `kepler-model monitoring`, which writes files for Prometheus and Grafana that monitor Kepler Core."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from kepler_core.cli.output import json_option, print_json
 from kepler_core.errors import UsageError
 
 FILES = ("rules.yaml", "power.json", "models.json")
-"""Rules for Prometheus, and two dashboards for Grafana. They are in the folder `monitoring` of `kepler_config`."""
+"""Names of the files that the command writes. They are copied from the folder `monitoring` of the package
+`kepler_config`."""
 
 
 @click.command(epilog=examples("monitoring kepler-monitoring"))

@@ -220,7 +220,7 @@ def offline_trainer(
     configuration = Configuration(config_dir)
     location = store_location(configuration, store)
     if scheduler is not None and backend != "dask":
-        raise UsageError("--scheduler goes with --backend dask")
+        raise UsageError("--scheduler needs --backend dask")
     settings = Settings(
         store=location,
         state=str(Path(state or default_state(configuration)).resolve()),
@@ -246,7 +246,7 @@ def offline_trainer(
 
 
 def _check(settings: Settings, host: str, *, insecure: bool) -> None:
-    """Check the settings before the HTTP process starts. Raises `UsageError` if that process would fail with them."""
+    """Check the settings before the HTTP process starts. Raises `UsageError` if that process could not use them."""
     from kepler_core.urls import is_loopback
     from kepler_servers.offline_trainer.queue_database import open_queue
     from kepler_servers.offline_trainer.settings import StateFolder
@@ -268,7 +268,7 @@ def _check(settings: Settings, host: str, *, insecure: bool) -> None:
 
 
 def default_state(configuration: Configuration) -> str:
-    """Return the state folder that systemd has set, else one in the container's volume, else one in the user's home."""
+    """Return the default state folder: from systemd, or else in the container's volume, or else in the user's home."""
     if (folder := os.environ.get("STATE_DIRECTORY", "").partition(":")[0]) != "":
         return folder
     if (in_volume := state_folder(configuration, "offline-trainer")) is not None:

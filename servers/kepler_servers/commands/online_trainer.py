@@ -37,10 +37,10 @@ if TYPE_CHECKING:
 DEFAULT_PORT = 8103
 DEFAULT_INTERVAL_SECONDS = 300.0
 PROMETHEUS_RETRY_SECONDS = 30.0
-"""Time for which a round repeats a query if the Prometheus server does not answer."""
+"""Time during which a round retries a query if the Prometheus server does not answer."""
 
 STOP_SECONDS = 1.5
-"""After SIGTERM or SIGINT, the process waits for this time for the running round to end. Then the process exits."""
+"""Maximum time that the running round may take after SIGTERM or SIGINT. Then the process exits."""
 
 _POLL_SECONDS = 0.1
 
@@ -49,7 +49,7 @@ log = logging.getLogger(__name__)
 
 @attrs.frozen
 class Options:
-    """The options of `kepler-model serve online-trainer`, as click parsed them."""
+    """The options of `kepler-model serve online-trainer`, with the values from click."""
 
     pipeline: str
     name: str | None
@@ -147,7 +147,7 @@ class Options:
     metavar="DURATION",
     default="2m",
     show_default=True,
-    help="How late a sample may become available in Prometheus and still be stored.",
+    help="Maximum delay until Prometheus has a sample. Samples with a longer delay are not stored.",
 )
 @configured_option(
     "--backfill",
@@ -155,7 +155,7 @@ class Options:
     metavar="DURATION",
     default="1h",
     show_default=True,
-    help="How far into the past the first round fetches samples.",
+    help="Length of the time range before now that the first round fetches.",
 )
 @configured_option(
     "--catch-up",
@@ -163,7 +163,7 @@ class Options:
     metavar="DURATION",
     default="6h",
     show_default=True,
-    help="How far into the past a round fetches at most, e.g. after the trainer was stopped for days.",
+    help="Maximum length of the time range that a round fetches, e.g. after the trainer was stopped for days.",
 )
 @configured_option(
     "--retrain-after",
@@ -293,7 +293,7 @@ def online_trainer(context: click.Context, /, **values: Any) -> None:
 
 
 def _run(rounds: Rounds, stop: threading.Event) -> None:
-    """Run rounds until `stop` is set. If the running round has not ended `STOP_SECONDS` later, end the process.
+    """Run rounds until `stop` is set. Then end the process if the running round takes longer than `STOP_SECONDS`.
 
     A round usually ends in time. It takes longer only while it waits for the model store or calculates.
     It is safe to end the process at any point of a round, because the files in the sample store and in the
@@ -304,13 +304,13 @@ def _run(rounds: Rounds, stop: threading.Event) -> None:
     def work() -> None:
         try:
             rounds.run()
-        except BaseException as error:  # raised again in the main thread, at the end of `_run`
+        except BaseException as error:  # the main thread raises the error again at the end of `_run`
             errors.append(error)
 
     thread = threading.Thread(target=work, name="rounds", daemon=True)
     thread.start()
-    # The loop does not wait for the event `stop`: the signal handler that sets it runs in this thread, and would wait
-    # for ever if this thread held the event's lock at that moment.
+    # The loop does not wait for the event `stop`, because the signal handler that sets the event runs in this thread.
+    # If this thread held the event's lock at that moment, the handler would wait for ever.
     while thread.is_alive() and not stop.is_set():
         thread.join(_POLL_SECONDS)
     thread.join(STOP_SECONDS)
@@ -345,7 +345,7 @@ def _open_client(options: Options, configuration: Configuration, url: str, stop:
 
 
 def _make_fetcher(options: Options, configuration: Configuration, client: PrometheusClient) -> Fetcher:
-    """Load the pipeline, and return the `Fetcher` that gets the pipeline's samples from Prometheus."""
+    """Load the pipeline, and return the `Fetcher` that fetches the samples for the pipeline from Prometheus."""
     from kepler_core.pipeline.load import load_pipeline
     from kepler_core.pipeline.targets import refuse_vm_target
     from kepler_servers.online_trainer.fetching import Fetcher

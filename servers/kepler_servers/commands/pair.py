@@ -25,10 +25,10 @@ from kepler_core.scrape.readings import Readings
 from kepler_core.scrape.scraper import Scrape, ScrapeError, Scraper
 
 WRITE_SECONDS = 60.0
-"""Interval at which the file is written, so that a crash of the machine costs no more than this time."""
+"""Interval at which the recording is written to the file. If the machine crashes, only the time since then is lost."""
 MAX_GUEST_ROWS = 1_000_000
 SHORTEST_INTERVAL_SECONDS = 0.6
-"""Kepler makes a new measurement only if its latest one is older than 0.5 s."""
+"""Shortest interval between two readings. Kepler measures again only if its latest measurement is older than 0.5 s."""
 
 
 @click.group()
@@ -140,7 +140,7 @@ def guest(output: str, interval: float, duration: str, node: str | None, root: s
         if len(rows) >= MAX_GUEST_ROWS:
             raise KeplerError(f"more than {MAX_GUEST_ROWS} samples; record less often, or for a shorter time")
         if not rows or observation.time > rows[-1][0]:
-            # the first row has no features; its time tells when the period of the next row begins
+            # the first row has no features; its time is the beginning of the next row's period
             rows.append((observation.time, dict(observation.features)))
 
     try:
@@ -153,7 +153,7 @@ def guest(output: str, interval: float, duration: str, node: str | None, root: s
 
 
 def _checked(output: str, suffixes: tuple[str, ...]) -> Path:
-    """Return the path of the output. Raises `UsageError` if it cannot be written, or ends in none of the suffixes."""
+    """Return the path of the output. Raises `UsageError` if it cannot be written, or if its suffix is not allowed."""
     if not output.endswith(suffixes):
         raise UsageError(f"{output}: the name must end in {' or '.join(suffixes)}")
     check_output(output)
@@ -163,7 +163,7 @@ def _checked(output: str, suffixes: tuple[str, ...]) -> Path:
 def _record(
     read: Callable[[], None], write: Callable[[], None], interval: float, duration: float, stop: threading.Event
 ) -> None:
-    """Call `read` once per interval, and `write` once per minute and at the end, also after an error."""
+    """Call `read` once per interval. Call `write` once per minute and at the end, even after an error."""
     written = time.monotonic()
     try:
         with _progress(duration, interval) as advance:
@@ -171,7 +171,7 @@ def _record(
                 try:
                     read()
                 except DeadlineError:
-                    return  # a signal ended the reading
+                    return  # a signal interrupted `read`
                 advance()
                 if time.monotonic() - written >= WRITE_SECONDS:
                     write()
@@ -182,7 +182,7 @@ def _record(
 
 @contextmanager
 def _progress(duration: float, interval: float) -> Iterator[Callable[[], None]]:
-    """Show a progress bar if standard error is a terminal. Yield a function that advances it by one reading."""
+    """Show a progress bar if standard error is a terminal. Yield a function that advances the bar by one reading."""
     if not sys.stderr.isatty():
         yield lambda: None
         return
@@ -192,7 +192,10 @@ def _progress(duration: float, interval: float) -> Iterator[Callable[[], None]]:
 
 
 def _describe(scrape: Scrape, vm: str | None, where: str) -> None:
-    """Print what the host's Kepler reports. Raises `RecordingError` if this is not enough to record a pair."""
+    """Print the virtual machines that the host's Kepler reports.
+
+    Raises `RecordingError` if a pair cannot be recorded.
+    """
     metrics = {sample.metric for sample in scrape.samples}
     if names.BUILD_INFO in metrics and names.NODE_JOULES not in metrics:
         raise RecordingError(
@@ -224,7 +227,10 @@ def _describe(scrape: Scrape, vm: str | None, where: str) -> None:
 
 
 def _write_table(path: Path, rows: list[tuple[float, dict[str, float]]], node: str) -> None:
-    """Write the rows, each with its time in Unix seconds, as a table. Without rows, write nothing."""
+    """Write the rows as a CSV table. Write nothing if there are no rows.
+
+    `rows` has the time (Unix seconds) and the features of each sample.
+    """
     import csv
     import io
 

@@ -1,7 +1,7 @@
 """The programs `model-server`, `estimator`, `offline-trainer` and `online-trainer`.
 
-Each program runs the click command of `kepler-model serve` with the same name. Existing deployments of Kepler's
-model server start these programs in their containers.
+Each program runs the command of `kepler-model serve` with the same name. Existing deployments of kepler-model-server
+start programs with these names in their containers.
 """
 
 from __future__ import annotations

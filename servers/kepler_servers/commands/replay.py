@@ -11,7 +11,7 @@ from kepler_servers.commands.deployment import configure_server_logging, log_opt
 
 DEFAULT_PORT = 9102
 _SIMULATED_SAMPLES = 1200
-"""Number of samples of the simulated recording, one hour at a step of 3 s."""
+"""Number of samples of the simulated recording: one hour with a step of 3 s."""
 
 
 @click.command(epilog=examples("replay", "replay recording.json.gz --port 9102 --speed 10 --loop"))
@@ -27,7 +27,7 @@ _SIMULATED_SAMPLES = 1200
     show_default=True,
     help="Speed of the replay. The values of counters are divided by it, so that rates and watts stay the same.",
 )
-@click.option("--loop", is_flag=True, help="At the end of the recording, start again, as if the exporter restarted.")
+@click.option("--loop", is_flag=True, help="At the end of the recording, start again, like an exporter that restarts.")
 @log_options
 @config_dir_option
 @json_errors_option
@@ -44,9 +44,9 @@ def replay(
 ) -> None:
     """Serve the metrics of a RECORDING as its exporter did, so that Prometheus can scrape them.
 
-    Without a RECORDING, the metrics are those of a simulated node with Kepler 0.7, again and again. The recording's
-    labels `instance` and `job` stay only if the scrape configuration has `honor_labels: true`. /progress has the
-    current position in the recording.
+    Without a RECORDING, the command serves the metrics of a simulated node with Kepler 0.7, in an endless loop. The
+    recording's labels `instance` and `job` stay only if the scrape configuration has `honor_labels: true`. /progress
+    has the current position in the recording.
     """
     from kepler_core.recording import read_recording
     from kepler_core.simulate import Simulation

@@ -93,7 +93,7 @@ def export(state: str, nodes: tuple[str, ...], output: str, force: bool) -> None
 
 
 def _only_nodes(table: Any, nodes: Sequence[str]) -> Any:
-    """Return the table's rows of the given nodes. Raises `UsageError` if one of them has no samples."""
+    """Return the rows of `table` whose node is in `nodes`. Raises `UsageError` if one of these nodes has no samples."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -133,7 +133,7 @@ def _open(state: str) -> tuple[StateFolder, SampleStore]:
 def _summarise(folder: StateFolder, store: SampleStore) -> dict[str, Any]:
     """Return the object that `samples show --json` prints.
 
-    Its keys contain older names for samples and power shifts, which `StateFolder` explains.
+    Some keys of the object are older names for samples and power shifts, which `StateFolder` explains.
     """
     import msgspec
 

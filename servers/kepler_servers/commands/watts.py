@@ -1,4 +1,4 @@
-"""The command `kepler-model watts`: the power of this machine now, without configuration and without a network."""
+"""The command `kepler-model watts`: show the power of this machine, without configuration and without a network."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from kepler_servers.meter.this_machine import ThisMachine
 
 FIRST_PERIOD_SECONDS = 0.4
-"""Length of the periods until the first reading. Not shorter, because the kernel counts CPU time in ticks of 10 ms."""
+"""Length of the periods before the first reading. Shorter periods are inexact: the kernel counts CPU time in ticks of
+10 ms."""
 FIRST_READING_SECONDS = 10.0
 """Maximum time to wait for the first reading. The host of a virtual machine may write only every five seconds."""
 
@@ -75,9 +76,9 @@ def watts(watch: bool, interval: float, config_dir: str | None, as_json: bool, *
 
 @contextmanager
 def _without_warnings(*, verbose: bool) -> Iterator[None]:
-    """Log only errors of the estimating modules, unless the user wants to see each step.
+    """Context manager that suppresses warnings of `kepler_servers`, unless `verbose` is true.
 
-    The report itself has the reasons why a source is not used.
+    The report already has the reasons why a power source is not used.
     """
     log = logging.getLogger("kepler_servers")
     level = log.level
@@ -90,7 +91,7 @@ def _without_warnings(*, verbose: bool) -> Iterator[None]:
 
 
 def _first_reading(chain: SourceChain, collectors: CollectorSet) -> tuple[Reading, Observation]:
-    """Return the first reading. Raises `MeterError` with the reasons if there is none."""
+    """Return the first reading and its observation. Raises `MeterError` with the reasons if there is no reading."""
     deadline = time.monotonic() + FIRST_READING_SECONDS
     while True:
         observation = collectors.collect()
@@ -103,7 +104,10 @@ def _first_reading(chain: SourceChain, collectors: CollectorSet) -> tuple[Readin
 
 
 def _readings(chain: SourceChain, collectors: CollectorSet, interval: float) -> Iterator[tuple[Reading, Observation]]:
-    """Yield a reading for each period. A period without a reading is reported on standard error."""
+    """Yield the reading and the observation of each period.
+
+    If there is no reading, print the reason on standard error.
+    """
     due = time.monotonic()
     while True:
         due = max(due + interval, time.monotonic())

@@ -15,8 +15,9 @@ DEFAULT_MODEL_PATH = "/model"
 def model_request_url(url: str, path: str | None, setting: str) -> str:
     """Return the URL for requests to a model server.
 
-    `path` is the path of the endpoint, None for the usual one. If `url` has a path, that path is used. `setting` is
-    the name of the option or configuration key, for messages. Raises `UsageError` if `url` is not http(s)://host:port.
+    `path` is the path of the endpoint; None means `DEFAULT_MODEL_PATH`. If `url` already has a path, `path` is ignored.
+    `setting` is the name of the option or configuration key that contains the URL, for messages. Raises `UsageError` if
+    `url` is not http(s)://host:port.
     """
     try:
         parts = urlsplit(url)
@@ -36,7 +37,7 @@ def model_server_provider(url: str) -> ModelProvider:
 
 
 def store_provider(location: str, error_key: str = "mae") -> ModelProvider:
-    """Return the provider for a model store. The models are compared by the error `error_key`."""
+    """Return the provider for a model store. It compares the models by the error metric `error_key`."""
     from kepler_core.store import open_store
     from kepler_profiler.similarity import SpecTable
     from kepler_servers.estimator.model_providers import StoreProvider

@@ -9,9 +9,10 @@ from kepler_servers.estimator.framing import RequestBuffer
 from kepler_servers.estimator.request_handler import PendingRequest
 
 PIECE_BYTES = 65536
-"""Maximum number of bytes that are received at a time."""
+"""Maximum number of bytes that one call of `recv` receives."""
 NONBLOCKING = socket.MSG_DONTWAIT
-"""Flag of each `recv` and `send`, so that they never block. `setblocking` would be one more call per connection."""
+"""Flag with which `recv` and `send` return at once instead of waiting. `setblocking` would need one more system call
+per connection."""
 MAX_DISCARDED_BYTES = 64 * 2**20
 """Maximum number of bytes of a refused request that are received and discarded."""
 
@@ -49,7 +50,7 @@ class Connection:
 
     @property
     def held(self) -> int:
-        """Number of bytes in the buffer of an incomplete request; 0 without a buffer."""
+        """Number of bytes in the buffer of an incomplete request; 0 if there is no buffer."""
         return 0 if self.buffer is None else len(self.buffer)
 
     def end_reply(self) -> None:

@@ -15,7 +15,8 @@ class Counters:
     def __init__(self) -> None:
         self.started = time.time()
         self.requests: Counter[str] = Counter()
-        """Number of requests by outcome: requests for watts that were "answered" or "failed", and "commands"."""
+        """Outcome -> number of requests. The outcome of a request for watts is "answered" or "failed"; "commands"
+        counts the other requests, e.g. for the status."""
         self.rows = 0
         self.invalid_rows = 0
         self.dead_features: Counter[str] = Counter()
@@ -24,19 +25,21 @@ class Counters:
         A feature is dead if it is 0 in all rows although the CPUs ran.
         """
         self.rows_outside = 0
-        """Number of rows outside the range of their model's training, without the rows that ask for idle power."""
+        """Number of rows with a feature outside the range of their model's training. Rows that ask for idle power are
+        not included."""
         self.disagreements = 0
-        """Number of rows that the twin of their model answered, because the model differed too much from it."""
+        """Number of rows that got the watts of the model's twin (a second model with fewer features), because the
+        predictions of the two models differed too much."""
         self.fewer_decimals = 0
         self.components_left_out = 0
         self.too_long = 0
         self.connections = 0
         self.dropped: Counter[str] = Counter()
-        """Number of connections that were closed without a reply, by reason."""
+        """Reason -> number of connections that were closed without a reply."""
         self._latencies: deque[float] = deque(maxlen=MAX_LATENCIES)
 
     def add_latency(self, seconds: float) -> None:
-        """Record the time between the arrival of a complete request and its reply."""
+        """Record the time from the arrival of a complete request to its reply, in seconds."""
         self._latencies.append(seconds)
 
     def latency_ms(self) -> dict[str, float]:

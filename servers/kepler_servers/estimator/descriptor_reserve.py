@@ -1,4 +1,4 @@
-"""File descriptors that are kept back for the estimator's clients."""
+"""File descriptors that are reserved for the connections of the estimator's clients."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ If the process may open only few files, the reserve is therefore smaller than `R
 class DescriptorReserve:
     """Accepts clients even if the process has no free file descriptor, because other threads have used them up.
 
-    The metrics port, downloads and the reading of the store open files and connections in other threads.
-    Therefore the reserve keeps some descriptors open (on `/dev/null`), and closes one of them when a client
-    could not be accepted otherwise. Only the thread of the event loop may use a reserve.
+    The metrics port, downloads and the reading of the store open files and connections in other threads. Therefore the
+    reserve keeps some descriptors open (on `/dev/null`). It closes one of them if no other descriptor is free for a new
+    client. Only the thread of the event loop may use a reserve.
     """
 
     def __init__(self, size: int | None = None) -> None:
@@ -35,10 +35,10 @@ class DescriptorReserve:
         self.refill()
 
     def accept(self, listener: socket.socket) -> socket.socket:
-        """Accept a connection. Raise `OSError` if no client waits, or if no descriptor is free or reserved.
+        """Accept a connection. Raise `OSError` if no client waits, or if no free or reserved descriptor is left.
 
-        Closing a reserved descriptor makes room for the connection. If another thread uses this room first, the
-        next reserved descriptor is closed.
+        If no descriptor is free, the reserve closes one of its own, which the connection then gets. If another thread
+        takes this descriptor first, the reserve closes the next one.
         """
         while True:
             try:
@@ -54,7 +54,7 @@ class DescriptorReserve:
             peer.close()
             return
         descriptor = peer.detach()
-        # `dup2` replaces the socket in one step, so no other thread can take the descriptor between two system calls.
+        # `dup2` replaces the socket by `/dev/null` in one step. So no other thread can take the descriptor in between.
         os.dup2(self._null, descriptor, inheritable=False)
         self._reserved.append(descriptor)
 

@@ -1,4 +1,4 @@
-"""The explanation of a reply: the model, the intervals of its watts, flags and doubtful rows."""
+"""The explanation of a reply: the model, the intervals of the watts, and the reasons to doubt the watts."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from kepler_core.models.twins import CheckedWatts
 from kepler_servers.estimator.loaded_model import LoadedModel
 
 DECIMALS = 3
-"""Decimals of the half-widths, in watts."""
+"""Number of decimals of the intervals' half-widths, which are in watts."""
 MAX_KEPT_ROWS = 100
-"""Maximum number of rows that are kept of the latest answer for a model key, for the mean half-widths. Kepler's
-requests for the power of a node have one or two rows."""
+"""Maximum number of rows of the latest answer that stay in memory for each model key. The status reports the mean
+half-width of their intervals. Kepler's requests for the power of a node have one or two rows."""
 
 _SIMILARITIES = ("match", "number", "similarity", "looseness", "uncertainty")
 
@@ -49,13 +49,16 @@ def explain(loaded: LoadedModel, checked: CheckedWatts, host_name: str) -> dict[
 
 
 def mean_half_widths(loaded: LoadedModel, latest: CheckedWatts, host_name: str) -> dict[str, float]:
-    """Return the mean half-width of each component's intervals over the kept rows of an answer, in watts."""
+    """Return the mean half-width of each component's intervals over the rows of the answer `latest`, in watts."""
     widths = half_widths_of(loaded, latest, host_name) if len(latest.outside) else {}
     return {component: round(float(width.mean()), DECIMALS) for component, width in widths.items()}
 
 
 def half_widths_of(loaded: LoadedModel, checked: CheckedWatts, host_name: str) -> dict[str, FloatArray]:
-    """Return the half-width of the interval of each row, by component. It is empty if there are no intervals."""
+    """Return, by component, the half-width of each row's interval in watts.
+
+    The result is empty if there are no intervals.
+    """
     if loaded.check.honesty is None:
         return {}
     components = loaded.model.components
@@ -70,7 +73,7 @@ def half_widths_of(loaded: LoadedModel, checked: CheckedWatts, host_name: str) -
 
 
 def kept(checked: CheckedWatts) -> CheckedWatts:
-    """Return the first `MAX_KEPT_ROWS` rows of an answer. They are kept for `mean_half_widths`."""
+    """Return the first `MAX_KEPT_ROWS` rows of an answer, which the model cache keeps for `mean_half_widths`."""
     if len(checked.outside) <= MAX_KEPT_ROWS:
         return checked
     difference = checked.difference

@@ -75,7 +75,7 @@ class RequestBuffer:
         depth = np.cumsum(braces) + self._depth
         ends = np.flatnonzero((depth == 0) & (braces < 0))
         if backslashes is not None and len(outside := backslashes[~in_string[backslashes]]):
-            # Outside of strings, JSON has no backslashes. But bytes after the end of the object do not matter.
+            # A backslash outside of a string is an error, unless it comes after the end of the object.
             if len(ends) and ends[0] < outside[0]:
                 return int(ends[0]) + 1
             raise NotAnObjectError("a backslash outside of a string")

@@ -1,4 +1,4 @@
-"""Rounding of the watts of many processes, such that the sums over the processes stay right in Kepler.
+"""Round the watts of many processes so that the sums that Kepler computes over the processes stay right.
 
 Kepler corrects the power of each process: package power becomes at least core plus uncore power, and core power
 becomes package minus uncore power if the core power is 0. If the components were rounded independently of each other,
@@ -14,14 +14,14 @@ import numpy as np
 from kepler_core.arrays import BoolArray, FloatArray
 
 MOVED = 0.15
-"""Fraction of the core power of all rows that `concentrate_core` moves from the smallest rows to the other rows."""
+"""Maximum fraction of the total core power that `concentrate_core` takes from the rows with the least core power."""
 _STEPS = {"package": 2**0.5 - 1, "core": (5**0.5 - 1) / 2, "uncore": (13**0.5 - 3) / 2, "dram": 3**0.5 - 1}
-"""For each component, how much the number that is added to the first row (0 to 1, see `_start`) grows per reply.
+"""Component -> the step by which the result of `_start` grows from one reply to the next, modulo 1.
 
-The number of `package` is used for the remainder of the package: package power without core and uncore power.
-The multiples of a quadratic irrational with small partial quotients, modulo 1, are a low-discrepancy sequence: the
-average over n replies differs from the exact watts by a multiple of log(n)/n (L. Kuipers, H. Niederreiter, "Uniform
-Distribution of Sequences", 1974, chapter 2.3).
+The step of `package` is used for the remainder of the package power: package − core − uncore. The multiples of a
+quadratic irrational with small partial quotients, modulo 1, are a low-discrepancy sequence: the average over n replies
+differs from the exact watts by a multiple of log(n)/n (L. Kuipers, H. Niederreiter, "Uniform Distribution of
+Sequences", 1974, chapter 2.3).
 """
 
 
@@ -35,17 +35,16 @@ def round_jointly(
 ) -> FloatArray:
     """Round the watts of processes to the number of decimals of each component.
 
-    `watts` and the result have the shape (components, rows). In each component, the part of a row that is rounded off
-    is added to the next row, so that the sums over the rows stay right. The number that is added to the first
-    row depends on `turn`, the number of replies that were rounded before. Otherwise, the same rows would be rounded off
-    in each reply.
+    `watts` and the result have the shape (components, rows). In each component, the amount that rounding removes from a
+    row is added to the next row, so that the sums over the rows stay right. The number that is added to the first row
+    depends on `turn`, the number of earlier replies. Otherwise, the same rows would be rounded down in each reply.
 
     The package power of a row is the sum of three rounded parts: core, uncore, and the remainder (package − core −
     uncore). So core, uncore and package need equal decimals. Only rows with core power get a remainder, because Kepler
     would count the remainder of any other row as core power.
 
     With `concentrate_core`, only the rows whose core power is highest get core power. In all other rows, the core power
-    is 0, which is a single character in the reply. There must be no uncore then.
+    is 0, which is a single character in the reply. `components` must not contain uncore in this case.
     """
     at = {name: index for index, name in enumerate(components)}
     units: FloatArray = np.array([[10.0 ** decimals[name]] for name in components])
@@ -70,8 +69,8 @@ def round_jointly(
 def _concentrated(core: FloatArray) -> FloatArray:
     """Move core power from the rows with the least core power to all other rows.
 
-    The share that a row gets is proportional to the core power that it already has. The moved power is at most the
-    fraction `MOVED` of the core power of all rows.
+    The share that a row gets is proportional to the core power that it already has. The function moves at most the
+    fraction `MOVED` of the total core power.
     """
     order = np.argsort(core, kind="stable")
     small = order[core[order].cumsum() <= MOVED * core.sum()]
@@ -95,10 +94,10 @@ def _on_rows_with_core(rest: FloatArray, core: FloatArray, has_core: BoolArray) 
     """Move the remainders of the package power to the rows whose rounded core power is above 0 (`has_core`).
 
     `rest` is the remainder of each row (package − core − uncore). All arrays have the shape (rows,), and all powers are
-    in units of the last decimal. If the core power of a row is below 1, e.g. 0.3, it is rounded to 1 in a fraction 0.3
-    of the replies, and else to 0. In the replies with 1, the row gets its remainder, divided by 0.3. This is right on
-    average. Rows with a core power of at least 1 get the difference that is left, so that the sum
-    over the rows is right in each reply.
+    in units of the last decimal. If the core power of a row is below 1, e.g. 0.3, it is rounded to 1 in 30 % of the
+    replies, and to 0 in all other replies. In the replies with 1, the row gets its remainder divided by 0.3, so that
+    its average over many replies is right. Rows with a core power of at least 1 share the difference that is left, so
+    that the sum over the rows is right in each reply.
     """
     moved = np.where(has_core, rest / np.clip(core, 1e-12, 1.0), 0.0)
     large = rest * (has_core & (core >= 1))
@@ -108,11 +107,14 @@ def _on_rows_with_core(rest: FloatArray, core: FloatArray, has_core: BoolArray) 
 
 
 def _carried(exact: FloatArray, start: float) -> FloatArray:
-    """Round the values of a component. Add the part that is rounded off to the next row. Row 0 gets `start` (0–1)."""
+    """Round the values of a component.
+
+    Carry the rounding error of each row to the next row; row 0 gets `start` (0–1).
+    """
     rounded: FloatArray = exact.cumsum()
     rounded += start
     np.floor(rounded, out=rounded)
-    rounded[1:] -= rounded[:-1].copy()  # np.diff with `prepend` takes four times as long
+    rounded[1:] -= rounded[:-1].copy()  # `np.diff` with `prepend` would take four times as long
     return rounded
 
 

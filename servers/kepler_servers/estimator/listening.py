@@ -16,7 +16,7 @@ import attrs
 
 from kepler_core.errors import UsageError
 
-DEFAULT_PATHS = ("/tmp/estimator.sock", "/tmp/estimator.socket")  # noqa: S108 - Kepler's source fixes the first
+DEFAULT_PATHS = ("/tmp/estimator.sock", "/tmp/estimator.socket")  # noqa: S108 - Kepler hard-codes the first
 SOCKET_MODE = 0o660
 _BACKLOG = 4096
 _PROBE_TIMEOUT_SECONDS = 2.0
@@ -35,7 +35,7 @@ class Listening:
     def remove(self) -> None:
         """Remove the socket file, so that no new client can connect.
 
-        If another process has replaced the socket file meanwhile, the new file stays.
+        If another process has replaced the socket file in the meantime, its file is not removed.
         """
         with contextlib.suppress(FileNotFoundError):
             if os.lstat(self.path).st_ino == self.inode:

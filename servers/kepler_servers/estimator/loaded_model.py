@@ -1,4 +1,4 @@
-"""Loaded models, with all data that are needed to check and to explain their predictions."""
+"""Loaded models, together with the data that check and explain their predictions."""
 
 from __future__ import annotations
 
@@ -19,16 +19,20 @@ from kepler_servers.estimator.model_providers import ModelOffer
 
 @attrs.frozen(eq=False)
 class Check:
-    """The contents of a model's metadata that help to find doubtful predictions: the block `honesty`, and the twin."""
+    """The parts of a model's metadata that reveal doubtful predictions: the block `honesty` and the twin.
+
+    The block `honesty` has the errors of the model and the range of its training. The twin is a second model with fewer
+    features, whose predictions are compared with those of the model.
+    """
 
     twinned: TwinnedModel
-    """The model and its twin, if the model has one. `TwinnedModel.watts` makes the predictions."""
+    """The model, and its twin if there is one. `TwinnedModel.watts` makes the predictions."""
     honesty: Honesty | None = None
-    """The block `honesty` of the model's metadata; None if the metadata have no such block, or a malformed block."""
+    """The block `honesty` of the model's metadata; None if the block is missing or malformed."""
     twin_name: str = ""
-    """Name of the twin, in the form of `ModelOffer.name`; empty without a twin."""
+    """Name of the twin, in the form of `ModelOffer.name`; empty if there is no twin."""
     twin_digest: str = ""
-    """Digest of the twin, in the form of `ModelOffer.digest`; empty without a twin."""
+    """Digest of the twin, in the form of `ModelOffer.digest`; empty if there is no twin."""
     problem: str = ""
     """The reason why the model has no twin although its metadata name one, or why its block `honesty` is not used."""
 
@@ -37,8 +41,8 @@ class Check:
 class LoadedModel:
     """A model in memory, and a model provider's offer of this model for one model key.
 
-    Several model keys may share the model. Each key has its own offer, because the offers differ in their texts: the
-    same linear weights may be used in place of one model for one key, and in place of another model for another key.
+    Several model keys may share the model, but each key has its own offer. The texts of the offers may differ: for each
+    key, the same linear weights may stand in for a different model.
     """
 
     model: PowerModel
@@ -57,9 +61,9 @@ class LoadedModel:
     def match(self, host_name: str) -> MachineMatch:
         """Return how well this machine, whose name is `host_name`, matches the machines of the model's training.
 
-        The error between machines is divided by the similarity of this machine and the model's machine. If the name
-        of this machine is one of the training's nodes and both machines have equal descriptions, the model was trained
-        on this machine.
+        The result contains the similarity of this machine to the model's machine; the intervals are wider if it is
+        lower. If the name of this machine is one of the training's nodes and both machines have equal descriptions, the
+        model was trained on this machine.
         """
         node_type = self.offer.why.get("node_type")
         node_type = node_type if isinstance(node_type, Mapping) else {}
@@ -72,10 +76,10 @@ class LoadedModel:
 
 
 def with_twin(model: PowerModel, offer: ModelOffer, models: Mapping[str, PowerModel]) -> Check:
-    """Return a model's block `honesty`, and the model with its twin, if the metadata name a twin.
+    """Return a model's block `honesty`, and the model with the twin that its metadata name, if any.
 
-    `models` are the loaded models by digest. The twin is loaded only if it is not among these models. If the twin
-    cannot be loaded, `Check.problem` states the reason, and the model answers without a twin.
+    `models` maps digests to loaded models. The function loads the twin only if `models` does not contain it. If the
+    twin cannot be loaded, `Check.problem` states the reason, and the model answers without a twin.
     """
     honesty = None
     try:

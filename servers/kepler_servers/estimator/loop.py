@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 MAX_REQUEST_BYTES = 4 * 2**20
 MAX_HELD_BYTES = 16 * 2**20
-"""Maximum bytes of all incomplete requests together. All requests that wait for a model have a second such limit."""
+"""Maximum size of all incomplete requests together. Requests that wait for a model have a separate, equal limit."""
 MAX_CONNECTIONS = 1000
 REQUEST_TIMEOUT_SECONDS = 10.0
 """Time limit for a client to send its request. The time limit for receiving the reply has the same length."""
@@ -37,7 +37,7 @@ MODEL_TIMEOUT_SECONDS = 5.0
 STOP_TIMEOUT_SECONDS = 1.5
 """Time limit, after SIGTERM or SIGINT, for answering the clients that are connected."""
 SILENT_CLIENT_SECONDS = 0.5
-"""Time limit, after SIGTERM or SIGINT, for a client's first byte, and for searches that pending requests wait for."""
+"""Time after SIGTERM or SIGINT in which clients must send their first byte, and searches for models must end."""
 
 _CLOSING_BRACE = ord("}")
 _MAX_ACCEPTS = 16
@@ -60,7 +60,7 @@ class Loop:
         self._connections: dict[int, Connection] = {}
         """The connections in the epoll set by file descriptor, oldest first."""
         self._pending: deque[Connection] = deque()
-        """Connections whose request waits for a model, oldest first. Some may already have been answered or closed."""
+        """Connections whose request waits for a model, oldest first. Some of them may already be answered or closed."""
         self._held = 0
         self._held_pending = 0
         self._stop_at: float | None = None
@@ -132,7 +132,7 @@ class Loop:
             if (connection := self._connections.get(descriptor)) is not None:
                 self._handle(connection, event)
         # New connections are accepted last. A new connection may get the file descriptor of a connection that was
-        # closed above, and must not get the events of the closed one.
+        # closed above, but must not get the events of that closed connection.
         for descriptor, _ in events:
             if descriptor in self._listeners:
                 self._accept(self._listeners[descriptor])
@@ -150,8 +150,8 @@ class Loop:
             except BlockingIOError:
                 return
             except OSError as error:
-                # The usual cause: the process has no free file descriptor, and clients use all reserved descriptors.
-                # Closing an old connection frees a descriptor.
+                # Usually, the process has no free file descriptor, and clients use all reserved descriptors. Closing an
+                # old connection frees a descriptor.
                 log.warning("cannot accept a connection: %s", error.strerror)
                 if not self._drop_oldest("no room"):
                     time.sleep(0.01)
@@ -274,7 +274,7 @@ class Loop:
         self._pending = still_pending
 
     def _finish_oldest_pending(self) -> bool:
-        """Answer the oldest pending request, although its model was not found yet. Return False if there is none."""
+        """Answer the oldest pending request before its model is found. Return False if no request is pending."""
         while self._pending:
             connection = self._pending.popleft()
             if (pending := connection.pending) is not None:
@@ -303,7 +303,7 @@ class Loop:
         self._send(connection, content)
 
     def _send(self, connection: Connection, content: bytes) -> None:
-        # Kepler reads a reply with a single call. So the whole reply is sent in a single call, too.
+        # Kepler reads a reply with a single call of `read`, so the loop uses a single call of `send`.
         try:
             sent = connection.peer.send(content, NONBLOCKING)
         except BlockingIOError:
@@ -359,8 +359,8 @@ class Loop:
     def _overdue(self) -> list[Connection]:
         """Return the connections past their deadline.
 
-        `_connections` has the oldest connection first. All clients have the same time to send a request. So the search
-        ends at the first client that still sends its request and is not overdue: all later clients have more time.
+        `_connections` has the oldest connection first, and all clients have the same time to send a request. So the
+        search can end at the first client that still sends its request in time: later clients have more time.
         """
         now = time.monotonic()
         overdue = [c for c in self._pending if c.pending is not None and c.deadline <= now]

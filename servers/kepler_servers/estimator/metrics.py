@@ -18,15 +18,15 @@ from kepler_servers.http.side_port import start_side_port, with_health
 _COUNTERS = {
     "rows": "Rows answered.",
     "invalid_rows": "Rows with impossible values, answered with 0 W.",
-    "rows_outside": "Rows outside the range of the model's training, without rows for idle power.",
-    "disagreements": "Rows answered by the twin of a model, because both differed by more than the limit.",
+    "rows_outside": "Rows with a feature outside the range of the model's training, except rows for idle power.",
+    "disagreements": "Rows answered by a model's twin, because the predictions of model and twin differed too much.",
     "replies_with_fewer_decimals": "Replies that had room for fewer than three decimals.",
     "replies_without_all_components": "Replies that had no room for all components.",
     "replies_too_long": "Replies longer than the limit, which Kepler cannot read.",
     "connections": "Connections accepted.",
 }
 _HEALTH_TIMEOUT_SECONDS = 2.0
-"""Time in which the estimator must answer at its own socket to be healthy."""
+"""Time limit for the answer of the estimator at its own socket. An estimator that takes longer is not healthy."""
 _MODEL_LABELS = ("output_type", "source", "trainer", "filter", "model", "origin")
 
 
@@ -50,7 +50,7 @@ class _StatusCollector(Collector):
             yield CounterMetricFamily(f"kepler_estimator_{name}", documentation, value=status[name])
         dead = CounterMetricFamily(
             "kepler_estimator_requests_with_dead_features",
-            "Requests in which features are 0 in all rows although the CPUs run.",
+            "Requests in which some features are 0 in all rows although the CPUs run.",
             labels=("features",),
         )
         for features, count in status["dead_features"].items():
@@ -99,9 +99,8 @@ def serve_metrics(host: str, port: int, handler: RequestHandler) -> None:
 
 
 def _health(handler: RequestHandler) -> tuple[int, dict[str, Any]]:
-    """Return whether the estimator answers at its own socket, where Kepler connects.
-
-    This thread would answer even if the thread that serves the socket hung.
+    """Check whether the estimator answers at its own socket, where Kepler connects. This thread would answer even if
+    the thread that serves the socket hung.
     """
     socket = handler.status()["sockets"][0]
     try:
@@ -112,7 +111,7 @@ def _health(handler: RequestHandler) -> tuple[int, dict[str, Any]]:
 
 
 def _readiness(handler: RequestHandler) -> tuple[int, dict[str, Any]]:
-    """Return whether the estimator has a provider of models."""
+    """Check whether at least one model provider is configured."""
     status = handler.status()
     body = {key: status[key] for key in ("sockets", "origins")}
     body["not_ready"] = None if status["origins"] else "no model server, URL or store is configured"

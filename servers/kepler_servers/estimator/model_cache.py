@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import math
-import random
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from random import Random
 from typing import Any
 
 import attrs
@@ -24,6 +24,7 @@ from kepler_core.selection.filters import parse_filter
 from kepler_servers.estimator.loaded_model import LoadedModel, with_twin
 from kepler_servers.estimator.model_providers import ModelOffer, ModelProvider, StillRunningError
 from kepler_servers.estimator.request import ModelKey
+from kepler_servers.estimator.search_delay import search_delay, varied
 from kepler_servers.rate_limited_log import RateLimitedLog
 
 log = logging.getLogger(__name__)
@@ -42,20 +43,15 @@ MAX_PROBLEM_CHARACTERS = 1000
 
 NO_PROVIDERS = "no model server, URL or store is configured"
 
-FIRST_RETRY_SECONDS = 2.0
-"""Delay before a failed search is retried. The delay doubles with each failure, up to the refresh interval."""
 POLL_SECONDS = 2.0
 """Interval at which the background thread checks for changed providers and for entries that need a new search."""
 FIRST_SEARCH_SECONDS = 4.0
 """Time limit for repeating the first search for a key.
 
-The search is repeated only as long as no provider has offered a model, but a slow provider may still do so.
+The search is repeated while no provider has offered a model, but a slow provider may still offer one.
 """
 STOP_SECONDS = 0.5
 """Maximum time that `stop` waits for the background thread. This thread may itself be waiting for a server."""
-_JITTER = 0.2
-"""Relative random variation of the delay between two searches. It keeps the estimators of a cluster from asking the
-model server at the same time."""
 
 
 @attrs.define(eq=False)
@@ -77,12 +73,12 @@ class CacheEntry:
 
 @attrs.frozen
 class _Reason:
-    """The reason why a model provider was passed over."""
+    """The reason why the estimator does not use the model of a provider."""
 
     provider: str
     """Name of the model provider; empty if the reason concerns no provider."""
     document: str
-    """Name of the provider, server, URL or key that the provider's error names; empty if the error names none."""
+    """Name of the provider, server, URL or key in the provider's error; empty if the error has no such name."""
     text: str
 
 
@@ -90,11 +86,11 @@ class _Reason:
 class _SearchResult:
     loaded: LoadedModel | None = None
     reasons: list[_Reason] = attrs.field(factory=list)
-    """The reason for each model provider that was passed over."""
+    """The reasons why providers were passed over, i.e. why their models are not used: one reason for each provider."""
     unreachable: bool = False
     """Whether a model provider did not answer, or the model that it offered could not be loaded."""
     still_running: bool = False
-    """Whether a call to a slow model provider continues in the background."""
+    """Whether a call to a slow model provider is still running in the background."""
 
 
 class ModelCache:
@@ -111,8 +107,8 @@ class ModelCache:
     ) -> None:
         """The background thread calls `on_search_end` whenever a first search for the model of a key has ended.
 
-        With `logs_problems`, each key without a model is logged. A caller that reports `CacheEntry.problem` itself
-        passes False.
+        If `logs_problems` is true, the cache logs each key without a model. A caller that reports `CacheEntry.problem`
+        itself passes False.
         """
         self._logs_problems = logs_problems
         self._providers = tuple(providers)
@@ -123,13 +119,14 @@ class ModelCache:
         self._key_bytes = 0
         """Size of all keys of `_entries` together."""
         self._models: dict[str, LoadedModel] = {}
-        """Loaded models by digest. Model keys for which the same model was selected share one loaded model."""
+        """Digest -> loaded model. If the same model was selected for several model keys, the keys share one loaded
+        model."""
         self._queue: deque[ModelKey] = deque()
         self._wake = threading.Condition()
         self._stopped = False
         self._search_log = RateLimitedLog(log)
         self._thread = threading.Thread(target=self._run, name="models", daemon=True)
-        self._random = random.Random()  # noqa: S311 - for jitter only
+        self._random = Random()  # noqa: S311 - for jitter only
 
     # --- methods that the event loop calls ---
 
@@ -141,7 +138,7 @@ class ModelCache:
             return entry
         with self._wake:
             if len(self._queue) >= MAX_QUEUED_KEYS:
-                return CacheEntry(problem="too many kinds of requests wait for a model", searching=False)
+                return CacheEntry(problem="too many different requests wait for a model", searching=False)
             while len(self._entries) >= MAX_KEYS or (self._entries and self._key_bytes + key.size > MAX_KEY_BYTES):
                 self._evict()
             entry = self._entries[key] = CacheEntry()
@@ -186,7 +183,8 @@ class ModelCache:
         while True:
             with self._wake:
                 if not self._queue and not self._stopped:
-                    self._wake.wait(POLL_SECONDS)
+                    # without the variation, estimators that started together would always ask at the same time
+                    self._wake.wait(varied(POLL_SECONDS, self._random))
                 if self._stopped:
                     return
                 key = self._queue.popleft() if self._queue else None
@@ -250,10 +248,7 @@ class ModelCache:
             # must no longer be used.
             entry.loaded = None
         entry.failures = entry.failures + 1 if result.unreachable or result.loaded is None else 0
-        delay = self._refresh
-        if entry.failures:
-            delay = min(FIRST_RETRY_SECONDS * 2 ** min(entry.failures - 1, 16), self._refresh)
-        entry.search_again_at = time.monotonic() + delay * self._random.uniform(1 - _JITTER, 1 + _JITTER)
+        entry.search_again_at = time.monotonic() + search_delay(entry.failures, self._refresh, self._random)
         entry.searching = False
 
     def _ask_providers(self, key: ModelKey, current: LoadedModel | None) -> _SearchResult:
@@ -301,7 +296,7 @@ class ModelCache:
         )
 
     def _load(self, provider: ModelProvider, offer: ModelOffer) -> LoadedModel:
-        """Return a `LoadedModel` of the offered model and the offer. Load the model only if it is not in memory yet."""
+        """Return the offered model as a `LoadedModel`. Load the model only if it is not in memory yet."""
         core_ratio = self._core_ratio(offer)
         loaded = self._models.get(offer.digest)
         try:
@@ -311,7 +306,7 @@ class ModelCache:
         kept = offer.without_files()
         if loaded is not None and not loaded.problem:
             return attrs.evolve(loaded, offer=kept, provider=provider.name, core_ratio=core_ratio)
-        # A twin that could not be loaded may be there now.
+        # A twin that could not be loaded before may be available now.
         loaded_at = time.time() if loaded is None else loaded.loaded_at
         check = with_twin(model, offer, self._models_and_twins())
         loaded = LoadedModel(model, kept, provider.name, core_ratio, loaded_at, check)
@@ -331,7 +326,7 @@ class ModelCache:
     def _use(self, key: ModelKey, entry: CacheEntry, loaded: LoadedModel) -> None:
         current = entry.loaded
         if current is not None and current.model is loaded.model and current.offer.is_logged_as(loaded.offer):
-            entry.loaded = loaded  # the explanation, the number of cores or the twin may have changed
+            entry.loaded = loaded  # the offer's explanation, the core ratio or the twin may have changed
             return
         before = "" if current is None else f" in place of {current.offer.name}"
         log.info("%s: %s from %s%s", _described(key), printable(loaded.offer.name), loaded.offer.provider, before)

@@ -1,7 +1,7 @@
 """The interface of model providers, and the provider that reads a model store.
 
-The providers for a model server and for configured URLs are in the module `remote_providers`. It is
-imported only if one of these providers is configured.
+The module `remote_providers` has the providers for a model server and for configured URLs. It is imported only if one
+of these providers is configured.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from kepler_servers.live_catalogue import LiveCatalogue
 
 MAX_REMARK_CHARACTERS = 200
 MAX_WHY_BYTES = 8 * 2**10
-"""Maximum size of the explanation of a loaded model, as JSON. The status has no room for a longer one."""
+"""Maximum size of the explanation of a loaded model, as JSON. The estimator's status has no room for a longer
+explanation."""
 
 
 class UnreachableError(KeplerError):
@@ -55,30 +56,31 @@ class ModelOffer:
     _source: Any
     """The files of the model by name, or an object with the method `load`. None after `without_files`."""
     remark: str = ""
-    """Text for replies and the log about linear weights (see `stand_in_remark`). Empty for other models."""
+    """Text about linear weights for replies and for the log (see `stand_in_remark`). Empty for all other models."""
     _find_twin: Callable[[Twin], ModelOffer] | None = None
-    """Function that returns the offer of the model's twin. None if the provider has no other models."""
+    """Function that returns the offer of the model's twin (see `kepler_core.models.twins`). None if the provider has no
+    other models."""
 
     def twin(self, twin: Twin) -> ModelOffer:
-        """Return the offer of the model's twin, as the model's metadata describe it.
+        """Return the offer of the model's twin. `twin` is the description of the twin in the model's metadata.
 
         Raises `KeplerError` if the provider does not have the twin, or does not answer.
         """
         if self._find_twin is None:
-            raise ModelError(f"{self.provider}: no other models, so not the twin {twin.model_name}")
+            raise ModelError(f"{self.provider} has no other models, so the twin {twin.model_name} is missing")
         return self._find_twin(twin)
 
     def without_files(self) -> ModelOffer:
         """Return a copy of this offer without `_source`, the description of the machine and a long explanation.
 
         Once the model is loaded, `_source` would only keep the model's files or the store's catalogue in memory. The
-        model cache keeps an offer for each model key, so a long answer of a model server must not stay in it.
+        model cache keeps an offer for each model key, so an offer must not contain a long answer of a model server.
         """
         why = self.why if len(msgspec.json.encode(self.why)) <= MAX_WHY_BYTES else {}
         return attrs.evolve(self, source=None, machine_spec={}, why=why, find_twin=None)
 
     def is_logged_as(self, other: ModelOffer) -> bool:
-        """Return whether the log describes both offers with the same texts."""
+        """Return whether the log describes this offer and `other` with the same texts."""
         return (self.provider, self.name, self.remark) == (other.provider, other.name, other.remark)
 
     def load(self) -> PowerModel:
@@ -130,9 +132,9 @@ class StoreProvider:
 
 
 def offer_of(selection: Selection, provider: str, catalogue: Catalogue | None = None) -> ModelOffer:
-    """Return the offer of a provider for the model that a catalogue has selected.
+    """Return a provider's offer of the model that was selected in a catalogue.
 
-    `catalogue` also has the model's twin; None if the provider has no other models than the selected one.
+    `catalogue` also contains the model's twin. It is None if the provider has only the selected model.
     """
     model = selection.model
     name = f"{model.pipeline}/{model.path}"
@@ -167,21 +169,21 @@ def _offer_of_model(model: StoredModel, provider: str, why: Mapping[str, Any], r
 
 
 def checked_twin_path(path: str, twin: Twin) -> str:
-    """Return `kepler_core.store.layout.twin_path`; raise `ModelError` if a part of it is no name."""
+    """Return the path of the twin of the model at `path`.
+
+    Raise `ModelError` if a part of the path is not a valid name.
+    """
     if not (is_name(twin.feature_group) and is_name(twin.model_name)):
-        raise ModelError(
-            f"{quoted(twin.feature_group, 60)}/{quoted(twin.model_name, 60)}: the path of a twin is no name"
-        )
+        raise ModelError(f"{quoted(twin.feature_group, 60)}/{quoted(twin.model_name, 60)}: invalid path of a twin")
     return twin_path(path, twin)
 
 
 def stand_in_remark(linear: bytes, name: str, wanted: str) -> str:
     """Return the remark about the linear weights of the model `name`: what they replace, and what they do not use.
 
-    `linear` is the content of the weights. `wanted` is the model that these weights replace; it is empty if there is no
-    such model. The names of both models may begin with a pipeline and a path. The remark leaves out these parts,
-    because replies contain the remark and must be short. It keeps these parts only if the names would otherwise be
-    equal.
+    `linear` is the content of the weights. `wanted` is the name of the model that these weights replace; it is empty if
+    they replace no model. `name` and `wanted` may begin with a pipeline and a path. Replies contain the remark and must
+    be short. So the remark leaves out pipeline and path, unless the two names would then be equal.
     """
     remarks = []
     if wanted and wanted != name:

@@ -88,11 +88,11 @@ class ModelServerProvider:
         )
 
     def _twin_finder(self, name: str, metadata: Mapping[str, Any]) -> Callable[[Twin], ModelOffer]:
-        """Download a model's twin, and return the function that returns the twin's offer.
+        """Download a model's twin, and return a function that returns the offer of the twin.
 
-        `name` consists of the model's pipeline and path. The download must not wait until the function is called: only
-        the method `offer` runs in a thread that may be slow. A download that fails is an error of the function, because
-        the model can be used without its twin.
+        `name` consists of the model's pipeline and path. The twin is downloaded at once, because only the method
+        `offer` runs in a thread that may be slow. If the download fails, the returned function raises the error,
+        because the model can be used without its twin.
         """
         result: ModelOffer | KeplerError
         try:
@@ -125,7 +125,7 @@ class ModelServerProvider:
         return False
 
     def _offer_in_place_of(self, wanted: str, request: ModelRequest) -> ModelOffer:
-        """Ask a server for linear weights. The server has sent the model `wanted`, which contains only pickles."""
+        """Request linear weights from a server that has sent the model `wanted`, which contains only pickles."""
         answer = self._post({**_body_of(request), "portable": False, "weight": True, "trainer_name": LINEAR_TRAINER})
         try:
             self._check_status(answer)
@@ -139,7 +139,7 @@ class ModelServerProvider:
         return self._offer_of_weights(answer, request, wanted)
 
     def _offer_of_other_server(self, request: ModelRequest) -> ModelOffer:
-        """Ask a server of kepler-model-server for linear weights.
+        """Request linear weights from a model server of kepler-model-server.
 
         These servers fail with status 500 if a request has a key that they do not know. Releases before 0.7 do not
         know the key `spec`.
@@ -156,7 +156,8 @@ class ModelServerProvider:
         if answer.status == HTTPStatus.INTERNAL_SERVER_ERROR:
             answer = self._post(body)
         if answer.status == HTTPStatus.BAD_REQUEST:
-            # A proxy may have sent status 400. So this is not a `NoModelError`, and a model in use stays in use.
+            # A proxy may have sent status 400. So the error is not a `NoModelError`, and the estimator keeps the model
+            # that it uses.
             raise UnreachableError(f"HTTP 400: no linear weights that fit; {WHAT_TO_DO}", document=self.name)
         self._check_status(answer)
         # If the request names the linear trainer, the weights do not stand in for another model.
@@ -203,7 +204,7 @@ class ModelServerProvider:
         return ModelOffer(self.name, name, sha256(linear.encoded), selection, spec, source, remark)
 
     def _post(self, body: Mapping[str, Any]) -> Answer:
-        """Send a request to the model server, and return its answer, whichever status it has."""
+        """Send a request to the model server, and return its answer, even if the status is an error."""
         http_request = urllib.request.Request(  # noqa: S310 - the command checks the scheme
             self._url, msgspec.json.encode(body), {"Content-Type": "application/json"}, method="POST"
         )
@@ -292,7 +293,7 @@ def _machine_spec_in(selection: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _mae_in(document: Mapping[str, Any], selection: Mapping[str, Any]) -> float | None:
-    """Return the mean absolute error that comes with weights; None if it is not known."""
+    """Return the mean absolute error of linear weights that a server has sent; None if it is not known."""
     error = selection.get("error")
     for errors in (document, error if isinstance(error, dict) else {}):
         if isinstance(mae := errors.get("mae"), int | float) and not isinstance(mae, bool):
@@ -314,7 +315,8 @@ class UrlProvider:
         self._models: dict[tuple[str, str], UrlModels] = {}
         """(configuration key, energy source) -> the model at the URL.
 
-        In old archives, the metadata names no energy source. Such a model is used for the requested energy source.
+        In an old archive, the metadata do not name an energy source. The provider uses such a model for the requested
+        energy source.
         """
 
     def offer(self, request: ModelRequest) -> ModelOffer:
@@ -358,7 +360,8 @@ def init_url_keys(output_type: OutputType, *, total: bool) -> list[str]:
 def _measure_platform(sources: Collection[str]) -> bool:
     """Return whether the energy sources of a request measure the whole platform.
 
-    All energy sources that match one request agree in this, so only one of them is looked up.
+    Either all or none of the energy sources that match a request measure the platform. So only one of them is looked
+    up.
     """
     for name in sources:
         return registry.energy_sources.preferred(name).components == PLATFORM_COMPONENTS

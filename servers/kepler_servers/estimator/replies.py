@@ -17,17 +17,17 @@ from kepler_servers.estimator.joint_rounding import round_jointly
 READ_LIMIT = 4096
 """Maximum number of bytes that Kepler reads of a reply."""
 DECIMALS = 3
-"""Decimals of the watts, unless the reply would be too long. Kepler uses whole milliwatts: three decimals."""
+"""Number of decimals of the watts, unless the reply would be too long. Kepler uses whole milliwatts: three decimals."""
 
 _FEW_NUMBERS = 16
-"""Up to this number of watts in a reply, Python floats are faster than NumPy arrays."""
+"""If a reply has at most this number of values, encoding Python floats is faster than encoding NumPy arrays."""
 
 
 @attrs.frozen
 class _Way:
-    """A way to shorten a reply: the components that are kept, and the number of decimals of each component.
+    """A way to shorten a reply: the components that stay in the reply, each with its number of decimals.
 
-    `concentrate_core` is the argument of `round_jointly`. It moves core power to the rows that have most of it.
+    `concentrate_core` is the argument of `round_jointly`. It moves core power to the rows with the most core power.
     """
 
     decimals: Mapping[str, int]
@@ -46,14 +46,14 @@ _SHORTER = (
 )
 """The ways to shorten a reply, in the order in which they are tried until the reply is short enough.
 
-For hundreds of processes, this order leads to the smallest errors of the power that Kepler computes from the replies:
-of the sums over all processes, and of the average of a small process over many replies.
+For hundreds of processes, this order leads to the smallest errors of two values that Kepler computes from the replies:
+the power of all processes together, and the average power of a small process over many replies.
 """
 
 
 @attrs.frozen
 class Reply:
-    """The bytes of a reply, and how the reply was shortened to stay within the limit of bytes."""
+    """The bytes of a reply, and what was left out to keep the reply within the limit of bytes."""
 
     content: bytes
     decimals: int = DECIMALS
@@ -75,8 +75,8 @@ def watts_reply(
 ) -> Reply:
     """Encode watts as a reply of at most `limit` bytes, if possible. `limit` 0 means no limit.
 
-    `watts` has the shape (components, rows). If the reply is too long, the watts get fewer decimals, and components
-    are left out, in the order of `_SHORTER`. Kepler counts a missing component as 0 W.
+    `watts` has the shape (components, rows). If the reply is too long, the watts get fewer decimals, and components are
+    left out. `_SHORTER` lists the steps in order. Kepler counts a missing component as 0 W.
 
     `keep_sums` is for rows that are parts of a whole, such as the containers of a node. If such watts get fewer
     decimals, they are rounded by `round_jointly`, so that the sums over the rows stay right. `turn` is the argument of
@@ -156,7 +156,7 @@ def _shorter_reply(
             rounded = round_jointly(list(decimals), used, decimals, turn, concentrate_core=concentrate_core)
         left_out = tuple(name for name in ("uncore", "core", "dram") if name in components and name not in decimals)
         if way is not _SHORTER[-1] and _least_bytes(rounded) > limit:
-            tried = None  # the last way may be equal to this one, and must give a reply
+            tried = None  # try the last way also if it equals this way, because the last way must give a reply
             continue
         content = _encoded_whole(dict(zip(decimals, rounded, strict=True)), _with_left_out(tail, left_out))
         if len(content) <= limit:
@@ -165,13 +165,14 @@ def _shorter_reply(
 
 
 class _UsualBytes:
-    """Computes approximate lower bounds of the bytes of a reply."""
+    """Computes approximate lower bounds of the length of a reply, in bytes."""
 
     def __init__(self, components: Sequence[str], watts: FloatArray) -> None:
         """`watts` has the shape (components, rows)."""
         self._watts = dict(zip(components, watts, strict=True))
         self._nonzero: dict[tuple[str, int], int] = {}
-        """Number of rows of a component that are not 0 with a number of decimals."""
+        """(component, number of decimals) -> number of rows whose watts are at least 1 in the last decimal, e.g. at
+        least 0.01 W with two decimals."""
 
     def of(self, decimals: Mapping[str, int]) -> float:
         """Return the approximate lower bound for the components in `decimals`, each with its number of decimals.
@@ -190,15 +191,18 @@ class _UsualBytes:
 
 
 def _least_bytes_with_decimals(rounded: FloatArray) -> int:
-    """Return a lower bound of the bytes of a reply with these numbers, encoded by `_encoded`: "0.0," for a number."""
+    """Return a lower bound of the length of a reply that `_encoded` makes of these numbers, in bytes.
+
+    The shortest text of a number is "0.0,", which has four bytes.
+    """
     return 4 * rounded.size
 
 
 def _least_bytes(rounded: FloatArray) -> int:
-    """Return a lower bound of the bytes of a reply with these numbers, encoded by `_encoded_whole`.
+    """Return a lower bound of the length of a reply that `_encoded_whole` makes of these numbers, in bytes.
 
-    A number takes a byte for each digit before the decimal point, and one for the comma after it. If it is not whole,
-    the decimal point and a decimal take two more bytes.
+    A number takes one byte for each digit before the decimal point, and one byte for the comma after the number. If the
+    number is not whole, the decimal point and at least one decimal take two more bytes.
     """
     whole = np.floor(rounded)
     fractions = np.count_nonzero(whole != rounded)
@@ -207,7 +211,10 @@ def _least_bytes(rounded: FloatArray) -> int:
 
 
 def _with_left_out(tail: Mapping[str, Any], left_out: Sequence[str]) -> Mapping[str, Any]:
-    """Return the members that follow `powers` in a reply. The message names the components that were left out."""
+    """Return the JSON members that follow `powers` in a reply.
+
+    The message names the components that were left out.
+    """
     if not left_out:
         return tail
     message = f"{tail['msg']}; " if tail["msg"] else ""
@@ -215,7 +222,7 @@ def _with_left_out(tail: Mapping[str, Any], left_out: Sequence[str]) -> Mapping[
 
 
 def with_explanation(reply: Reply, explanation: Mapping[str, Any]) -> Reply:
-    """Return a reply with the further key `explanation`. The bytes of all other keys stay the same."""
+    """Return a reply with the key `explanation` after all other keys. The other keys do not change."""
     content = b'%b,"explanation":%b}' % (reply.content[:-1], orjson.dumps(explanation))
     return attrs.evolve(reply, content=content)
 

@@ -32,7 +32,7 @@ MAX_PER_SECOND = 1e16
 hundred times the CPU cycles per second of ten thousand cores."""
 MAX_ROWS = 20_000
 MAX_LISTS = MAX_ROWS + 1000
-"""Maximum number of lists in a request that the lenient decoder accepts, because each list becomes a Python object."""
+"""Maximum number of JSON lists in a request, for the lenient decoder: it makes a Python object of each list."""
 MAX_NAMES_CHARACTERS = 10_000
 """Maximum length of all metric names of a request together. The names stay in the model cache as part of the key."""
 
@@ -76,20 +76,20 @@ class WattsRequest:
     invalid: IndexArray
     """Indices of the rows in which the client sent impossible values."""
     dead: tuple[str, ...] = ()
-    """Features that are 0 in all rows although the CPUs run. They are removed from the model key, so that the
-    request is answered by a model that does not need them."""
+    """Features that are 0 in all rows although the CPUs run. They are removed from the model key, so that a model that
+    does not need them answers the request."""
     explain: bool = False
     """Whether the reply has the key `explanation`."""
 
     @property
     def remark(self) -> str:
-        """Text for the reply and the log that names the features that measure nothing; empty if there are none."""
+        """Text for the reply and for the log, which names the dead features; empty if there are none."""
         return f"{', '.join(self.dead)}: 0 in all rows although the CPUs run, so not used" if self.dead else ""
 
 
 @lru_cache(maxsize=_CACHED_KEYS)
 def _columns_of_counters(metrics: tuple[str, ...]) -> tuple[tuple[str, int], ...]:
-    """Return the name and the column of each metric that Kepler counts for containers."""
+    """Return (name, column) of each metric that Kepler counts for containers."""
     return tuple((name, column) for column, name in enumerate(metrics) if name in WORKLOAD_FEATURES)
 
 
@@ -142,9 +142,9 @@ _decoder = msgspec.json.Decoder(_Body)
 class InvalidRequestError(Exception):
     """Error for a request that cannot be answered.
 
-    `output_type` is None if it could not be read from the request. `rows` is the number of rows; 0 if it could
-    not be read. The reply needs both: a reply to a `DynPower` request must have a value for each row even if
-    the request is invalid.
+    `output_type` is None if it could not be read from the request. `rows` is the number of rows; it is 0 if it could
+    not be read. The reply depends on both attributes: a reply to a `DynPower` request must have a value for each row
+    even if the request is invalid.
     """
 
     def __init__(self, message: str, output_type: str | None, rows: int) -> None:
@@ -192,7 +192,10 @@ def _count_rows(text: bytes, width: int) -> int | None:
 
 
 def _matrix(text: bytes, rows: int, width: int) -> FloatArray | None:
-    """Return the numbers in a text that `_count_rows` has accepted; None if a number is malformed."""
+    """Return the numbers in a text that `_count_rows` has accepted, as an array of shape (rows, width).
+
+    The result is None if a number is malformed.
+    """
     try:
         # This is by far the fastest way to make an array from a JSON text.
         packed = struct.pack(f"{rows * width}d", *orjson.loads(b"[" + text.translate(None, b"[]") + b"]"))

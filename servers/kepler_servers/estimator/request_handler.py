@@ -1,4 +1,4 @@
-"""The request handler, which makes the bytes of a reply from the bytes of a request."""
+"""The request handler: it gets the bytes of a request, and returns the bytes of the reply."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ from kepler_servers.rate_limited_log import RateLimitedLog
 log = logging.getLogger(__name__)
 
 MAX_CACHED_SOURCES = 100
-"""The components are cached for at most this number of energy source names, because clients choose the names."""
+"""Maximum number of names of energy sources whose components are cached. Clients choose the names, and could fill the
+memory with them."""
 
 
 @attrs.frozen(eq=False)
@@ -142,7 +143,7 @@ class RequestHandler:
         reply = watts_reply(
             loaded.model.components,
             checked.watts,
-            # Kepler requests no explanation. Other clients read the whole reply.
+            # Kepler never requests an explanation. Clients that request one can read a reply of any length.
             limit=0 if request.explain else self._limit,
             core_ratio=loaded.core_ratio,
             message=message,
@@ -157,7 +158,8 @@ class RequestHandler:
     def _count_doubtful_rows(self, request: WattsRequest, loaded: LoadedModel, checked: CheckedWatts) -> None:
         """Count and log the rows outside the range of the training, and the rows that the twin answered.
 
-        A row that is 0 in all features asks for idle power. Kepler sends such rows, so they are not counted as outside.
+        If all features of a row are 0, the row asks for idle power. Kepler sends such rows, so they do not count as
+        outside the range.
         """
         if any_true(checked.outside):
             used = np.logical_or.reduce(request.values, axis=1)
@@ -193,10 +195,10 @@ class RequestHandler:
         return reply.content
 
     def _components_of(self, source: str) -> tuple[str, ...]:
-        """Return the components that the reply to a failed request must have. Their power is 0 W in this reply.
+        """Return the components that the reply to a failed request must have. The reply states 0 W for each of them.
 
-        The name in a request may stand for several energy sources. The result has the first component of each
-        of these sources, such as `package` or `platform`: Kepler reads one of these components from the reply.
+        The name `source` may stand for several energy sources. The result has the first component of each of these
+        sources, such as `package` or `platform`: Kepler reads one of these components from the reply.
         """
         if source not in self._components:
             if len(self._components) > MAX_CACHED_SOURCES:

@@ -30,9 +30,9 @@ def model_statuses(
 ) -> tuple[list[dict[str, Any]], int]:
     """Return the status of cache entries, and the number of entries for which there was no room.
 
-    If there is not enough room for all entries, entries without a model are left out first. Of several entries
-    without a model, the entry whose latest request is oldest is left out first. The returned list has the order of
-    `entries`. `now` is a Unix time, `host_name` the name of this machine.
+    If there is not enough room for all entries, entries without a model are left out first. Among the entries without a
+    model, those whose latest request is oldest are left out first. The returned list has the order of `entries`. `now`
+    is a Unix time, `host_name` the name of this machine.
     """
     numbered = list(enumerate(entries))
     numbered.sort(key=lambda item: (item[1][1].loaded is not None, item[1][1].requested_at), reverse=True)
@@ -48,7 +48,10 @@ def model_statuses(
 
 
 def _bounded(status: dict[str, Any]) -> tuple[dict[str, Any], int]:
-    """Shorten a status to about `MAX_LISTED_BYTES` if it is larger. Return it, and its size as JSON, in bytes."""
+    """Shorten a status to about `MAX_LISTED_BYTES` if it is larger.
+
+    Return the status and its size as JSON, in bytes.
+    """
     for member, replacement in (("why", {}), ("metrics", [])):
         size = len(msgspec.json.encode(status))
         if size <= MAX_LISTED_BYTES:

@@ -52,7 +52,7 @@ _MODEL_NAME = re.compile(r"[^/]+_(\d{1,9})")
 
 @attrs.frozen
 class InitUrl:
-    """A configured URL of a model, and the kind of requests that this model answers."""
+    """The configured URL of a model, and the kind of requests that the model answers."""
 
     key: str
     """The configuration key, e.g. NODE_COMPONENTS_INIT_URL."""
@@ -68,7 +68,7 @@ class InitUrl:
         return shown_location(self.url)
 
     def place(self) -> tuple[str, str, str] | None:
-        """Return the energy source, the output type and the feature group in the URL; None if the URL has none.
+        """Return the energy source, output type and feature group in the URL; None if the URL does not contain them.
 
         The URL of a model in a pipeline has the form `…/<energy source>/<output type>/<feature group>/<file>`.
         """
@@ -107,7 +107,7 @@ class _Model:
 def read_url_models(init: InitUrl, source: str) -> UrlModels:
     """Read the model at a URL. If it contains only pickles, read linear weights that are used in its place.
 
-    `source` is the energy source of a model whose metadata names no energy source. Raises `StoreError` if the URL
+    `source` is the energy source of a model whose metadata name no energy source. Raises `StoreError` if the URL
     cannot be read, or if neither a model of Kepler Core nor linear weights are found.
     """
     content = fetch(init.url, MAX_ARCHIVE_BYTES)
@@ -142,7 +142,7 @@ def fetch(url: str, max_bytes: int) -> bytes:
         if not path.is_file():
             raise StoreError(f"{shown_location(url)}: not a file")
         return path.read_bytes()
-    except (OSError, ValueError) as error:  # ValueError: no file has such a name, e.g. one with a null byte
+    except (OSError, ValueError) as error:  # ValueError: the name is not a valid file name, e.g. it has a null byte
         raise StoreError(f"{shown_location(url)}: {getattr(error, 'strerror', None) or error}") from error
 
 
@@ -150,9 +150,9 @@ def fetch(url: str, max_bytes: int) -> bytes:
 
 
 def _archived_model(init: InitUrl, content: bytes) -> tuple[_Model, list[str]]:
-    """Return the model in a zip file. Also return, for each file without linear weights, the reason.
+    """Return the model in a zip file, and the reasons why its files contain no linear weights.
 
-    The reasons are empty if there is a model of Kepler Core or if linear weights were found.
+    There is one reason for each file. The list is empty if the zip file has a model of Kepler Core or linear weights.
     """
     files = ModelArchive(content, init.where)
     metadata = decode_object(files[METADATA_FILE])
@@ -180,7 +180,10 @@ def _files_with_weights(init: InitUrl, files: ModelArchive, name: str) -> Iterat
 
 
 def _weights_file(init: InitUrl, content: bytes) -> tuple[_Model, list[str]]:
-    """Return the model whose weights are in a JSON file. If these are not linear weights, also return the reason."""
+    """Return the model whose weights are in a JSON file, and the reason if they are not linear weights.
+
+    The reason is a list with one text; the list is empty if the weights are linear.
+    """
     if len(content) > MAX_DOCUMENT_BYTES:
         raise StoreError(f"{init.where}: more than {MAX_DOCUMENT_BYTES} bytes")
     document = decode_object(content)
@@ -203,7 +206,8 @@ def _weights_file(init: InitUrl, content: bytes) -> tuple[_Model, list[str]]:
 def _stand_in(init: InitUrl, named: _Model, reasons: list[str]) -> _Model:
     """Return the linear weights of the trainer SGDRegressorTrainer for the node type of the model `named`.
 
-    Raises `StoreError` if there are none. `reasons` are the reasons why the model `named` itself has no linear weights.
+    Raises `StoreError` if there are no such weights. `reasons` are the reasons why the model `named` itself has no
+    linear weights.
     """
     match = _MODEL_NAME.fullmatch(str(named.metadata["model_name"]))
     name = f"{LINEAR_TRAINER}_{match[1] if match else 0}"

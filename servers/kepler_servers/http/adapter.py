@@ -4,9 +4,9 @@ In Granian's own WSGI mode, each request has a thread that waits for the body wi
 adapter reads the body in the event loop, with limits, and calls the application when the body is
 complete. So a client that sends byte by byte, or stops sending, occupies a connection but no thread.
 
-The adapter supports three features that WSGI does not have. A large body is written into an `Upload` while
-it arrives, and is never in memory as a whole. A handler may return a `Deferred`: an answer that is made later,
-and that no thread waits for. If the body of an answer is a file, Granian itself sends the file.
+The adapter supports three features that WSGI does not have. A large body is written into an `Upload` while it arrives,
+and is never in memory as a whole. A handler may return a `Deferred`: an answer that is made later, without a thread
+that waits for it. If the body of an answer is a file, Granian itself sends the file.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _BLOCK_BYTES = 2**20
 
 
 class _FileParts:
-    """Iterable of the content of an open file, in blocks; used as WSGI's `wsgi.file_wrapper`."""
+    """Iterable that yields the content of an open file in blocks. It is used as WSGI's `wsgi.file_wrapper`."""
 
     def __init__(self, file: BinaryIO, block_size: int = _BLOCK_BYTES) -> None:
         self._file = file
@@ -67,6 +67,8 @@ class RsgiAdapter:
         self._cached = cache.get if cache is not None else _not_cached
         self._deadline = SharedDeadline(BODY_TIMEOUT_SECONDS)
         self._quick = frozenset((route.method, route.path) for route in app.routes if route.quick)
+        self._direct = {(r.method, r.path): r for r in app.routes if r.quick and app.can_call(r)}
+        """Quick routes whose requests, unless they have a query, need no WSGI."""
         self._uploads = {route.path: route for route in app.routes if route.upload is not None}
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="request")
         # Uploads may take seconds. They have separate threads, so that they do not delay other requests.
@@ -108,7 +110,8 @@ class RsgiAdapter:
             waiting = asyncio.wrap_future(answer.future)
             await asyncio.wait([waiting])
             if not waiting.cancelled():
-                # Without this call, asyncio would log that the exception was never retrieved. `then` handles it.
+                # Without this call, asyncio would log that the exception was never retrieved. `answer.then` handles the
+                # exception.
                 waiting.exception()
             answer = await asyncio.get_running_loop().run_in_executor(self._threads, answer.then)
         return answer
@@ -124,6 +127,8 @@ class RsgiAdapter:
         cached = self._cached(scope.method, scope.path, scope.query_string, body)
         if cached is not None:
             return cached
+        if not scope.query_string and (route := self._direct.get((scope.method, scope.path))) is not None:
+            return self._app.call(route, body)
         environ = _environ(scope, body)
         if (scope.method, scope.path) in self._quick:
             return self._call(environ)

@@ -25,7 +25,7 @@ class Answer:
     status: int
     headers: Mapping[str, str]
     body: bytes | Path
-    """The content as bytes, or the path of a file that contains it. A file is sent from the disk."""
+    """The content as bytes, or the path of a file that contains it. The server sends a file directly from the disk."""
 
 
 @attrs.frozen
@@ -49,7 +49,7 @@ class HttpError(Exception):
         self.fields = fields
 
     def answer(self) -> Answer:
-        """Return the answer that reports this error."""
+        """Return the HTTP answer that reports this error."""
         return json_answer({"msg": self.message, **self.fields}, self.status, self.headers)
 
 
@@ -62,7 +62,7 @@ def attachment(name: str) -> str:
 
 
 def header_text(text: str) -> str:
-    """Return a text as a header value: the percent sign, and all but printable ASCII characters, are encoded as %xx."""
+    """Return a text as a header value: only printable ASCII characters stay, all others and "%" are encoded as %xx."""
     return quote(text, safe=_HEADER_CHARACTERS)
 
 

@@ -1,4 +1,4 @@
-"""A cache of answers, which are sent without calling the application.
+"""A cache of answers. The server sends a cached answer without calling the application.
 
 Nodes with the same kind of machine send requests with the same bytes. Sending a cached answer is several times
 faster than finding the route, parsing the request and selecting a model again.
@@ -29,9 +29,9 @@ class AnswerCache:
         data: Callable[[], object],
         observe: Callable[[str, int, float], None],
     ) -> None:
-        """`data` returns the object that the answers are made from. When it returns a different object, all
-        cached answers are dropped. `observe` is called for each cached answer that is sent, with the endpoint, the
-        status and the seconds."""
+        """`data` returns the object that the answers are made from. When it returns a different object, all cached
+        answers are dropped. For each cached answer that is sent, the cache calls `observe` with the endpoint, the
+        status and the duration in seconds."""
         self._path = path
         self._endpoint = endpoint
         self._data = data

@@ -41,13 +41,20 @@ class Error(msgspec.Struct, omit_defaults=True):
     """The JSON body of an answer with a status other than 2xx."""
 
     msg: str
-    """One line that says what is wrong and how to correct it."""
+    """One line that states what is wrong and how to correct it."""
     key: str | msgspec.UnsetType = msgspec.UNSET
     """The wrong part of the request: the path of a key in the JSON body, or the name of a parameter or header."""
 
 
+def _no_check(environ: Environ) -> None:
+    """Accept every request."""
+
+
 class App:
-    """A WSGI application that serves routes. bottle finds the route of a request; `App` calls the route's handler."""
+    """A WSGI application that serves routes.
+
+    bottle finds the route of a request, and `App` calls the handler of the route.
+    """
 
     def __init__(
         self,
@@ -59,7 +66,7 @@ class App:
         error: type[msgspec.Struct] = Error,
         http_error: Callable[[KeplerError], HttpError | None] = lambda error: None,
         openapi: bool = True,
-        check: Callable[[Environ], None] = lambda environ: None,
+        check: Callable[[Environ], None] = _no_check,
     ) -> None:
         """`name` is the name of the server, e.g. "model server". `error` is the type of the JSON body of an error
         answer, for the OpenAPI document. `http_error` returns the HTTP error for a `KeplerError`; if it returns None,
@@ -96,6 +103,27 @@ class App:
             return HttpError(503, str(error), RETRY_LATER)
         log.error("%s failed; this is a defect of the %s", what, self.name, exc_info=error)
         return HttpError(500, f"a defect of the {self.name}; its log says more")
+
+    def can_call(self, route: Route) -> bool:
+        """Return whether `call` can handle requests to a route."""
+        parts = (route.guard, route.headers, route.upload, route.error_page)
+        return "<" not in route.path and all(part is None for part in parts) and self._check is _no_check
+
+    def call(self, route: Route, body: bytes) -> Answer | Deferred:
+        """Return the answer to a request without a query to exactly the path of a route, without bottle and WSGI.
+
+        bottle takes a third of the time of a short request.
+        """
+        started = time.perf_counter()
+        arguments: dict[str, Any] = {}
+        if route.query is not None:
+            arguments["query"] = route.query()
+        if route.body is not None:
+            arguments["body"] = body
+        answer = self._answer(route, lambda: route.handler(**arguments), started, {})
+        if isinstance(answer, Answer) and isinstance(answer.body, bytes):
+            return attrs.evolve(answer, headers={**answer.headers, "Content-Length": str(len(answer.body))})
+        return answer
 
     def _callback(self, route: Route) -> Callable[..., bytes | BinaryIO]:
         """Return the function that bottle calls for each request to a route."""
@@ -144,7 +172,7 @@ class App:
 
     @cached_property
     def _where_paths_are(self) -> str:
-        """Text at the end of 404 messages: the valid paths, or the path under which they are listed."""
+        """Hint at the end of 404 messages: the valid paths, or the path of the document that lists them."""
         paths = [route.path for route in self.routes]
         if "/openapi.json" in paths:
             return "GET /openapi.json lists them"
@@ -168,7 +196,7 @@ class App:
 
 
 def _arguments(route: Route) -> dict[str, Any]:
-    """Call the route's guard. Then return the arguments of the route's handler, except the parameters of the path."""
+    """Call the route's guard. Then return the arguments for the route's handler, without the parameters in the path."""
     request = bottle.request
     if route.guard is not None:
         route.guard(request)

@@ -1,7 +1,8 @@
 """JSON bodies of requests, decoded into `msgspec.Struct`s.
 
-The error message for an invalid body names types in plain words, e.g. "a number" instead of `int | float`. To do so,
-this module parses the error texts of msgspec, e.g. "Expected `int`, got `str`". No other module of the servers does.
+The error message for an invalid body names types in plain words, e.g. "a number" instead of `int | float`. For this
+purpose, this module parses the error texts of msgspec, e.g. "Expected `int`, got `str`". No other module of the servers
+parses them.
 """
 
 from __future__ import annotations
@@ -48,5 +49,5 @@ def _in_words(types: str) -> str:
     if "float" in names and "int" in names:
         names.remove("int")
     if "str" in names and {"bool", "int", "float"}.intersection(names):
-        names.remove("str")  # text is accepted only in place of a flag or number; see `text_values`
+        names.remove("str")  # a text is only another form of a flag or number; see `text_values`
     return " or ".join(_WORDS.get(name, name) for name in names) or "null"

@@ -14,7 +14,7 @@ class RequestMetrics:
     """Prometheus metrics of the requests and latencies of each endpoint."""
 
     def __init__(self, prefix: str, registry: CollectorRegistry | None) -> None:
-        """`registry` is None if several worker processes keep the values in files (PROMETHEUS_MULTIPROC_DIR)."""
+        """`registry` is None if several worker processes store the values in files (PROMETHEUS_MULTIPROC_DIR)."""
         self.requests = Counter(
             f"{prefix}_requests", "Requests by endpoint and status.", ("endpoint", "status"), registry=registry
         )
@@ -25,7 +25,7 @@ class RequestMetrics:
             buckets=_BUCKETS_SECONDS,
             registry=registry,
         )
-        # Cached counters and histograms, because prometheus_client's `labels()` takes longer than `inc()`.
+        # A cache of counters and histograms, because prometheus_client's `labels()` takes longer than `inc()`.
         self._children: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
 
     def observe(self, endpoint: str, status: int, seconds: float) -> None:

@@ -24,7 +24,7 @@ _ERRORS = {
     403: "The header Host or Origin names a host that is not allowed.",
     404: "The path or object does not exist, or nothing fits the request; the message gives the reason.",
     408: "The body did not arrive in time.",
-    409: "The current state does not allow the request: it comes too late, or too early.",
+    409: "The current state does not allow the request: the request comes too late, or too early.",
     410: "The requested object existed, but was removed.",
     413: "The body is too large.",
     415: "The body has an unknown encoding.",
@@ -36,7 +36,7 @@ _ERRORS = {
 
 
 def document(title: str, description: str, routes: Sequence[Route], error: type[msgspec.Struct]) -> dict[str, Any]:
-    """Return the OpenAPI document that describes all routes with `listed`.
+    """Return the OpenAPI document that describes all routes whose attribute `listed` is true.
 
     `error` is the type of the JSON body of answers with a status other than 2xx.
     """
@@ -60,7 +60,10 @@ def document(title: str, description: str, routes: Sequence[Route], error: type[
 
 
 class _Schemas:
-    """JSON Schemas of the types that the routes use. `components` has the schemas that are referenced by name."""
+    """The JSON Schemas of the types that the routes use.
+
+    `components` contains the schemas that others reference by name.
+    """
 
     def __init__(self, kinds: Sequence[Any]) -> None:
         types = [kind for kind in kinds if not isinstance(kind, JsonSchema)]
@@ -127,7 +130,10 @@ def _response(returns: Returns, schemas: _Schemas) -> dict[str, Any]:
 
 def _path_parameters(route: Route) -> Iterator[dict[str, Any]]:
     for name in _PATH_PARAMETER.findall(route.path):
-        yield {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
+        described: dict[str, Any] = {"name": name, "in": "path", "required": True}
+        if name in route.parameters:
+            described["description"] = route.parameters[name]
+        yield described | {"schema": {"type": "string", "minLength": 1}}
 
 
 def _parameters(kind: type[msgspec.Struct] | None, place: str) -> Iterator[dict[str, Any]]:
@@ -136,20 +142,22 @@ def _parameters(kind: type[msgspec.Struct] | None, place: str) -> Iterator[dict[
     _, components = msgspec.json.schema_components([kind])
     properties = components[kind.__name__]["properties"]
     for parameter in parameters(kind):
-        flag = isinstance(parameter.kind, inspect.BoolType)
-        schema = {"enum": list(FLAGS)} if flag else _without_null(properties[parameter.name])
+        schema = _without_null(properties[parameter.name])
+        text = schema.pop("description", None)
+        if isinstance(parameter.kind, inspect.BoolType):
+            schema = {"enum": list(FLAGS)}
         if "enum" in schema and not parameter.required:
             schema["enum"] = [*schema["enum"], ""]  # the empty text is allowed, and counts as an absent parameter
         described: dict[str, Any] = {"name": parameter.name, "in": place, "schema": schema}
         if parameter.required:
             described["required"] = True
-        if (text := schema.pop("description", None)) is not None:
+        if text is not None:
             described["description"] = text
         yield described
 
 
 def _without_null(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the schema of a parameter without the type null, because a parameter can be absent but not null."""
+    """Return the schema of a parameter without the type null, because a parameter can be absent, but cannot be null."""
     own = {key: value for key, value in schema.items() if key not in ("anyOf", "default")}
     for choice in schema.get("anyOf", ()):
         if choice != {"type": "null"}:

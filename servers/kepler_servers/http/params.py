@@ -1,8 +1,8 @@
-"""Reading of query parameters and headers into a `msgspec.Struct`.
+"""Read query parameters and headers into a `msgspec.Struct`.
 
-Each field of the Struct declares a parameter or header. A field's type is a text (`str`), a whole number with bounds
-(`Annotated[int, Meta(ge=…, le=…)]`), a flag (`bool`) or a choice (`Literal`). Each of these types may be combined with
-`| None`. With `rename="kebab"`, the field `node_type` declares the parameter `node-type`.
+Each field of the Struct declares a parameter or header. The type of a field is one of these: text (`str`), whole number
+with bounds (`Annotated[int, Meta(ge=…, le=…)]`), flag (`bool`), choice (`Literal`). Each of these types may be combined
+with `| None`. With `rename="kebab"`, the field `node_type` declares the parameter `node-type`.
 """
 
 from __future__ import annotations
@@ -102,7 +102,8 @@ def _read(kind: type[T], get: Callable[[str], str | None]) -> T:
 
 
 def _text(name: str, value: str | None) -> str | None:
-    # bottle 0.13 decodes a query string as latin-1 instead of UTF-8. Undo that, and decode it as UTF-8.
+    # bottle 0.13 decodes a query string as latin-1 instead of UTF-8. Encode the text as latin-1 again, and decode it as
+    # UTF-8.
     try:
         return value and value.encode("latin-1").decode()
     except UnicodeDecodeError:

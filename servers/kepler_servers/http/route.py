@@ -14,7 +14,7 @@ from kepler_servers.http.uploads import Upload
 
 BeginUpload = Callable[[bottle.BaseRequest, int | None], Upload]
 """Function that returns the `Upload` for a request. Its second argument is the Content-Length, or None if the length of
-the body is unknown. It refuses the body by raising `HttpError` or `KeplerError`, like a handler."""
+the body is unknown. Like a handler, the function may refuse the body by raising `HttpError` or `KeplerError`."""
 
 
 @attrs.frozen
@@ -23,7 +23,7 @@ class JsonSchema:
 
     schema: Mapping[str, Any]
     components: Mapping[str, Any] = attrs.field(factory=dict)
-    """The schemas that `schema` references as `#/components/schemas/<name>`, by name."""
+    """Name -> schema that `schema` references as `#/components/schemas/<name>`."""
 
 
 @attrs.frozen
@@ -31,11 +31,11 @@ class Returns:
     """One kind of answer of an endpoint, as the OpenAPI document describes it."""
 
     content: Mapping[str, Any]
-    """Maps each media type to the type of the content. The type `bytes` stands for any content."""
+    """Media type -> Python type of the content. The type `bytes` stands for any content."""
     status: int = 200
     description: str = "The answer."
     headers: Mapping[str, str] = attrs.field(factory=dict)
-    """Maps the name of each response header to its description."""
+    """Name of a response header -> description of the header."""
 
 
 @attrs.frozen
@@ -60,6 +60,8 @@ class Route:
     raising `HttpError` or `KeplerError`."""
     query: type[msgspec.Struct] | None = attrs.field(default=None, kw_only=True)
     """Struct whose fields declare the parameters of the query string; see the module `params`."""
+    parameters: Mapping[str, str] = attrs.field(factory=dict, kw_only=True)
+    """Name of a parameter of the path -> description, for the OpenAPI document."""
     headers: type[msgspec.Struct] | None = attrs.field(default=None, kw_only=True)
     """Struct whose fields declare the headers that the handler reads; see the module `params`."""
     body: Any = attrs.field(default=None, kw_only=True)
@@ -73,10 +75,10 @@ class Route:
     errors: Sequence[int] = attrs.field(default=(), kw_only=True)
     """Statuses of error answers, for the OpenAPI document. Status 400 is added if `query` is set."""
     quick: bool = attrs.field(default=False, kw_only=True)
-    """Whether the event loop itself calls the handler, instead of a thread. Set this only for a handler that takes
-    microseconds and never waits, and only if the path has no parameters."""
+    """Whether the event loop itself calls the handler, instead of a thread. Set `quick` only if the handler takes
+    microseconds and never waits, and if the path has no parameters."""
     listed: bool = attrs.field(default=True, kw_only=True)
-    """Whether the OpenAPI document describes the endpoint. It does not describe pages for people."""
+    """Whether the OpenAPI document describes the endpoint. The value is False for web pages."""
     error_page: Callable[[HttpError, Mapping[str, Any]], Answer] | None = attrs.field(default=None, kw_only=True)
-    """Function that makes the answer for an error from the error and the WSGI environment of the request. Without it,
-    the answer is a JSON object."""
+    """Function that makes the answer for an error from the error and the WSGI environment of the request. If it is
+    None, the answer is a JSON object."""

@@ -14,7 +14,7 @@ HEADER_TIMEOUT_SECONDS = 10.0
 
 
 def serve(target: str, *, host: str, port: int, workers: int) -> None:
-    """Serve until the process gets SIGTERM or SIGINT. Then finish the running requests and return.
+    """Serve an application until the process gets SIGTERM or SIGINT. Then finish the running requests and return.
 
     `target` names a function as "module:function". Each worker process calls this function once; it returns the
     `RsgiAdapter` that the worker serves. Raises `UsageError` if the server cannot listen on the address.
@@ -36,7 +36,7 @@ def serve(target: str, *, host: str, port: int, workers: int) -> None:
         workers=workers,
         factory=True,
         websockets=False,
-        backlog=1024,
+        backlog=4096,
         backpressure=max_connections(),
         workers_kill_timeout=10,
         respawn_failed_workers=True,
@@ -46,11 +46,12 @@ def serve(target: str, *, host: str, port: int, workers: int) -> None:
 
 
 def when_stopping(call: Callable[[], None]) -> None:
-    """Register a function that this worker process calls as soon as it gets its stop signal.
+    """Register a function that this worker process calls as soon as it gets the signal to stop.
 
-    The process waits for running requests only after the call. `when_stopping` must be called by the `target` function
-    of `serve`. Granian 2.8 has no hook for the stop signal. But Granian adds its signal handlers to the event loop
-    after the `target` function has returned, so `when_stopping` can replace the method that adds them.
+    The process calls the function first, and then waits for running requests. `when_stopping` must be called by the
+    `target` function of `serve`. Granian 2.8 has no hook for the stop signal. But Granian adds its signal handlers to
+    the event loop only after the `target` function has returned. So `when_stopping` can replace the loop's method that
+    adds them.
     """
     loop = asyncio.get_event_loop()
     add_signal_handler = loop.add_signal_handler

@@ -1,7 +1,7 @@
 """A small HTTP server for health checks and metrics, inside a process whose main task is not HTTP.
 
-The server limits the number of connections and the duration of each connection, and answers one request per
-connection. So its clients cannot use up the file descriptors and threads that the process needs for its main task.
+The server limits the number of connections and the duration of each connection, and answers one request per connection.
+So the clients of this server cannot use up the file descriptors and threads that the process needs for its main task.
 """
 
 from __future__ import annotations
@@ -40,13 +40,16 @@ _POLL_SECONDS = 0.25
 WsgiApplication = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 HealthCheck = Callable[[], tuple[int, Mapping[str, Any]]]
-"""Returns the HTTP status and the JSON object of an answer about the process's health."""
+"""Function that checks the health of the process. It returns the HTTP status and the JSON object of the answer."""
 
 _STATUS_LINES = {200: "200 OK", 503: "503 Service Unavailable"}
 
 
 def with_health(metrics: WsgiApplication, checks: Mapping[str, HealthCheck]) -> WsgiApplication:
-    """Return an application that answers the paths of `checks`, and passes other requests on to `metrics`."""
+    """Return an application that answers requests for the paths in `checks`.
+
+    It passes all other requests on to `metrics`.
+    """
 
     def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         check = checks.get(environ.get("PATH_INFO", ""))
@@ -91,7 +94,7 @@ class _BoundedServer(WSGIServer):
 
     def __init__(self, host: str, port: int) -> None:
         self._ends: dict[socket.socket, float] = {}
-        """The open connections, each with the time at which its time limit ends. The oldest connection is first."""
+        """Open connection -> time at which its time limit ends. The oldest connection is first."""
         self._without_request: dict[socket.socket, None] = {}
         """Open connections whose request is not complete yet. The oldest connection is first."""
         self._changed = threading.Condition()

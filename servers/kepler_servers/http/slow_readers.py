@@ -1,14 +1,14 @@
 """Protection of a server against clients that do not read the answers to their requests.
 
-Granian 2.8 waits without a time limit for such clients. Each of these slow readers occupies a connection, and its
-answer stays in memory. So each worker process has a thread that ends a connection after `STALL_TIMEOUT_SECONDS`
-without progress. If there are more than `MAX_SLOW_READERS` slow readers, the thread does not wait so long: it ends
-the connections that have made no progress for the longest time. So there are always connections and file descriptors
-left for other clients, e.g. for health probes.
+Granian 2.8 waits for such clients (slow readers) without a time limit. Each slow reader occupies a connection, and its
+answer stays in memory. So each worker process has a thread that ends a connection after `STALL_TIMEOUT_SECONDS` without
+progress. If there are more than `MAX_SLOW_READERS` slow readers, the thread at once ends the connections that have made
+no progress for the longest time. So there are always connections and file descriptors left for other clients, e.g. for
+health probes.
 
 Granian has no option for such a time limit, and Python code cannot reach the connections that Granian holds. So the
-thread finds the connections among the file descriptors of the process. The socket option TCP_USER_TIMEOUT is no
-alternative: with Linux 6.18, accepted connections did not always inherit the option from the listening socket.
+thread finds the connections among the file descriptors of the process. The socket option TCP_USER_TIMEOUT cannot be
+used: with Linux 6.18, accepted connections did not always inherit the option from the listening socket.
 """
 
 from __future__ import annotations
@@ -40,14 +40,15 @@ MAX_SLOW_READERS = 256
 """Maximum number of slow readers of one worker process. It is lower if the process may open only few files."""
 
 _DESCRIPTORS_PER_CONNECTION = 2
-"""File descriptors of a connection: the socket, and the file if the answer is sent from the disk."""
+"""Maximum number of file descriptors of a connection: the socket, and the file if the answer is sent from the disk."""
 _OTHER_DESCRIPTORS = 128
-"""File descriptors that a worker process needs besides its connections, e.g. for the store and for its database."""
+"""Number of file descriptors that a worker process needs for other purposes than connections, e.g. for the store and a
+database."""
 _CHECK_SECONDS = 1.0
 _DESCRIPTORS = "/proc/self/fd"
 
 _LAST_DATA_SENT = struct.Struct("=44xI")
-"""Field `tcpi_last_data_sent` of `struct tcp_info` (linux/tcp.h): milliseconds since data was sent."""
+"""Field `tcpi_last_data_sent` of `struct tcp_info` (linux/tcp.h): milliseconds since data was last sent."""
 
 
 def max_connections() -> int:
@@ -73,7 +74,7 @@ def _watch() -> None:
         try:
             _end_slow_readers(ports, limit, warnings)
         except OSError as error:  # e.g. the process has no free file descriptor at this moment
-            warnings.log(f"the connections of slow clients cannot be looked at: {error.strerror}")
+            warnings.log(f"the connections of slow clients cannot be checked: {error.strerror}")
 
 
 def _listening_ports() -> set[int]:
@@ -110,8 +111,8 @@ def _end_slow_readers(ports: set[int], limit: int, warnings: RateLimitedLog) -> 
 def _tcp_sockets(descriptors: Iterable[int] | None = None) -> Iterator[tuple[int, socket.socket]]:
     """Yield the TCP sockets among the file descriptors; without an argument, among all descriptors of this process.
 
-    Each socket is a duplicate that is closed after its use: the owner may close a descriptor at any time, and the
-    number of the descriptor may then belong to another file.
+    Each yielded socket has a duplicate of the descriptor, which is closed after its use. The owner may close the
+    original descriptor at any time, and its number may then belong to another file.
     """
     for descriptor in map(int, os.listdir(_DESCRIPTORS)) if descriptors is None else descriptors:
         with contextlib.suppress(OSError):  # raised if the descriptor or the connection was closed, or is no socket
@@ -131,7 +132,7 @@ def _duplicate(descriptor: int) -> socket.socket:
 
 
 def _stall_seconds(connection: socket.socket) -> float:
-    """Return the time since data was sent, in seconds, or 0 if no data waits for the client."""
+    """Return the time since data was last sent to the client, in seconds; 0 if no data waits to be sent."""
     try:
         waiting = array.array("i", [0])
         fcntl.ioctl(connection, termios.TIOCOUTQ, waiting)

@@ -1,8 +1,8 @@
 """Flags and numbers that clients send as text, in JSON bodies and in query parameters.
 
 Clients of kepler-model-server 0.7 send `"weight": "true"`, `"node_type": "0"` or `"cores": "96"`. A text is accepted as
-a flag exactly if Go's `strconv.ParseBool` accepts it, and as a number if it has the form of a JSON number, with any
-number of leading zeros. An empty text counts as absent.
+a flag if Go's `strconv.ParseBool` accepts it. It is accepted as a number if it has the form of a JSON number; leading
+zeros are allowed. An empty text counts as absent.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ FLAGS = {
 _NUMBER = r"-?[0-9]{1,20}(\.[0-9]{1,20})?([eE][+-]?[0-9]{1,3})?"
 
 FlagText = Annotated[str, Meta(max_length=MAX_CHARACTERS, extra_json_schema={"enum": [*FLAGS, ""]})]
-"""Type of a text in place of a flag. The decoder accepts any text, so that the error can list the accepted texts."""
+"""Type of a text in place of a flag. The decoder accepts any text. `flag` then rejects invalid texts, with an error
+that lists the valid ones."""
 NumberText = Annotated[str, Meta(max_length=MAX_CHARACTERS, extra_json_schema={"pattern": f"^({_NUMBER})?$"})]
 """Type of a text in place of a number."""
 
@@ -86,7 +87,10 @@ def with_numbers(spec: Mapping[str, Any], key: str) -> dict[str, Any]:
 
 
 def flag_or_number(text: str, *, is_flag: bool, is_number: bool) -> str | bool | int | float:
-    """Return the number or flag in a text if one is expected there, or the text itself if it contains neither."""
+    """Return the number or flag that a text contains; the text itself if it contains neither.
+
+    A number or flag is returned only if it is expected (`is_number`, `is_flag`).
+    """
     if is_number and (value := _number(text)) is not None and abs(value) <= MAX_NUMBER:
         return value
     return FLAGS.get(text, text) if is_flag else text

@@ -13,20 +13,20 @@ from kepler_servers.http.answer import HttpError
 UPLOAD_IDLE_TIMEOUT_SECONDS = 30.0
 """An upload is ended if no byte of it arrives for this time."""
 UPLOAD_GRACE_SECONDS = 30.0
-"""Time from the start of an upload until `MIN_UPLOAD_BYTES_PER_SECOND` applies to it."""
+"""Time after the start of an upload during which `MIN_UPLOAD_BYTES_PER_SECOND` does not apply yet."""
 MIN_UPLOAD_BYTES_PER_SECOND = 16 * 1024
 """Minimum average rate of an upload. Without this limit, a client could send a byte now and then, and never end."""
 
 DISCARD_TIMEOUT_SECONDS = 10.0
 MAX_DISCARDED_BYTES = 64 * 2**20
 """Maximum number of bytes of a refused body that are read and discarded. If the server closed the connection while the
-client is still sending, the client would get a connection error and not read the answer."""
+client is still sending, the client would get a connection error, and would not read the answer."""
 
 _BLOCK_BYTES = 2**20
 
 
 class Upload(ABC):
-    """Receiver of a large request body while the body arrives.
+    """Interface of an object that receives a large request body while the body arrives.
 
     The methods are called in threads, but never two of them at the same time. Each method may raise `HttpError`, which
     ends the request.

@@ -1,1 +1,1 @@
-"""The meter: tells other programs how much power this machine draws."""
+"""The meter: a server that publishes the watts of its machine for other programs."""

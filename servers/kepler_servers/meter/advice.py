@@ -1,4 +1,4 @@
-"""Advice on what would make the watts of this machine more certain, and by how much."""
+"""Advice on how the user can make the interval of this machine's watts narrower, and by how much."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from kepler_servers.meter.sources.measured import ERRORS
 from kepler_servers.meter.this_machine import ThisMachine
 
 WORTHWHILE = 0.9
-"""Advice is given if following it makes the interval narrower than this fraction of its present width."""
+"""The user gets an advice only if it makes the interval narrower than this fraction of its present width."""
 
 
 def interval_percent(power: Power) -> float:
-    """Return half the width of an interval in percent of the watts; 0 if there are no watts."""
+    """Return half the width of an interval, in percent of the watts; 0 if the power is 0 W."""
     return 50.0 * (power.upper - power.lower) / power.watts if power.watts > 0 else 0.0
 
 
 def advice(reading: Reading, machine: ThisMachine, settings: MeterSettings) -> list[str]:
-    """Return what the user can do to get a narrower interval, one sentence each, the most useful first."""
+    """Return sentences that state what the user can do to get a narrower interval."""
     kind = reading.provenance.kind
     if kind == "measured":
         return []
@@ -45,7 +45,7 @@ def advice(reading: Reading, machine: ThisMachine, settings: MeterSettings) -> l
 
 
 def _facts(reading: Reading, machine: ThisMachine, settings: MeterSettings, now: float) -> list[str]:
-    """Return which facts about the machine would make the interval of the machine formula narrower."""
+    """Return sentences that name the facts that would make the machine formula's interval narrower, the best first."""
     load = None if reading.observation is None else reading.observation.load
     sentences: list[tuple[float, str]] = []
     if load is None:
@@ -70,7 +70,7 @@ def _facts(reading: Reading, machine: ThisMachine, settings: MeterSettings, now:
 
 
 def _known_idle(machine: ThisMachine) -> float | None:
-    """Return the idle power that the formula gives for the machine or its host; None if several hosts are possible."""
+    """Return the idle power of the machine or its host by the machine formula; None if several hosts are possible."""
     if len(machine.hosts) != 1:
         return None
     physical = attrs.evolve(machine, virtual=None)
@@ -81,7 +81,7 @@ def _known_idle(machine: ThisMachine) -> float | None:
 
 
 def _width(machine: ThisMachine, settings: MeterSettings, load: float, idle_watts: float | None) -> float:
-    """Return the width of the interval for a machine about which more is known; 0 if there is no estimate."""
+    """Return half the width of the machine formula's interval, in percent of the watts; 0 if there is no estimate."""
     source = FormulaSource(machine, idle_watts=idle_watts, idle_share=settings.idle_share)
     try:
         return interval_percent(source.curve.at(load))

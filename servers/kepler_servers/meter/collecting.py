@@ -1,4 +1,7 @@
-"""Uses several collectors as one: merges their features. A collector that fails does not stop the others."""
+"""Merge the features of several collectors (plugins that measure the features of this machine).
+
+A collector that fails does not stop the others.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from kepler_core.metering import Collector, Observation
 log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 60.0
-"""Interval at which a collector that could not be opened is tried again."""
+"""Interval at which the meter tries again to open a collector that is not open."""
 _MAX_PROBLEM_CHARACTERS = 300
 
 
@@ -24,19 +27,19 @@ class _Member:
     name: str
     collector: Collector
     problem: str = "not opened yet"
-    """Why the collector is not open; empty if it is open."""
+    """The reason why the collector is not open; empty if it is open."""
     retry_at: float = 0.0
 
 
 class CollectorSet:
     """Merges the observations of several collectors.
 
-    If several collectors measure a feature, the first one counts. The period comes from the first collector that has
-    one.
+    If several collectors measure the same feature, the value of the first collector is used. The length of the period
+    comes from the first collector that has features.
     """
 
     def __init__(self, collectors: Mapping[str, Collector], *, clock: Callable[[], float] = time.monotonic) -> None:
-        """`collectors` maps names to collectors, in order of preference. `clock` returns seconds, and never jumps."""
+        """`collectors` maps names to collectors, in order of preference. `clock` returns monotonic seconds."""
         self._members = [_Member(name, collector) for name, collector in collectors.items()]
         self._clock = clock
         self._collected_at: float | None = None
@@ -48,19 +51,19 @@ class CollectorSet:
 
     @property
     def problems(self) -> dict[str, str]:
-        """Names of the collectors that are not open, and why."""
+        """Name of a collector that is not open -> the reason."""
         return {member.name: member.problem for member in self._members if member.problem}
 
     def open(self) -> None:
-        """Open the collectors. `problems` then names the collectors that cannot be opened, and why."""
+        """Open the collectors. If some cannot be opened, `problems` then has the reasons."""
         for member in self._members:
             self._open(member)
 
     def collect(self) -> Observation:
-        """Return what all collectors measured since the previous call.
+        """Return an observation with the features that all collectors measured since the previous call.
 
-        Collectors that cannot be opened or fail are named in `Observation.problems`. If all of them fail, the
-        observation has no features: a real meter works without them.
+        `Observation.problems` names the collectors that cannot be opened, or that fail. If all collectors fail, the
+        observation has no features, because power sources that measure do not need features.
         """
         now, before = self._clock(), self._collected_at
         self._collected_at = now
@@ -75,7 +78,7 @@ class CollectorSet:
             try:
                 observations.append(member.collector.collect())
             except Exception as error:
-                # A defect of one plugin must not end the others.
+                # A defect of one plugin must not stop the other collectors.
                 self._close(member, _text(member.name, error))
                 problems.append(f"{member.name}: {member.problem}")
         if not observations:
@@ -91,7 +94,7 @@ class CollectorSet:
         try:
             member.collector.open()
         except Exception as error:
-            # A defect of one plugin must not end the others.
+            # A defect of one plugin must not stop the other collectors.
             self._close(member, _text(member.name, error))
         else:
             member.problem = ""
@@ -105,7 +108,7 @@ class CollectorSet:
 
 
 def merged(observations: Sequence[Observation], problems: Sequence[str] = ()) -> Observation:
-    """Return several observations of one period as one. The first value of each feature counts."""
+    """Merge several observations of one period. If several observations have a feature, the first value is used."""
     features: dict[str, float] = {}
     for observation in observations:
         for feature, value in observation.features.items():

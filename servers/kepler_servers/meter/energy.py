@@ -5,24 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 DEFAULT_VALID_SECONDS = 10.0
-"""Default time for which the counters keep rising if no new power is set."""
+"""Default time after which the counters stop rising if no new power is set."""
 
 
 class EnergyCounters:
     """Counters of the energy of each component, in joules. No counter ever falls.
 
-    From the moment t_k at which a power W_k is set, a counter is E(t) = E_k + W_k · (t − t_k). So the power that the
-    meter reports is the rate at which the counter rises until the next power is set. A change of the power source
-    changes the rate only.
+    A counter has the value E_k at the time t_k, when a power W_k is set. From then on, its value is E(t) = E_k + W_k ·
+    (t − t_k), until the next power is set. So the counter rises at the rate W_k. A change of the power source changes
+    only the rate.
 
-    All times are seconds of one clock that never jumps, e.g. `time.monotonic`.
+    All times are seconds of one monotonic clock, e.g. `time.monotonic`.
     """
 
     def __init__(self, joules: Mapping[str, float] | None = None, valid_seconds: float = DEFAULT_VALID_SECONDS) -> None:
-        """`joules` are the values from which the counters continue, by component.
+        """`joules` maps components to the values from which their counters continue.
 
-        If no power is set for `valid_seconds`, the counters stop: the process may have been stopped for hours, and
-        nobody knows the power in this time.
+        If no power is set for `valid_seconds`, the counters stop. For example, the process may have been stopped for
+        hours, and the power in this time is not known.
         """
         self._joules = dict(joules or {})
         self._watts: dict[str, float] = {}
@@ -42,7 +42,7 @@ class EnergyCounters:
         self.set_power({}, now)
 
     def at(self, now: float) -> dict[str, float]:
-        """Return the counters in joules by component, including counters that are stopped."""
+        """Return the counters at the time `now`, in joules by component. The result includes stopped counters."""
         seconds = min(max(now - self._since, 0.0), self._valid_seconds)
         return {
             component: joules + max(self._watts.get(component, 0.0), 0.0) * seconds

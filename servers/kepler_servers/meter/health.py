@@ -11,7 +11,7 @@ from kepler_servers.meter.prometheus_metrics import MeterState
 
 LATE_INTERVALS = 3
 LATE_SECONDS = 5.0
-"""A meter whose latest period ended more than `LATE_INTERVALS` intervals and this time ago is not healthy.
+"""A meter is not healthy if its latest period ended longer ago than `LATE_INTERVALS` intervals plus this time.
 
 The alert KeplerMeterIsLate has the same limit.
 """
@@ -19,9 +19,9 @@ _MAX_PROBLEM_CHARACTERS = 1000
 
 
 def health(state: MeterState) -> tuple[int, dict[str, Any]]:
-    """Return the HTTP status and the answer of `/healthz`: 503 if the meter's periods do not end any more.
+    """Return the HTTP status and the answer of `/healthz`. The status is 503 if the latest period ended too long ago.
 
-    A meter without an estimate is healthy, because a restart would not give it one.
+    A meter without an estimate is healthy, because a restart would not help.
     """
     status = state.status
     late = None
@@ -34,6 +34,6 @@ def health(state: MeterState) -> tuple[int, dict[str, Any]]:
 
 
 def readiness(state: MeterState) -> tuple[int, dict[str, Any]]:
-    """Return the HTTP status and the answer of `/readyz`: 503, with the reason, while there is no estimate."""
+    """Return the HTTP status and the answer of `/readyz`. The status is 503 while there is no estimate."""
     reason = None if state.published is not None else printable(state.reason, _MAX_PROBLEM_CHARACTERS)
     return (200 if reason is None else 503), {"not_ready": reason}

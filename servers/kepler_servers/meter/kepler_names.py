@@ -1,8 +1,7 @@
 """Kepler's metrics of a node, for dashboards on machines without Kepler.
 
-The names and meanings are those of Kepler 0.10 to 0.11: the power of a zone is divided into an active part, which is
-the usage ratio of the CPUs times the power, and an idle part, which is the rest. So "idle" is not the power of an idle
-machine.
+The metrics have the names and meanings of Kepler 0.10 to 0.11. Kepler divides the power of a zone into an active part
+(usage ratio of the CPUs × power) and an idle part (the rest). So "idle" is not the power of an idle machine.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ _MAX_CPUINFO_BYTES = 2**24
 
 
 class NodeEnergy:
-    """Active and idle energy of each zone, in joules, counted from the start of the meter."""
+    """Active and idle energy of each zone in joules, since the start of the meter."""
 
     def __init__(self) -> None:
         self._last: dict[str, float] = {}
@@ -29,7 +28,10 @@ class NodeEnergy:
         self.idle: dict[str, float] = {}
 
     def add(self, joules: Mapping[str, float], usage_ratio: float) -> None:
-        """Split the counters' increase since the last call into active and idle. Counters of a new zone start at 0."""
+        """Split the increase of each counter since the last call into active and idle energy.
+
+        `joules` maps zones to counters. For a new zone, both energies start at 0.
+        """
         for zone, total in joules.items():
             increase = max(total - self._last.get(zone, total), 0.0)
             self.active[zone] = self.active.get(zone, 0.0) + usage_ratio * increase
@@ -38,7 +40,10 @@ class NodeEnergy:
 
 
 def usage_ratio(reading: Reading) -> float | None:
-    """Return the part of the CPU time in which CPUs were not idle. Kepler counts steal time as busy."""
+    """Return the fraction of the CPU time in which CPUs were not idle; None if it is not known.
+
+    Steal time counts as busy time, as in Kepler.
+    """
     observation = reading.observation
     if observation is None or observation.load is None:
         return None
@@ -58,15 +63,15 @@ def node_metrics(reading: Reading, energy: NodeEnergy, node: str) -> Iterator[Me
     yield from (watts, total)
     if ratio is None:
         return
-    usage = GaugeMetricFamily("kepler_node_cpu_usage_ratio", "Busy part of the CPU time.", labels=("node_name",))
+    usage = GaugeMetricFamily("kepler_node_cpu_usage_ratio", "Fraction of busy CPU time.", labels=("node_name",))
     usage.add_metric((node,), ratio)
     yield usage
     for part, share, joules in (("active", ratio, energy.active), ("idle", 1 - ratio, energy.idle)):
         part_watts = GaugeMetricFamily(
-            f"kepler_node_cpu_{part}_watts", f"Power of a zone, {part} part.", labels=_ZONE_LABELS
+            f"kepler_node_cpu_{part}_watts", f"The {part} part of a zone's power.", labels=_ZONE_LABELS
         )
         part_joules = CounterMetricFamily(
-            f"kepler_node_cpu_{part}_joules", f"Energy of a zone, {part} part.", labels=_ZONE_LABELS
+            f"kepler_node_cpu_{part}_joules", f"The {part} part of a zone's energy.", labels=_ZONE_LABELS
         )
         for component, values in labels.items():
             part_watts.add_metric(values, share * reading.power[component].watts)
@@ -83,7 +88,7 @@ def cpu_info(cpus: Iterable[Mapping[str, str]]) -> Metric:
 
 
 def read_cpus(root: str) -> list[dict[str, str]]:
-    """Return the keys and values of each CPU in `proc/cpuinfo`; an empty list if it cannot be read."""
+    """Return the keys and values of each CPU in `proc/cpuinfo`; an empty list if the file cannot be read."""
     try:
         with (Path(root) / "proc" / "cpuinfo").open("rb") as file:
             text = file.read(_MAX_CPUINFO_BYTES).decode(errors="replace")

@@ -1,4 +1,4 @@
-"""The loop of the meter: collects, estimates and publishes in one thread."""
+"""The loop of the meter: it collects features, estimates the power and publishes the watts, all in one thread."""
 
 from __future__ import annotations
 
@@ -23,35 +23,36 @@ from kepler_servers.meter.status import MeterStatus, ZonePower
 log = logging.getLogger(__name__)
 
 FIRST_PERIOD_SECONDS = 0.2
-"""Length of the periods until the first reading, so that the first value is published soon after the start."""
+"""Length of the periods before the first reading. It is short so that the first value is published soon after the
+start."""
 
 
 class Collecting(Protocol):
-    """What the loop needs from collectors."""
+    """The methods of collectors that the loop calls."""
 
     def collect(self) -> Observation: ...
 
 
 class Estimating(Protocol):
-    """What the loop needs from power sources."""
+    """The methods and properties of power sources that the loop uses."""
 
     @property
     def problems(self) -> Sequence[str]:
-        """Reasons why better power sources are not used, one sentence each."""
+        """Reasons why more trusted power sources are not used, one sentence for each source."""
 
     def reading(self, observation: Observation) -> Reading:
-        """Return the power in a period. Raises `MeterError` if no source knows it."""
+        """Return the power in the period of the observation. Raises `MeterError` if no source has a power."""
 
 
 class StopSignal:
-    """Waits for a moment, or until the process gets SIGTERM or SIGINT."""
+    """Waits for a given time, or until the process gets SIGTERM or SIGINT."""
 
     def __init__(self, read_end: int) -> None:
         self._read_end = read_end
         self.received = False
 
     def wait(self, seconds: float) -> bool:
-        """Wait for some seconds. Return at once if a signal arrives. Return whether a signal has arrived."""
+        """Wait for a number of seconds, or until a signal arrives. Return whether a signal has arrived."""
         if not self.received:
             ready, _, _ = select.select([self._read_end], [], [], max(seconds, 0.0))
             self.received = bool(ready)
@@ -60,9 +61,9 @@ class StopSignal:
 
 @contextmanager
 def stop_signal() -> Iterator[StopSignal]:
-    """Handle SIGTERM and SIGINT during the `with` block. Only the main thread may use it.
+    """Handle SIGTERM and SIGINT during the `with` block. Only the main thread may use this function.
 
-    A signal only writes a byte to a pipe, so no exception can interrupt a write to the outputs.
+    A signal writes a byte to a pipe, and raises no exception. So a signal cannot interrupt a write to the outputs.
     """
     read_end, write_end = os.pipe()
     os.set_blocking(write_end, False)
@@ -91,7 +92,7 @@ class MeterLoop:
     """Functions that get the status once per interval."""
     _started: float = attrs.field(init=False, factory=time.time)
     _reason: str | None = attrs.field(init=False, default="")
-    """Why there is no estimate; None if there is one; empty before the first period has ended."""
+    """The reason why there is no estimate; None if there is an estimate; empty before the first period has ended."""
     _source: str | None = attrs.field(init=False, default=None)
     """The power source of the latest reading; None if there is no estimate."""
     _first_period: float = attrs.field(init=False, default=0.0)
@@ -100,7 +101,7 @@ class MeterLoop:
     _latest_delay: float = attrs.field(init=False, default=0.0)
 
     def run(self, stop: StopSignal) -> None:
-        """Publish until a signal arrives. The publisher must be open."""
+        """Publish readings until a signal arrives. The publisher must be open."""
         self._measure(first=True)
         self._first_period = time.monotonic()
         self._next_reading = self._first_period + min(FIRST_PERIOD_SECONDS, self.interval)
@@ -120,7 +121,7 @@ class MeterLoop:
                 self.publisher.advance(now)
 
     def _schedule(self, now: float) -> None:
-        """Set the time of the next reading. Times that have passed are skipped, e.g. after the process was stopped."""
+        """Set the time of the next reading. Skip times that have already passed, e.g. while the process was stopped."""
         period = self.interval if self._reason is None else min(FIRST_PERIOD_SECONDS, self.interval)
         if now - self._first_period > self.interval:
             period = self.interval
@@ -129,7 +130,10 @@ class MeterLoop:
             self._next_reading = now + period
 
     def _measure(self, *, first: bool = False) -> None:
-        """Collect and estimate, and publish the reading. The first call only begins the first period."""
+        """Collect features, estimate the power, and publish the reading.
+
+        The first call only begins the first period.
+        """
         begin = time.monotonic()
         observation = self._collect()
         collected = time.monotonic()

@@ -1,4 +1,4 @@
-"""The output `per-vm`, which writes a tree with each QEMU guest's share of the host's power."""
+"""The output `per-vm`: for each QEMU guest, it writes a folder tree with the guest's share of the host's power."""
 
 from __future__ import annotations
 
@@ -22,23 +22,24 @@ log = logging.getLogger(__name__)
 
 @attrs.define
 class _GuestTree:
-    """The tree of one guest, and its energy counters."""
+    """The folder tree of one guest, and the guest's energy counters."""
 
     guest: Guest
     output: Output
     joules: dict[str, float]
     share: float = 0.0
-    """Part of the host's power that the guest gets until the next reading."""
+    """Fraction of the host's power that the guest gets until the next reading."""
     problem: bool = False
-    """Whether the latest write has failed."""
+    """Whether the latest write to the guest's folder has failed."""
 
 
 class PerVmOutput(Output):
-    """Output that writes one tree in the form of `/sys` for each QEMU guest, to be mounted into the guest.
+    """Output that writes a folder tree in the form of `/sys` for each QEMU guest, which can be mounted into the guest.
 
-    The shares of all guests add up to the host's power, including its idle power: they share the idle part by their
-    numbers of virtual CPUs, and the rest by their CPU time. The host's idle power is the one in the reading. If
-    it is not known, the idle part is the fraction of the CPU time in which the CPUs were idle, as in Kepler.
+    The shares of all guests add up to the host's power, including its idle power. The guests share the idle part in
+    proportion to their numbers of virtual CPUs, and the rest in proportion to their CPU time. The reading contains the
+    host's idle power. If it is not known, the idle part is the fraction of the CPU time in which the CPUs were idle, as
+    in Kepler.
     """
 
     advance_seconds: ClassVar[float | None] = 0.1
@@ -48,13 +49,13 @@ class PerVmOutput(Output):
         self.folder = Path(folder)
         self._scanner = GuestScanner(root)
         self._trees: dict[str, _GuestTree] = {}
-        """Trees by the name of the guest's folder."""
+        """Name of a guest's folder -> what is published in this folder."""
         self._host: dict[str, float] = {}
-        """The host's counters at the latest call, in joules."""
+        """The host's energy counters at the latest call of `write` or `advance`, in joules."""
         self._log = RateLimitedLog(log)
 
     def open(self) -> None:
-        """Create the folder, and withdraw the values that a killed process has left in it.
+        """Create the folder, and withdraw the values that a killed meter has left in the folder.
 
         Raises `OutputError` if the folder cannot be written, or if another meter publishes there.
         """
@@ -119,12 +120,12 @@ class PerVmOutput(Output):
         self._host = dict(joules)
 
     def _reconcile(self, guests: Sequence[Guest]) -> None:
-        """Close the trees of guests that have ended, and open trees for new guests."""
+        """Close the outputs of guests that have ended, and open outputs for new guests."""
         names = _folder_names(guests)
         for name, tree in list(self._trees.items()):
             if name not in names or not _is_same(names[name], tree.guest):
                 with contextlib.suppress(OutputError):
-                    tree.output.advance(tree.joules)  # the file keeps this counter for the next start of the guest
+                    tree.output.advance(tree.joules)  # if the guest starts again, it continues from this value
                 tree.output.close()
                 del self._trees[name]
                 log.info("guest %s (process %d) has ended", name, tree.guest.pid)
@@ -137,7 +138,7 @@ class PerVmOutput(Output):
             except OutputError as error:
                 self._log.log(f"guest {name} gets no power: {error}")
             else:
-                log.info("guest %s (process %d, %d CPUs) has a tree", name, guest.pid, guest.cpus)
+                log.info("publishing the power of guest %s (process %d, %d CPUs)", name, guest.pid, guest.cpus)
 
     def _open_tree(self, name: str, guest: Guest) -> _GuestTree:
         output = self._output(name)
@@ -149,7 +150,8 @@ class PerVmOutput(Output):
         """Return an output that writes into the subfolder of a guest."""
         from kepler_core.plugins.registry import outputs  # the import takes 0.3 s, and most machines have no guests
 
-        # Two programs in a guest may expect Scaphandre's names: a meter (its source `provided`), and Scaphandre itself.
+        # Two programs in a guest may read files with Scaphandre's names: a meter (with its source `provided`), and
+        # Scaphandre itself.
         arguments = {"root": str(self.folder / name), "scaphandre": True}
         return outputs.create("kepler-core:powercap", arguments)
 
@@ -165,7 +167,7 @@ class PerVmOutput(Output):
 
 
 def idle_part(reading: Reading) -> float:
-    """Return the part (0 to 1) of the host's power that guests share by their numbers of virtual CPUs."""
+    """Return the fraction of the host's power that guests share in proportion to their numbers of virtual CPUs."""
     watts = reading.power[reading.main].watts
     if reading.idle is not None and watts > 0:
         return min(max(reading.idle.watts / watts, 0.0), 1.0)
@@ -176,8 +178,8 @@ def idle_part(reading: Reading) -> float:
 def guest_shares(guests: Sequence[Guest], before: Mapping[int, Guest], idle: float) -> list[float]:
     """Return each guest's share of the host's power. The shares add up to 1, if there is a guest.
 
-    `before` has the guests at the previous reading, by process number. `idle` is the part of the power that is shared
-    in proportion to the virtual CPUs; the rest in proportion to the CPU time since the previous reading.
+    `before` maps process numbers to the guests at the previous reading. The fraction `idle` of the power is shared in
+    proportion to the virtual CPUs. The rest is shared in proportion to the CPU time since the previous reading.
     """
     used = []
     for guest in guests:
@@ -193,7 +195,7 @@ def guest_shares(guests: Sequence[Guest], before: Mapping[int, Guest], idle: flo
 
 
 def _share_of(reading: Reading, share: float, guest: Guest) -> Reading:
-    """Return the reading of a guest."""
+    """Return the reading of a guest, whose power is a share of the host's power."""
     power = {
         component: Power(share * watts.watts, share * watts.lower, share * watts.upper)
         for component, watts in reading.power.items()
@@ -208,7 +210,10 @@ def _is_same(guest: Guest, other: Guest) -> bool:
 
 
 def _folder_names(guests: Sequence[Guest]) -> dict[str, Guest]:
-    """Return the guests by the names of their folders. If guests share a name, later ones also get their number."""
+    """Return the guests by folder name.
+
+    If several guests have the same name, the process number is appended to all but the first.
+    """
     names: dict[str, Guest] = {}
     for guest in guests:
         names[guest.name if guest.name not in names else f"{guest.name}-{guest.pid}"] = guest

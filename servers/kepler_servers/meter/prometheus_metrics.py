@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 PREFIX = "kepler_meter"
 MAX_PROBLEMS = 20
-"""Maximum number of problems in the metrics. Each of them is a series of its own in Prometheus."""
+"""Maximum number of problems in the metrics. Each problem is a separate series in Prometheus."""
 MAX_EXTRAPOLATED_SECONDS = 10.0
-"""Longest time for which energy is added to the latest counters, if the meter publishes nothing."""
+"""Maximum time for which the counters keep rising at scrapes if the meter publishes no new reading."""
 
 
 @attrs.frozen
 class Published:
-    """What the meter has published last."""
+    """The latest reading that the meter has published, with its energy counters."""
 
     reading: Reading
     joules: Mapping[str, float]
@@ -40,21 +40,25 @@ class Published:
 
 @attrs.define
 class MeterState:
-    """What the metrics are made from. The meter's thread replaces the values; threads that answer scrapes read them."""
+    """The values that the metrics are made from.
+
+    The meter's thread replaces them; threads that answer scrapes read them.
+    """
 
     kepler_names: bool
-    """Whether Kepler's metrics of a node are served, too."""
+    """Whether the output also serves Kepler's metrics of a node."""
     root: str
     node: str
-    """Value of the label node_name in Kepler's metrics."""
+    """Value of the label `node_name` in Kepler's metrics."""
     published: Published | None = None
-    """None while there is no estimate."""
+    """The latest published reading; None while there is no estimate."""
     reason: str = "the meter has just started"
-    """Why there is no estimate."""
+    """The reason why there is no estimate; only valid while `published` is None."""
     status: MeterStatus | None = None
     node_energy: NodeEnergy = attrs.field(factory=NodeEnergy)
     advise: Callable[[Reading], Sequence[str]] | None = None
-    """Returns what would make the watts of a reading more certain, one sentence each; None: that is not known."""
+    """Function that returns advice on how to make the interval of a reading narrower, as sentences; None if no such
+    function was set."""
 
 
 def metrics_application(state: MeterState) -> WsgiApplication:
@@ -66,13 +70,13 @@ def metrics_application(state: MeterState) -> WsgiApplication:
 
 
 class _MeterCollector(Collector):
-    """Makes the metrics at each scrape."""
+    """Collector that makes the metrics at each scrape."""
 
     def __init__(self, state: MeterState) -> None:
         self._state = state
         self._cpus = read_cpus(state.root) if state.kepler_names else []
         self._shown: dict[str, float] = {}
-        """The highest value that was served of each component's counter."""
+        """Component -> highest value of its energy counter that was served so far."""
         self._lock = threading.Lock()
 
     def collect(self) -> Iterable[Metric]:
@@ -95,10 +99,10 @@ class _MeterCollector(Collector):
             yield cpu_info(self._cpus)
 
     def _joules(self, published: Published) -> Metric:
-        """Return the energy counters at this moment.
+        """Return the current values of the energy counters.
 
-        The meter publishes a new power between two scrapes, and a scrape may happen at the same time. So the counters
-        of two scrapes are compared: if a counter fell, Prometheus would treat it as reset.
+        A scrape may happen while the meter publishes a new power. Therefore a counter is never served with a lower
+        value than at an earlier scrape: Prometheus would treat a lower value as a counter reset.
         """
         family = CounterMetricFamily(
             f"{PREFIX}_joules", "Energy of a component: the integral of its watts.", labels=("component",)
@@ -137,7 +141,7 @@ class _MeterCollector(Collector):
                 )
         yield GaugeMetricFamily(f"{PREFIX}_problems", "Number of problems.", len(problems))
         family = GaugeMetricFamily(
-            f"{PREFIX}_problem_info", "1 for each problem, in the words of the meter's log.", labels=("problem",)
+            f"{PREFIX}_problem_info", "1 for each problem; the label has the log's text.", labels=("problem",)
         )
         for problem in dict.fromkeys(printable(problem, 200) for problem in problems[:MAX_PROBLEMS]):
             family.add_metric((problem,), 1)
@@ -193,7 +197,8 @@ def _source_metrics(published: Published) -> Iterator[Metric]:
         flags.add_metric((flag,), 1)
     yield flags
     if provenance.kind != "measured":
-        # Metrics from the proposal "VM power modelling" of Kepler's community, if their values are known here.
+        # These metrics are from the proposal "VM power modelling" of Kepler's community. Only those whose values the
+        # meter knows are served.
         version = GaugeMetricFamily(
             "kepler_vm_model_version", "1 for the version of the model of a zone.", labels=("zone", "version")
         )
@@ -213,8 +218,8 @@ def _observed_metrics(reading: Reading) -> Iterator[Metric]:
         features.add_metric((feature,), value)
     yield features
     for name, text, ratio in (
-        ("load_ratio", "Busy part of the CPU time.", observation.load),
-        ("steal_ratio", "Part of the CPU time that the host gave to other work.", observation.steal),
+        ("load_ratio", "Fraction of the CPU time in which CPUs were busy.", observation.load),
+        ("steal_ratio", "Fraction of the CPU time that the host gave to other work.", observation.steal),
     ):
         if ratio is not None:
             yield GaugeMetricFamily(f"{PREFIX}_{name}", text, ratio)

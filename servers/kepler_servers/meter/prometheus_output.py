@@ -30,7 +30,7 @@ class PrometheusOutput(Output):
     def __init__(
         self, host: str = "127.0.0.1", port: int = DEFAULT_PORT, kepler_names: bool = False, root: str = "/"
     ) -> None:
-        """`host` and `port` are the address to listen on; port 0: any free port.
+        """The server listens at the address `host` and on `port`; port 0 means any free port.
 
         With `kepler_names`, the output also has Kepler's metrics of a node, for dashboards that read Kepler's metrics
         on machines without Kepler. `root` is the folder that contains `proc`.
@@ -62,15 +62,15 @@ class PrometheusOutput(Output):
         self._state.reason = reason
 
     def report(self, status: MeterStatus) -> None:
-        """Keep the meter's status: the durations and problems in it are served, too."""
+        """Store the meter's status. The metrics contain its durations and problems."""
         self._state.status = status
 
     def advise_with(self, advise: Callable[[Reading], Sequence[str]]) -> None:
-        """Show on the page what would make the watts more certain: the sentences that `advise` returns."""
+        """Show advice on the page: the sentences that `advise` returns for a reading."""
         self._state.advise = advise
 
     def close(self) -> None:
-        """Serve no watts any more. The port is closed when the process ends."""
+        """Stop serving watts. The port is closed when the process ends."""
         self.withdraw("the meter has ended")
 
 

@@ -1,4 +1,4 @@
-"""Publishes readings through several outputs, with one energy counter for each component."""
+"""Publish readings through several outputs, with one energy counter for each component."""
 
 from __future__ import annotations
 
@@ -16,25 +16,24 @@ from kepler_servers.meter.energy import EnergyCounters
 log = logging.getLogger(__name__)
 
 MAX_WATTS = 1e6
-"""Highest power of a component that is published. No machine draws as much, so a higher power is an error."""
+"""Highest power of a component that is published. No machine draws this much, so a higher power is an error."""
 
 
 @attrs.frozen
 class Zones:
-    """The components to publish, and the component that a machine's power gets if no other power is known."""
+    """Selects the components to publish, and the component under which the power of the whole machine is published."""
 
     only: tuple[str, ...] = ()
     """Components to publish; if empty, all components."""
     total: str = "package"
-    """Component under which a machine's power is published if the power of no part is known.
-
-    Kepler and most dashboards read the zone package only. If the package power is known, no larger power is ever
-    published as package."""
+    """Component under which the power of the whole machine is published if the reading has no other component. By
+    default, it is the package, because Kepler and most dashboards read only the zone package. If the package power is
+    known, only this power is published as package."""
 
     def of(self, reading: Reading) -> Reading:
-        """Return a reading with the components to publish.
+        """Return the reading with only the components to publish.
 
-        Raises `MeterError` if there is no such component, or if a power is too high for any machine.
+        Raises `MeterError` if the reading has none of these components, or if a power is too high for any machine.
         """
         power = dict(reading.power)
         if set(power) == {"platform"}:
@@ -53,26 +52,26 @@ class Zones:
 
 
 class Publisher:
-    """Several outputs, and the energy counters that all of them publish.
+    """Publishes readings and energy counters through several outputs.
 
-    An output that fails does not stop the other ones. The log has a line when an output begins to fail, when the reason
-    changes, and when the output works again.
+    An output that fails does not stop the other outputs. The publisher writes a log line when an output begins to fail,
+    when the reason changes, and when the output works again.
     """
 
     def __init__(self, outputs: Mapping[str, Output], valid_seconds: float) -> None:
-        """`outputs` has the outputs by the names that messages use. `valid_seconds`: see `EnergyCounters`."""
+        """`outputs` maps names, which messages use, to outputs. See `EnergyCounters` for `valid_seconds`."""
         self._outputs = dict(outputs)
         self._valid_seconds = valid_seconds
         self._energy = EnergyCounters()
         self._due: dict[str, float] = {}
-        """Times of the next calls of `advance`, by output. Outputs that publish no estimate are missing."""
+        """Name of an output -> time of its next call of `advance`. Outputs without such a call are missing."""
         self.problems: dict[str, str] = {}
-        """Reasons why outputs fail, by output."""
+        """Name of a failing output -> the reason."""
 
     def open(self) -> None:
         """Continue the counters from the last values of earlier processes, and open all outputs.
 
-        Raises `OutputError` if an output cannot be opened. Then no output stays open.
+        Raises `OutputError` if an output cannot be opened; all other outputs are then closed again.
         """
         joules: dict[str, float] = {}
         for output in self._outputs.values():
@@ -87,11 +86,11 @@ class Publisher:
                 raise
 
     def joules(self, now: float) -> dict[str, float]:
-        """Return the energy counters by component in joules."""
+        """Return the energy counters at the time `now`, in joules by component."""
         return self._energy.at(now)
 
     def publish(self, reading: Reading, now: float) -> None:
-        """Publish a reading. The counters rise with its watts from `now` on."""
+        """Publish a reading. From the time `now` on, the counters rise at the rate of its watts."""
         self._energy.set_power({component: power.watts for component, power in reading.power.items()}, now)
         joules = self._energy.at(now)
         for name, output in self._outputs.items():
@@ -102,7 +101,7 @@ class Publisher:
                 self._due.pop(name, None)
 
     def withdraw(self, reason: str, now: float) -> None:
-        """Publish that there is no estimate. The counters stop."""
+        """Publish that there is no estimate, and stop the energy counters."""
         self._energy.stop(now)
         self._due.clear()
         for name, output in self._outputs.items():
@@ -110,11 +109,11 @@ class Publisher:
 
     @property
     def next_advance(self) -> float:
-        """The time at which `advance` has something to do; infinite if no output needs to be advanced."""
+        """The time at which `advance` must be called next; infinite if no output needs a call."""
         return min(self._due.values(), default=math.inf)
 
     def advance(self, now: float) -> None:
-        """Publish the counters through the outputs whose next advance is due."""
+        """Publish the energy counters through the outputs that are due."""
         joules = self._energy.at(now)
         for name, due in list(self._due.items()):
             if due > now:
@@ -138,7 +137,7 @@ class Publisher:
             call()
         except OutputError as error:
             problem = str(error)
-        except Exception as error:  # a defect of one output must not stop the other ones
+        except Exception as error:  # a defect of one output must not stop the other outputs
             problem = one_line(error)
         else:
             if self.problems.pop(name, None) is not None:

@@ -1,4 +1,4 @@
-"""Finds the QEMU guests of this host, and their CPU time, in /proc."""
+"""Find the QEMU guests of this host, and read their CPU time from /proc."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from pathlib import Path
 import attrs
 
 _PROGRAM = re.compile(r"(?:^|/)(?:qemu-system-[\w.-]+|libexec/qemu-kvm|bin/kvm)$|^(?:qemu-kvm|kvm)$")
-"""Paths of QEMU in Debian and most other systems, in RHEL and OpenShift, and in Proxmox."""
+"""Paths of QEMU's program: in Debian and most other systems, in RHEL and OpenShift, and in Proxmox."""
 _MAX_ARGUMENT_BYTES = 2**17
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 _MAX_NAME_CHARACTERS = 100
 RESCAN_CALLS = 10
-"""Number of calls after which all processes are examined again. A process may have been examined before it ran QEMU."""
+"""Number of calls of `guests` after which all processes are examined again. A process may have started QEMU after it
+was examined."""
 
 
 @attrs.frozen
@@ -25,19 +26,21 @@ class Guest:
 
     pid: int
     started: int
-    """Start of the process in clock ticks after the boot. A later process with the same number has another start."""
+    """Start time of the process in clock ticks after the boot. It distinguishes the process from later processes with
+    the same number."""
     name: str
-    """Name of the guest, else its UUID, else `pid-N`. It is safe as the name of a folder."""
+    """Name of the guest; if it has none, its UUID; if it has neither, `pid-N`. The text is safe as the name of a
+    folder."""
     cpus: int
     """Number of virtual CPUs."""
     cpu_seconds: float
-    """CPU time of the guest and of QEMU since the start of the process."""
+    """CPU time of the process since its start. It includes the guest's work and QEMU's own work."""
 
 
 class GuestScanner:
-    """Lists the QEMU guests of a host. It reads the command line of a process once, and after that its CPU time only.
+    """Lists the QEMU guests of a host. The command line of a process is read once, its CPU time at each call.
 
-    Not safe for several threads.
+    The scanner is not thread-safe.
     """
 
     def __init__(self, root: str = "/") -> None:
@@ -45,7 +48,7 @@ class GuestScanner:
         self._proc = Path(root) / "proc"
         self._ticks = os.sysconf("SC_CLK_TCK")
         self._others: set[str] = set()
-        """Numbers of processes that are not QEMU."""
+        """Numbers of the processes that do not run QEMU."""
         self._guests: dict[str, Guest] = {}
         self._calls = 0
 
@@ -83,7 +86,7 @@ class GuestScanner:
         return Guest(int(number), started, name, _cpus(arguments), seconds)
 
     def _times(self, number: str) -> tuple[int, float]:
-        """Return the start of a process in ticks, and its CPU seconds."""
+        """Return the start time of a process in ticks, and its CPU time in seconds."""
         with (self._proc / number / "stat").open("rb") as file:
             # The name of the program is in parentheses, and may itself contain blanks and parentheses.
             fields = file.read(4096).rpartition(b")")[2].split()
@@ -98,7 +101,7 @@ def _options(arguments: Sequence[str], option: str) -> Iterator[str]:
 
 
 def _guest_name(arguments: Sequence[str]) -> str:
-    """Return the guest's name or UUID in a form that is safe as the name of a folder; empty if it has neither."""
+    """Return the guest's name or UUID in a form that is safe as a folder name; empty if the guest has neither."""
     for option, key in (("name", "guest"), ("uuid", "")):
         for value in _options(arguments, option):
             name = _UNSAFE.sub("-", _property(value, key)).strip(".-")[:_MAX_NAME_CHARACTERS]
@@ -118,7 +121,8 @@ def _cpus(arguments: Sequence[str]) -> int:
 def _property(value: str, key: str) -> str:
     """Return the property `key` of a value such as `guest=vm-a,debug-threads=on`.
 
-    The value may begin with the property, without its key. Return an empty text if there is no such property.
+    If the value begins with a text without a key, this text is the property. Return an empty text if there is no such
+    property.
     """
     first, *others = value.split(",")
     for part in (first, *others):

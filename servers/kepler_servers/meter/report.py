@@ -15,7 +15,7 @@ from kepler_servers.meter.this_machine import ThisMachine
 WIDTH = 100
 """Maximum length of a line, unless the terminal is narrower."""
 NARROWEST = 40
-"""Lines are not made shorter than this, in characters."""
+"""Minimum line length of the report, in characters. On narrower terminals, lines are not made shorter than this."""
 BAR_CHARACTERS = 48
 _LABEL_CHARACTERS = 11
 _SUBJECTS = {"platform": "This machine draws", "package": "The processors of this machine draw"}
@@ -31,21 +31,24 @@ _COMPONENTS = {
 
 @attrs.frozen
 class Report:
-    """What `kepler-model watts` shows."""
+    """The data that `kepler-model watts` shows."""
 
     reading: Reading
     machine: ThisMachine
     whole: Power | None
-    """Estimated power of the whole machine, if only the processors are measured."""
+    """Estimated power of the whole machine if only its processors are measured; otherwise None."""
     load: float | None
     steal: float | None
     better: Sequence[str]
-    """What would make the watts more certain, one sentence each."""
+    """Sentences about what would make the watts more certain."""
     not_used: Sequence[str]
-    """Why more trusted sources are not used, one sentence each."""
+    """Sentences about why more trusted power sources are not used."""
 
     def lines(self, width: int = WIDTH) -> list[str]:
-        """Return the lines of text for people, of at most `width` characters, which is at least `NARROWEST`."""
+        """Return the report as lines of text for people.
+
+        A line has at most `width` characters, at least `NARROWEST`.
+        """
         reading = self.reading
         main = reading.power[reading.main]
         subject = _SUBJECTS.get(reading.main, f"The {_COMPONENTS[reading.main]} draw")
@@ -70,7 +73,7 @@ class Report:
         return lines
 
     def document(self) -> dict[str, Any]:
-        """Return the report as an object for JSON."""
+        """Return the report as a dictionary that can be encoded as JSON."""
         reading = self.reading
         main = reading.power[reading.main]
         low, high = self.machine.shares
@@ -102,7 +105,7 @@ class Report:
         }
 
     def line(self) -> str:
-        """Return one line, for --watch."""
+        """Return the reading as one line, for the option `--watch`."""
         main = self.reading.power[self.reading.main]
         load = "load  -  " if self.load is None else f"load {100 * self.load:3.0f} %"
         return f"{watts(main.watts):>8}  ({_range(main)})  {load}  {self.reading.provenance.name}"
@@ -164,7 +167,7 @@ class Report:
 
 
 def watts(value: float) -> str:
-    """Return watts as text: one decimal below 10 W, none above."""
+    """Return watts as text: two decimals below 1 W, one decimal below 10 W, none above."""
     return f"{value:.2f} W" if value < 1 else f"{value:.1f} W" if value < 10 else f"{value:.0f} W"
 
 

@@ -1,4 +1,4 @@
-"""The settings of the meter, and how its collectors and power sources are made from them."""
+"""The settings of the meter, and the functions that make its collectors and power sources from the settings."""
 
 from __future__ import annotations
 
@@ -25,23 +25,25 @@ if TYPE_CHECKING:
     from kepler_servers.meter.sources.redfish import RedfishSettings
 
 SOURCES = ("provided", "powercap", "msr", "hwmon", "ipmi", "redfish", "model", "machine-model", "formula")
-"""The power sources in the order of trust. A tree that the host of a virtual machine provides comes first: it is the
-host's measurement of this virtual machine."""
+"""The names of the power sources, the most trusted first. The first source, `provided`, reads a folder tree in which
+the host of a virtual machine writes its measurement of this virtual machine."""
 COLLECTORS = ("procfs", "perf")
 PROVIDED_TREE_KEY = "SCAPHANDRE_POWERCAP_PATH"
-"""Environment variable with the folder of the provided tree. Scaphandre in a virtual machine reads it, too."""
+"""Environment variable with the folder that the source `provided` reads. Scaphandre in a virtual machine reads the
+same variable."""
 
 
 @attrs.frozen
 class MeterSettings:
-    """What a user can set about the meter of this machine."""
+    """The settings of the meter of this machine."""
 
     root: str = "/"
-    """Folder that contains proc, sys, dev and var: "/host" in a container that has the machine's folders there."""
+    """Folder that contains proc, sys, dev and var, e.g. "/host" in a container in which the machine's folders are
+    mounted there."""
     sources: Sequence[str] = SOURCES
     """Names of the power sources, the most trusted first."""
     collectors: Sequence[str] = COLLECTORS
-    """Names of collectors (plugins). If two measure a feature, the first one counts."""
+    """Names of collectors (plugins). If several collectors measure the same feature, the first one is used."""
     store: str | None = None
     model_server: str | None = None
     machine_spec: str | None = None
@@ -49,24 +51,29 @@ class MeterSettings:
     instance: str | None = None
     """Name of the cloud instance type, e.g. "m5.2xlarge"."""
     idle_watts: Mapping[str, float] = attrs.field(factory=dict)
-    """Known idle power by component. `platform` means the whole physical machine, also on a virtual machine."""
+    """Known idle power in watts, by component. `platform` means the whole physical machine; on a virtual machine, it
+    means the host."""
     idle_share: IdleShare = "reservation"
-    """The part of the host's idle power that a virtual machine gets."""
+    """Part of the host's idle power that a virtual machine gets: in proportion to its CPUs ("reservation"), or nothing
+    ("none")."""
     provided_tree: str | None = None
-    """Folder in which the host provides the power of this virtual machine; None: `var/scaphandre` in `root`."""
+    """Folder in which the host provides the power of this virtual machine. None means `var/scaphandre` in `root`."""
     ipmi_device: str | None = None
-    """IPMI device to read the power of the machine from, e.g. /dev/ipmi0; None: IPMI is not used."""
+    """IPMI device to read the power of the machine from, e.g. /dev/ipmi0; None if IPMI is not used."""
     redfish: RedfishSettings | None = None
-    """Management controller to read the power of the machine from; None: Redfish is not used."""
+    """Management controller (BMC) to read the power of the machine from; None if Redfish is not used."""
     bmc_interval: float = POLL_SECONDS
-    """Interval in seconds at which the management controller is asked."""
+    """Interval in seconds between two requests to the management controller (BMC)."""
     own_trees: Sequence[str] = ()
-    """Folders that this meter itself publishes. They are never read as a power source."""
+    """Folders that this meter itself writes. They are never read as a power source."""
     interval: float = 1.0
     """Length of a period in seconds."""
 
     def machine(self) -> ThisMachine:
-        """Return what is known about this machine. Raises `UsageError` if a setting is wrong."""
+        """Return the description of this machine and of its possible hosts.
+
+        Raises `UsageError` if a setting is wrong.
+        """
         spec = None
         if self.machine_spec is not None:
             from kepler_core.machine import read_machine_spec
@@ -76,7 +83,10 @@ class MeterSettings:
 
 
 def build_collectors(settings: MeterSettings) -> CollectorSet:
-    """Return the collectors of the settings, not opened yet. Raises `PluginError` if one is unknown or broken."""
+    """Return the collectors that the settings name, without opening them.
+
+    Raises `PluginError` if a collector is unknown or broken.
+    """
     collectors = {}
     for name in dict.fromkeys(settings.collectors):
         plugin = registry.collectors.get(name)
@@ -86,10 +96,10 @@ def build_collectors(settings: MeterSettings) -> CollectorSet:
 
 
 def build_chain(settings: MeterSettings, machine: ThisMachine | None = None) -> SourceChain:
-    """Return the power sources of the settings in the order of trust.
+    """Return the power sources that the settings name, in the order of trust.
 
-    `machine` is the result of `settings.machine()`, if the caller has it. Raises `UsageError` if a source is unknown,
-    or if no source is left.
+    `machine` is the result of `settings.machine()`, if the caller already has it. Raises `UsageError` if a source is
+    unknown, or if each of the named sources needs a setting that is not set.
     """
     known = [machine] if machine is not None else []
     watch = MachineWatch(Path(settings.root), lambda: known.pop() if known else settings.machine())
@@ -100,7 +110,7 @@ def build_chain(settings: MeterSettings, machine: ThisMachine | None = None) -> 
 
 
 def _source(name: str, settings: MeterSettings, watch: MachineWatch) -> PowerSource | None:
-    """Return a power source by name; None if it needs a setting that is not set."""
+    """Return the power source with this name; None if the source needs a setting that is not set."""
     root, own_trees = Path(settings.root), [Path(tree) for tree in settings.own_trees]
     if name == "formula":
         known = settings.idle_watts.get("platform")
@@ -152,9 +162,9 @@ def _source(name: str, settings: MeterSettings, watch: MachineWatch) -> PowerSou
 
 
 def _management_controller(name: str, settings: MeterSettings, machine: ThisMachine) -> PowerSource | None:
-    """Return the source `ipmi` or `redfish`; None if its setting is not set.
+    """Return the source `ipmi` or `redfish`; None if the setting for the source is not set.
 
-    Raises `UsageError` on a virtual machine: the controller measures the whole host.
+    Raises `UsageError` on a virtual machine, because the management controller measures the whole host.
     """
     if (settings.ipmi_device if name == "ipmi" else settings.redfish) is None:
         return None
@@ -180,7 +190,7 @@ def _management_controller(name: str, settings: MeterSettings, machine: ThisMach
 
 
 def _providers(settings: MeterSettings) -> list[ModelProvider]:
-    """Return the providers of models: the model server first, as in the estimator."""
+    """Return the configured model providers: first the model server, then the store, as in the estimator."""
     from kepler_servers.estimator.configured_providers import (
         model_request_url,
         model_server_provider,

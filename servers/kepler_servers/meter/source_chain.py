@@ -1,4 +1,4 @@
-"""The power sources in the order of trust: which one is used now, and when another one is taken."""
+"""Selection of the power source: the most trusted source that works is used."""
 
 from __future__ import annotations
 
@@ -15,35 +15,38 @@ from kepler_servers.meter.sources.power_source import PowerSource
 log = logging.getLogger(__name__)
 
 GOOD_READINGS = 3
-"""A better source is taken after this number of readings without an error in between."""
+"""The meter switches to a more trusted source after this number of readings of that source without an error in
+between."""
 MAX_GOOD_READINGS = 300
-"""The number is doubled whenever the source fails again, up to this limit: a source that often fails is not taken each
-time."""
+"""Upper limit of the number of readings that a source needs. The number doubles whenever the source fails again, so
+that the meter does not switch to an unreliable source again and again."""
 MISSES = 3
-"""A source is no longer used after this number of periods without a reading. Until then, its latest reading is used."""
+"""A source is no longer used after this number of periods without a reading. Before that, its latest reading is
+used."""
 START_PERIODS = 3
-"""At the start, the meter waits at most this number of periods for a better source that needs more time."""
+"""At the start, the meter waits at most this number of periods for a more trusted source that needs more time."""
 _MAX_PROBLEM_CHARACTERS = 300
 
 
 @attrs.define(eq=False)
 class _Link:
-    """A source, and its successes and failures so far."""
+    """A power source, with its successes and failures so far."""
 
     source: PowerSource
     problem: str = ""
-    """Why the source has no reading; empty if it has one, or needs a further period."""
+    """The reason why the source has no reading; empty if the source has a reading, or needs a further period."""
     good: int = 0
     """Number of readings since the last error."""
     needed: int = GOOD_READINGS
     used: int = 0
-    """Number of periods since the source was taken."""
+    """Number of periods since the meter switched to the source."""
 
 
 class SourceChain:
-    """Reads the best power source that works, and switches between sources while the meter runs.
+    """Reads the most trusted power source that works, and switches between sources while the meter runs.
 
-    Each reading names its source. A switch changes no energy counter, because the counters add up the watts.
+    Each reading names its source. A switch does not make the energy counters jump, because they are sums of the watts
+    over time.
     """
 
     def __init__(self, sources: Sequence[PowerSource]) -> None:
@@ -56,7 +59,7 @@ class SourceChain:
 
     @property
     def current(self) -> PowerSource | None:
-        """The source of the latest reading; None if there is none."""
+        """The source of the latest reading; None if there is no reading."""
         return None if self._current is None else self._links[self._current].source
 
     @property
@@ -66,12 +69,15 @@ class SourceChain:
 
     @property
     def problems(self) -> list[str]:
-        """The reasons why better sources than the current one are not used, one sentence each."""
+        """The reasons why more trusted sources than the current source are not used, one sentence for each source."""
         better = self._links if self._current is None else self._links[: self._current]
         return [f"{link.source.name}: {link.problem}" for link in better if link.problem]
 
     def reading(self, observation: Observation) -> Reading:
-        """Return the power in a period from the best source. Raises `MeterError` with the reasons if there is none."""
+        """Return the power in a period from the most trusted source that works.
+
+        Raises `MeterError` if no source works.
+        """
         self._started += 1
         current = self._current
         better = self._take_better(observation, len(self._links) if current is None else current)
@@ -98,7 +104,10 @@ class SourceChain:
                 log.debug("closing the source %s failed", link.source.name, exc_info=True)
 
     def _take_better(self, observation: Observation, end: int) -> Reading | None:
-        """Read the first `end` sources. If one of them is taken now, return its reading, otherwise None."""
+        """Read the first `end` sources.
+
+        If the meter should use one of them now, switch to it and return its reading.
+        """
         waiting = False
         taken: tuple[int, Reading] | None = None
         for index, link in enumerate(self._links[:end]):
@@ -117,7 +126,7 @@ class SourceChain:
         return taken[1]
 
     def _after_miss(self, link: _Link, current: int, observation: Observation) -> Reading:
-        """Return the latest reading, or a less trusted source's reading if the current source fails too often."""
+        """Return the latest reading or, if the current source fails too often, the reading of a less trusted source."""
         self._misses += 1
         if self._misses < MISSES and self._latest is not None:
             return attrs.evolve(self._latest, time=observation.time)
@@ -144,7 +153,7 @@ class SourceChain:
         except KeplerError as error:
             problem = printable(str(error), _MAX_PROBLEM_CHARACTERS)
         except Exception as error:
-            # A defect of one source must not end the others.
+            # A defect of one source must not stop the other sources.
             log.debug("the source %s failed", link.source.name, exc_info=True)
             problem = f"a defect: {one_line(error, _MAX_PROBLEM_CHARACTERS)}"
         else:

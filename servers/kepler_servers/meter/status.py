@@ -17,7 +17,7 @@ _MAX_AGE_INTERVALS = 3
 
 
 class ZonePower(msgspec.Struct, frozen=True):
-    """Power of one component in watts with its 90 % interval, and its energy counter."""
+    """Power of one component in watts with its 90 % interval, and the component's energy counter in joules."""
 
     watts: float
     lower: float
@@ -38,7 +38,7 @@ class MeterStatus(msgspec.Struct, frozen=True):
     power: dict[str, ZonePower]
     """Power by component; empty if there is no estimate."""
     reason: str
-    """Reason why there is no estimate; empty if there is one."""
+    """Reason why there is no estimate; empty if there is an estimate."""
     kind: str
     """Kind of the power source: measured, model or formula; empty if there is no estimate."""
     source: str
@@ -49,17 +49,17 @@ class MeterStatus(msgspec.Struct, frozen=True):
     features: dict[str, float]
     problems: list[str]
     output_problems: dict[str, str]
-    """Reasons why outputs fail, by output."""
+    """Name of a failing output -> the reason."""
     collect_seconds: float
     """Duration of the latest collection of features."""
     estimate_seconds: float
     """Duration of the latest estimate."""
     latest_delay_seconds: float
-    """Longest time by which the meter was late, since its start."""
+    """Longest delay of a publication since the start of the meter."""
 
 
 def write_status(folder: int, status: MeterStatus) -> None:
-    """Replace the status file in an open folder. Raises `OSError`."""
+    """Replace the status file in a folder. `folder` is an open file descriptor of the folder. Raises `OSError`."""
     replace_file(folder, FILE_NAME, msgspec.json.encode(status) + b"\n")
 
 

@@ -1,4 +1,4 @@
-"""What the meter knows about this machine: its description, and for a virtual machine, the hosts it may run on."""
+"""Facts about this machine: its description and, for a virtual machine, the hosts on which it may run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from kepler_profiler.processors import InstanceFamily, Processor, instance_type,
 log = logging.getLogger(__name__)
 
 CLOUD_CHIPS = 2
-"""Assumed number of sockets of a host whose size is not published. The power for each thread hardly depends on it."""
+"""Assumed number of sockets of a host whose size is not published. The power of each thread hardly depends on this
+number."""
 MINI_TDP_WATTS = 6.0
 """Thermal design power of processors of mini computers, e.g. Intel's N100."""
 _FIRST_CLOUD_YEAR = 2014
@@ -29,28 +30,33 @@ WATCH_SECONDS = 30.0
 """Interval at which the meter checks whether this machine has changed, e.g. moved to another host."""
 _DMI_BYTES = 200
 _FINGERPRINT_BYTES = 512
-"""The vendor, family, model, name and stepping of the first CPU are within these bytes."""
+"""Number of bytes at the beginning of /proc/cpuinfo that contain the vendor, family, model, name and stepping of the
+first CPU."""
 _NUMBERS = re.compile(r"family [0-9]+ model [0-9]+")
-"""Part of a processor's name if only its numbers are known, because the host hides the real name."""
+"""Pattern of a processor's name that consists of numbers, because the host hides the real name."""
 
 
 @attrs.frozen
 class ThisMachine:
-    """What is known about a machine on the machine itself."""
+    """The facts about this machine that can be found on the machine itself."""
 
     spec: MachineSpec
     virtual: str | None
-    """The evidence that the machine is virtual; None if there is none."""
+    """The evidence that the machine is virtual; None if there is no evidence."""
     hosts: tuple[MachineDescription, ...]
-    """The physical machines that this machine, or its host, may be; empty if no machine like it was measured."""
+    """Descriptions of the physical machines that this machine (or its host) may be; empty if no similar machine was
+    measured."""
     description: str
-    """What the machine probably is, as text for people: "2 of 384 threads of a host with …"."""
+    """Description of the probable machine as text for people, e.g. "2 of 384 threads of a host with …"."""
     instance: str | None = None
     """Name of the cloud instance type."""
 
     @property
     def shares(self) -> tuple[float, float]:
-        """The smallest and largest part of the host's threads that this machine has; both are 1 if not virtual."""
+        """The smallest and the largest possible fraction of the host's threads that this machine has.
+
+        Both numbers are 1 if the machine is not virtual.
+        """
         if self.virtual is None or not self.spec.cores or not self.hosts:
             return 1.0, 1.0
         parts = [min(self.spec.cores / host.threads, 1.0) for host in self.hosts]
@@ -58,12 +64,12 @@ class ThisMachine:
 
 
 class MachineWatch:
-    """Notices if this machine changes: if a virtual machine moves to another host, or gets more CPUs."""
+    """Detects changes of this machine, e.g. if a virtual machine moves to another host or gets more CPUs."""
 
     def __init__(
         self, root: Path, identify: Callable[[], ThisMachine], *, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """`identify` returns what is known about the machine. `clock` returns seconds, and never jumps."""
+        """`identify` returns the facts about the machine. `clock` returns monotonic seconds."""
         self._root = root
         self._identify = identify
         self._clock = clock
@@ -72,7 +78,10 @@ class MachineWatch:
         self.machine = identify()
 
     def has_changed(self) -> bool:
-        """Return whether `machine` was replaced. The files are read at most every `WATCH_SECONDS`."""
+        """Return whether the machine has changed; if so, replace `machine`.
+
+        The files in /proc and /sys are read at most every `WATCH_SECONDS`.
+        """
         now = self._clock()
         if now - self._checked_at < WATCH_SECONDS:
             return False
@@ -84,7 +93,7 @@ class MachineWatch:
         machine = self._identify()
         if machine == self.machine:
             return False
-        log.warning("this machine is now another one: %s", machine.description)
+        log.warning("this machine has changed; it is now: %s", machine.description)
         self.machine = machine
         return True
 
@@ -96,10 +105,10 @@ class MachineWatch:
 
 
 def this_machine(root: Path, spec: MachineSpec | None = None, instance: str | None = None) -> ThisMachine:
-    """Return what is known about the machine whose folders proc and sys are in `root`.
+    """Return the facts about the machine whose folders proc and sys are in `root`.
 
-    `spec` is a description that replaces the discovered one, and `instance` the name of the cloud instance type. Raises
-    `UsageError` if the table of instances does not have this name.
+    `spec` is a description that replaces the discovered description. `instance` is the name of the cloud instance type.
+    Raises `UsageError` if the table of instance types does not contain this name.
     """
     discovery = discover(root)
     spec = spec or discovery.spec
@@ -120,7 +129,7 @@ def this_machine(root: Path, spec: MachineSpec | None = None, instance: str | No
 
 
 def _check_vendor(spec: MachineSpec, family: InstanceFamily, instance: str) -> None:
-    """Raise `UsageError` if this machine's processor has another vendor than the hosts of an instance type."""
+    """Raise `UsageError` if this machine and the instance type's hosts have processors of different vendors."""
     vendors = {row.vendor for name in family.processors if (row := lookup(name)) is not None}
     own = vendor_of(spec)
     if own in ("intel", "amd") and vendors and own not in vendors:
@@ -144,8 +153,8 @@ def _candidates(spec: MachineSpec, processor: Processor | None) -> tuple[Machine
     """Return the physical machines that a machine may be, for the machine formula.
 
     Only servers and a few desktop machines were measured. A small machine with an unknown x86 processor may be a
-    server, or a mini computer with a tenth of the power: both are returned. Boards with other processors draw even
-    less, and no such board was measured, so nothing is returned for them.
+    server, or a mini computer with a tenth of the power. For such a machine, the function returns both. Boards with
+    other processors draw even less power, and no such board was measured. For them, the function returns nothing.
     """
     host = describe(spec, processor)
     if host is None:
@@ -196,7 +205,7 @@ def _possible_processors(spec: MachineSpec, family: InstanceFamily | None) -> tu
 
 
 def _large(candidates: Iterable[Processor]) -> list[Processor]:
-    """Return the processors with at least the median number of threads: hosts of virtual machines are large."""
+    """Return the processors with at least the median number of threads, because hosts of virtual machines are large."""
     rows = list(candidates)
     if not rows:
         return []
@@ -205,7 +214,10 @@ def _large(candidates: Iterable[Processor]) -> list[Processor]:
 
 
 def _host_with(processor: Processor) -> MachineDescription:
-    """Return a host with a processor. Hosts in clouds have two sockets; desktops and laptops have one."""
+    """Return the description of a host with this processor.
+
+    Cloud hosts have two sockets; desktops and laptops have one.
+    """
     assert processor.threads is not None
     chips = 1 if processor.client else CLOUD_CHIPS
     return MachineDescription(
@@ -224,7 +236,10 @@ def _processor(spec: MachineSpec) -> Processor | None:
 
 
 def _by_numbers(spec: MachineSpec) -> Processor | None:
-    """Return a processor with the same family and model numbers, whatever its stepping; None if there is none."""
+    """Return a processor from the table with the same family and model numbers; None if there is none.
+
+    The stepping may be different.
+    """
     family, separator, _ = (spec.processor or "").partition("_stepping_")
     if not separator:
         return None
@@ -233,7 +248,7 @@ def _by_numbers(spec: MachineSpec) -> Processor | None:
 
 
 def _instance_in_dmi(root: Path) -> str | None:
-    """Return the name of the instance type that Amazon's machines have in their DMI tables; None elsewhere."""
+    """Return the name of the instance type from the DMI tables of an Amazon machine; None on other machines."""
     folder = root / "sys/class/dmi/id"
     vendor, product = (
         _first_bytes(folder / name, _DMI_BYTES).decode(errors="replace").strip()
@@ -243,7 +258,7 @@ def _instance_in_dmi(root: Path) -> str | None:
 
 
 def _first_bytes(path: Path, limit: int) -> bytes:
-    """Return the first bytes of a file; nothing if it cannot be read."""
+    """Return the first bytes of a file; no bytes if the file cannot be read."""
     try:
         with open(path, "rb", buffering=0) as file:
             return file.read(limit)

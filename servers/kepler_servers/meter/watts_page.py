@@ -1,4 +1,4 @@
-"""The page of the meter: the watts of this machine now, where they come from, and what would make them better.
+"""The web page of the meter: this machine's current watts, their power source, and advice on more certain watts.
 
 The module is imported at the first request for the page, so that a meter without visitors needs no memory for it.
 """
@@ -21,12 +21,12 @@ from kepler_servers.meter.prometheus_metrics import MeterState, Published
 SITE = Site("meter", (("watts_now", "/"),))
 
 SCALE_WIDTH = 700
-"""Length of the scale with the interval, in units of the picture."""
+"""Length of the drawn scale that shows the interval, in units of the SVG picture."""
 _MAX_SENTENCES = 20
 
 
 def answer(state: MeterState, environ: Mapping[str, Any]) -> Answer:
-    """Return the answer to a request for the page, or for a file that the page loads."""
+    """Return the answer to a request for the meter's page, or for a file that the page loads."""
     path = str(environ.get("PATH_INFO", "/"))
     if path == "/":
         return _page(state, View.of(SITE, environ))
@@ -37,7 +37,7 @@ def answer(state: MeterState, environ: Mapping[str, Any]) -> Answer:
 
 
 def _page(state: MeterState, view: View) -> Answer:
-    # The meter's thread replaces these values at any time. So each is read once.
+    # The meter's thread may replace these values at any time. So each value is read only once.
     published, status = state.published, state.status
     problems: list[str] = []
     if status is not None:
@@ -55,7 +55,7 @@ def _page(state: MeterState, view: View) -> Answer:
 
 
 def _values(state: MeterState, published: Published) -> dict[str, Any]:
-    """Return what the template needs to show a reading."""
+    """Return the values that the template needs to show a reading."""
     reading = published.reading
     main = reading.power[reading.main]
     end = max(main.upper, main.watts, 0.0 if reading.full is None else reading.full.upper)
@@ -73,7 +73,7 @@ def _values(state: MeterState, published: Published) -> dict[str, Any]:
 
 
 def _scale(main: Power, end: float) -> dict[str, float]:
-    """Return the positions on a scale from 0 W to `end`."""
+    """Return the positions of the watts and of the ends of the interval on a drawn scale from 0 W to `end`."""
     unit = SCALE_WIDTH / end if end > 0 else 0.0
     return {
         "width": SCALE_WIDTH,

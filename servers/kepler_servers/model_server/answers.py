@@ -19,14 +19,14 @@ from kepler_servers.model_request import integers
 SELECTION_HEADER = "X-Kepler-Selection"
 MODEL_HEADER = "X-Kepler-Model"
 ERROR_KEYS = ("mae", "mape")
-"""An answer with a model's weights also contains these errors of the model, if they are known."""
+"""Keys of the model errors that an answer with a model's weights contains, if they are known."""
 
 _JSON = {"Content-Type": "application/json"}
 _MAX_HEADER = 8000
 
 
 class ModelServerError(Error):
-    """JSON body of an error answer. If no model fits the request, the body also states why models were dropped."""
+    """JSON body of an error answer. If no model fits the request, `selection` states why models were dropped."""
 
     selection: dict[str, Any] | UnsetType = UNSET
 
@@ -35,7 +35,7 @@ class ModelServerError(Error):
 
 
 class DroppedModels(msgspec.Struct):
-    """The number of models that did not meet one criterion of the request, and why."""
+    """The number of models that did not meet one criterion of the request, and the reason."""
 
     by: str
     count: int
@@ -43,7 +43,7 @@ class DroppedModels(msgspec.Struct):
 
 
 class Candidates(msgspec.Struct):
-    """How many models were considered, and how many of them were dropped by each criterion of the request."""
+    """The number of models that were considered, and the numbers that each criterion of the request dropped."""
 
     considered: int
     dropped: list[DroppedModels]
@@ -62,20 +62,20 @@ class SelectedNodeType(msgspec.Struct):
 
 
 class HonestyReasons(msgspec.Struct):
-    """What the selected model states about its own errors."""
+    """The errors and intervals that the metadata of the selected model state."""
 
     mae: dict[str, float | None]
-    """Mean absolute error in watts on each split; null if it was never measured."""
+    """Mean absolute error in watts for each split (kind of held-out data); null if it was never measured."""
     hardest: str
     level: float
     """Probability with which an interval is meant to contain the true power."""
     half_width: dict[str, float]
     """Typical half-width of the interval in watts, by component, for a machine of the model's node type. If the
-    client's machine has another node type, the half-width contains the error between these machines."""
+    client's machine has another node type, the half-width is larger, because it includes the error between machines."""
     flags: dict[str, str]
-    """Reasons to doubt all estimates of the model, with a sentence each."""
+    """Reasons to doubt all estimates of the model: key of the reason -> sentence."""
     twin: str | None
-    """The model that checks the selected model."""
+    """The twin: a second model with fewer features that checks the selected model; null if there is none."""
 
 
 class SelectionReasons(msgspec.Struct):
@@ -137,8 +137,8 @@ def _members(model: StoredModel, name: str, encoded_weights: bytes) -> bytes:
 def portable_answer(selection: Selection) -> Answer:
     """Return the answer to an estimator of Kepler Core: the model's zip archive, or linear weights in place of pickles.
 
-    Weights that are unsafe for Kepler itself are sent, too, because the estimator of Kepler Core evaluates them safely.
-    Raises `StoreError` if the archive is damaged.
+    The answer may contain weights that are unsafe for Kepler itself, because the estimator of Kepler Core evaluates
+    them safely. Raises `StoreError` if the archive is damaged.
     """
     linear = selection.model.linear_weights
     if linear is None:
@@ -148,7 +148,7 @@ def portable_answer(selection: Selection) -> Answer:
 
 
 def weights_answer(selection: Selection) -> Answer:
-    """Return the answer with the selected model's weights. The key `selection` has the reasons for the selection."""
+    """Return the answer with the selected model's weights. Its key `selection` has the reasons for the selection."""
     return _with_reasons(selection, weights_members(selection.model))
 
 
@@ -160,7 +160,7 @@ def _with_reasons(selection: Selection, members: bytes) -> Answer:
 
 
 def archive_answer(selection: Selection) -> Answer:
-    """Return the answer with the selected model's zip archive. A header has the reasons for the selection.
+    """Return the answer with the selected model's zip archive. A header contains the reasons for the selection.
 
     Raises `StoreError` if the archive is damaged.
     """
@@ -182,7 +182,8 @@ def model_header(model: StoredModel) -> dict[str, str]:
 
 
 def _header(explanation: dict[str, Any]) -> str:
-    # A header may contain only ASCII characters. Clients limit its length, so a long header leaves out details.
+    # A header may contain only ASCII characters. Clients limit the length of a header, so details are left out of a
+    # long text.
     text = msgspec.json.encode(explanation).decode()
     if not text.isascii():
         text = json.dumps(explanation, separators=(",", ":"))
@@ -247,7 +248,7 @@ class ListedNodeType(msgspec.Struct):
 
 
 class PipelineHealth(msgspec.Struct):
-    """The version of a pipeline that is served, and the number of its models."""
+    """The served version of a pipeline, and the number of its models."""
 
     version: int | None
     models: int
@@ -264,4 +265,4 @@ class Health(msgspec.Struct):
     pipelines: dict[str, PipelineHealth]
     broken: dict[str, str]
     not_ready: str | None
-    """Why the server cannot answer requests for models yet; null if it can."""
+    """The reason why the server cannot answer requests for models yet; null if it can answer them."""

@@ -47,38 +47,54 @@ T = TypeVar("T")
 MAX_BODY_BYTES = 256 * 1024
 MODEL_ENDPOINT = "model"
 _DAMAGED_TRIES = 5
-"""If the best model is damaged, the next best one is tried. After this number of damaged models, the request fails."""
+"""Maximum number of models that are tried for a request. If the best model is damaged, the server tries the next best
+one."""
 
 
 class ModelQuery(msgspec.Struct, frozen=True):
     """Query parameters of `POST /model`."""
 
-    explain: bool = False
+    explain: Annotated[bool, Meta(description="Return only the explanation of the selection, without the model.")] = (
+        False
+    )
 
 
 class Conditions(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
     """Query parameters with the conditions that listed models must meet."""
 
-    energy_source: str | None = None
-    output_type: OutputType | None = None
-    feature_group: str | None = None
-    node_type: Annotated[int, Meta(ge=-1, le=2**31)] | None = None
-    """Number of the node type. -1 counts as an absent parameter."""
-    filter: Annotated[str, Meta(examples=["mae:5;package_mape:10"])] | None = None
+    energy_source: Annotated[str, Meta(description="Energy source of the models, e.g. rapl-sysfs.")] | None = None
+    output_type: (
+        Annotated[OutputType, Meta(description="AbsPower: power of a node. DynPower: of a container.")] | None
+    ) = None
+    feature_group: Annotated[str, Meta(description="Feature group of the models, e.g. CounterOnly.")] | None = None
+    node_type: (
+        Annotated[int, Meta(ge=-1, le=2**31, description="Number of the node type. -1 counts as an absent parameter.")]
+        | None
+    ) = None
+    filter: (
+        Annotated[
+            str,
+            Meta(
+                examples=["mae:5;package_mape:10"],
+                description="Conditions on errors and features of the models, separated by semicolons.",
+            ),
+        ]
+        | None
+    ) = None
 
 
 class BestModelsQuery(Conditions, frozen=True, kw_only=True, rename="kebab"):
-    """Query parameters of `GET /best-models`. Some have a second, old name, which kepler-model-server uses."""
+    """Query parameters of `GET /best-models`. Some parameters also have an old name, which kepler-model-server uses."""
 
-    source: str | None = None
-    """Old name of `energy-source`, which clients of kepler-model-server send."""
-    ot: OutputType | None = None
-    """Old name of `output-type`, which clients of kepler-model-server send."""
-    fg: str | None = None
-    """Old name of `feature-group`, which clients of kepler-model-server send."""
+    source: Annotated[str, Meta(description="Old name of energy-source.")] | None = None
+    ot: Annotated[OutputType, Meta(description="Old name of output-type.")] | None = None
+    fg: Annotated[str, Meta(description="Old name of feature-group.")] | None = None
 
     def conditions(self) -> Conditions:
-        """Return the conditions under their new names. Raise `RequestError` if one was sent under both names."""
+        """Return the conditions under their new names.
+
+        Raise `RequestError` if a parameter was sent under both names.
+        """
         return Conditions(
             energy_source=_one_of("source", self.source, "energy-source", self.energy_source),
             output_type=_one_of("ot", self.ot, "output-type", self.output_type),
@@ -97,10 +113,10 @@ def _one_of(old_name: str, old: T | None, name: str, value: T | None) -> T | Non
 class ModelsQuery(Conditions, frozen=True, kw_only=True, rename="kebab"):
     """Query parameters of `GET /models`."""
 
-    pipeline: str | None = None
-    trainer: str | None = None
-    limit: Annotated[int, Meta(ge=1, le=1000)] = 100
-    offset: Annotated[int, Meta(ge=0, le=10**9)] = 0
+    pipeline: Annotated[str, Meta(description="Pipeline of the models.")] | None = None
+    trainer: Annotated[str, Meta(description="Trainer of the models, e.g. XgboostFitTrainer.")] | None = None
+    limit: Annotated[int, Meta(ge=1, le=1000, description="Maximum number of listed models.")] = 100
+    offset: Annotated[int, Meta(ge=0, le=10**9, description="Number of models to skip.")] = 0
 
 
 class ModelServer:
@@ -115,7 +131,8 @@ class ModelServer:
         model_path: str,
         quick: bool = False,
     ) -> None:
-        """With `quick`, the event loop itself answers requests. Use it only with a local store, which is read fast."""
+        """If `quick` is true, the event loop itself answers requests. Use `quick` only with a local store, which is
+        read fast."""
         self.live = live
         self.initial = initial
         self.metrics = metrics
@@ -124,7 +141,7 @@ class ModelServer:
             "model server",
             [*self._routes(model_path, quick), *self._pages(model_path)],
             observe=metrics.observe,
-            description="Gives the power model that fits a machine best, and says why.",
+            description="Returns the power model that fits a machine best, and the reasons.",
             error=ModelServerError,
             http_error=self._http_error,
         )
@@ -132,14 +149,14 @@ class ModelServer:
     def _routes(self, model_path: str, quick: bool) -> list[Route]:
         health = Returns({"application/json": Health})
         not_ready = Returns(
-            {"application/json": Health}, status=503, description="There is no model yet; `not_ready` says why."
+            {"application/json": Health}, status=503, description="There is no model yet; `not_ready` has the reason."
         )
         model = Returns(
             {"application/json": Weights, "application/zip": bytes},
             description="The model.",
             headers={
                 MODEL_HEADER: "Pipeline and path of the model.",
-                SELECTION_HEADER: "For a zip: the selection as JSON.",
+                SELECTION_HEADER: "The reasons for the selection, as JSON; only with a zip.",
             },
         )
         stored = Returns({"application/json": dict[str, Any], "application/zip": bytes}, description="The model.")
@@ -162,6 +179,11 @@ class ModelServer:
             Route(
                 "GET", "/models/<pipeline>/<source>/<output_type>/<feature_group>/<name>", "stored-model",
                 self.stored_model,
+                parameters={
+                    "pipeline": "Name of the pipeline.", "source": "Energy source.",
+                    "output_type": "AbsPower or DynPower.", "feature_group": "Feature group.",
+                    "name": "Name of the model: trainer and node type, e.g. SGDRegressorTrainer_0.",
+                },
                 summary="Return a model's metadata. Append .json to the name for its weights, .zip for its archive.",
                 returns=[stored], errors=(404, 503),
             ),
@@ -301,7 +323,7 @@ class ModelServer:
         return json_answer(health) if health.not_ready is None else json_answer(health, 503, RETRY_LATER)
 
     def _not_ready(self) -> str | None:
-        """Return why the server cannot answer requests for models yet; None if it can.
+        """Return the reason why the server cannot answer requests for models yet; None if it can answer them.
 
         Deployments start Kepler as soon as `GET /best-models` has status 200, and Kepler requests a model only once.
         """

@@ -24,14 +24,15 @@ FIRST_RETRY_SECONDS = 5.0
 """Delay before a failed import is retried. The delay doubles with each retry, up to `MAX_RETRY_SECONDS`."""
 MAX_RETRY_SECONDS = 300.0
 READINESS_TRIES = 3
-"""The server stops waiting for an import that has failed this number of times (15 s after the first failure)."""
+"""Number of failures after which the server no longer waits for an import (15 s after the first failure)."""
 
 
 class InitialPipelines:
     """The pipelines that a model server imports when it starts. All worker processes share one import."""
 
     def __init__(self, live: LiveCatalogue, locations: Sequence[Sequence[str]], scratch: str) -> None:
-        """`locations` has, for each pipeline, the locations to try; `scratch` is a folder that all workers share."""
+        """`locations` has, for each pipeline, the locations to try in order. `scratch` is a folder that all workers
+        share."""
         self._live = live
         self._locations = locations
         self._lock = Path(scratch, "initial.lock")
@@ -49,7 +50,7 @@ class InitialPipelines:
 
     @property
     def settled(self) -> bool:
-        """Whether the catalogue has all initial pipelines, or the import of the missing ones has failed repeatedly."""
+        """Whether the catalogue has all initial pipelines, or their import has failed `READINESS_TRIES` times."""
         if not self._locations:
             return True
         try:
@@ -83,15 +84,15 @@ class InitialPipelines:
         """Tell all worker processes that the first imports have ended."""
         if not self._settled.exists():
             self._settled.touch()
-            # `settled` compares the file's time with `looked_at`, which is a value of `time.time()`. The time that the
-            # kernel gives to a new file may be some milliseconds earlier.
+            # `settled` compares the file's time with `looked_at`, which is a value of `time.time()`. The kernel's time
+            # stamp of a new file may be some milliseconds earlier than `time.time()`.
             now = time.time()
             os.utime(self._settled, (now, now))
         self._live.refresh()
 
 
 def _import_first(store: Store, locations: Sequence[str]) -> bool:
-    """Import a pipeline from the first location that has it, unless the store has it already.
+    """Import a pipeline from the first location that has it, unless the store already has the pipeline.
 
     Return whether the store has the pipeline now.
     """
@@ -132,9 +133,9 @@ def _publish(store: Store, name: str, files: dict[str, bytes], where: str) -> bo
 
 
 def _database_pipeline(location: str) -> str | None:
-    """Return the name of the public database's pipeline that a location has, or None for any other location.
+    """Return the name of the pipeline if a location points to a pipeline of the public model database, else None.
 
-    The name of the file is certain to be the name of the pipeline only if the pipeline is from the public database.
+    Only in the public database is the name of the file certain to be the name of the pipeline.
     """
     path = split_url(location).path if is_url(location) else location
     name = Path(path).name.removesuffix(".zip")
@@ -142,7 +143,7 @@ def _database_pipeline(location: str) -> str | None:
 
 
 def _is_served_folder(store: Store, name: str) -> bool:
-    """Return whether the store has a folder with the pipeline's name that kepler-model did not write. If so, log it.
+    """Return whether the store has a folder with the pipeline's name that was not written by kepler-model. Log it.
 
     kepler-model-server writes such folders. The store serves their models, but cannot publish under their names.
     """

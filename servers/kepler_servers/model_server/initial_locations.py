@@ -9,8 +9,8 @@ DATABASE_PIPELINES = ("ec2-0.7.11", "specpower-0.7.11")
 """Pipelines that kepler-model-server 0.7 imports from the public model database by default."""
 
 TRAINED_PIPELINE = "std_v0.7.11"
-"""Pipeline that kepler-model-server 0.7 imports from a database other than the public one. Its own training writes a
-pipeline of the same name."""
+"""Pipeline that kepler-model-server 0.7 imports from databases other than the public database. A pipeline that
+kepler-model-server itself trains has the same name."""
 
 
 def initial_locations(pipeline_urls: str | None, database: str | None) -> tuple[tuple[str, ...], ...]:
@@ -18,7 +18,7 @@ def initial_locations(pipeline_urls: str | None, database: str | None) -> tuple[
 
     `pipeline_urls` is the value of INITIAL_PIPELINE_URL: locations separated by commas. `database` is the value of
     MODEL_TOPURL: the URL of a copy of the public model database, with or without the folder `DATABASE_VERSION` at its
-    end, or the URL of the folder that holds `TRAINED_PIPELINE`. It counts only if `pipeline_urls` is None.
+    end, or the URL of the folder that holds `TRAINED_PIPELINE`. `database` is used only if `pipeline_urls` is None.
     """
     if pipeline_urls is not None:
         return tuple((url,) for url in map(str.strip, pipeline_urls.split(",")) if url)

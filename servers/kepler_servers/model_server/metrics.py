@@ -17,21 +17,25 @@ from kepler_servers.http.metrics import RequestMetrics
 from kepler_servers.live_catalogue import LiveCatalogue
 
 MAX_MODELS = 500
-"""Maximum number of models whose weights and errors are exposed. The models with the lowest errors are taken."""
+"""Maximum number of models whose weights and errors are exposed. The models with the lowest errors are exposed."""
 
 _MODEL_LABELS = ("pipeline", "source", "output_type", "feature_group", "model")
 
 
 class ServerMetrics(RequestMetrics):
-    """The Prometheus metrics of the model server. With several workers, each reports the sums over all of them."""
+    """The Prometheus metrics of the model server.
+
+    If there are several workers, each worker reports the sums over all workers.
+    """
 
     def __init__(self, live: LiveCatalogue, *, several_workers: bool) -> None:
-        # Several worker processes keep the metrics' values in files (PROMETHEUS_MULTIPROC_DIR), not in a registry.
+        # Several worker processes store the values of the metrics in files (PROMETHEUS_MULTIPROC_DIR), not in a
+        # registry.
         own = None if several_workers else CollectorRegistry()
         super().__init__("kepler_model_server", own)
         self.selections = Counter(
             "kepler_model_server_selections",
-            "Models chosen, by how the node type was found (given, exact, nearest, unknown, any).",
+            "Selected models, by the match of the node type (given, exact, nearest, unknown, any).",
             ("output_type", "node_type_match"),
             registry=own,
         )
@@ -41,7 +45,7 @@ class ServerMetrics(RequestMetrics):
         else:
             self._registry = own
         self._registry.register(_CatalogueCollector(live))
-        # Cached counters, because prometheus_client's `labels()` takes longer than `inc()`.
+        # A cache of counters, because prometheus_client's `labels()` takes longer than `inc()`.
         self._selected: dict[tuple[str, str], Counter] = {}
 
     def selected(self, output_type: str, match: str) -> None:
@@ -66,7 +70,7 @@ class _CatalogueCollector(Collector):
     def collect(self) -> Iterable[Metric]:
         live = self._live
         catalogue = live.current
-        models = GaugeMetricFamily("kepler_model_server_models", "Models that can be served.", labels=("pipeline",))
+        models = GaugeMetricFamily("kepler_model_server_models", "Models that are served.", labels=("pipeline",))
         counts: dict[str, int] = dict.fromkeys(catalogue.node_types, 0)
         for model in catalogue.models:
             counts[model.pipeline] = counts.get(model.pipeline, 0) + 1
@@ -82,7 +86,7 @@ class _CatalogueCollector(Collector):
             broken.add_metric((pipeline,), float(pipeline in catalogue.broken))
         yield broken
         yield GaugeMetricFamily(
-            "kepler_model_server_store_up", "Whether the store could be read.", float(live.store_problem is None)
+            "kepler_model_server_store_up", "1 if the store could be read, 0 if not.", float(live.store_problem is None)
         )
         yield GaugeMetricFamily(
             "kepler_model_server_store_age_seconds",
@@ -96,7 +100,7 @@ class _CatalogueCollector(Collector):
         yield from families
         yield GaugeMetricFamily(
             "kepler_model_server_models_not_exposed",
-            f"Models beyond the first {MAX_MODELS}, whose weights and errors are left out here.",
+            f"Number of models beyond the first {MAX_MODELS}; their weights and errors are left out here.",
             len(catalogue.models) - len(exposed),
         )
 
@@ -108,10 +112,10 @@ class _ModelFamilies:
         per_feature = (*_MODEL_LABELS, "component", "feature")
         self._weight = GaugeMetricFamily("kepler_model_weight_watts", "Weight of a scaled feature.", labels=per_feature)
         self._scale = GaugeMetricFamily(
-            "kepler_model_feature_scale", "A feature is divided by this.", labels=per_feature
+            "kepler_model_feature_scale", "Number that a feature is divided by.", labels=per_feature
         )
         self._bias = GaugeMetricFamily(
-            "kepler_model_bias_watts", "Power with all features at 0.", labels=(*_MODEL_LABELS, "component")
+            "kepler_model_bias_watts", "Power if all features are 0.", labels=(*_MODEL_LABELS, "component")
         )
         self._curve = GaugeMetricFamily(
             "kepler_model_curve_weight",

@@ -19,6 +19,6 @@ class Settings(msgspec.Struct, frozen=True):
     log_level: str = "info"
     log_format: str = "text"
     initial: tuple[tuple[str, ...], ...] = ()
-    """For each pipeline to import at the start: the locations at which it may be, in the order in which to try them."""
+    """For each pipeline to import at the start, the locations to try, in order."""
     scratch: str = ""
     """Path of a temporary folder that the worker processes share."""

@@ -29,7 +29,7 @@ def application() -> RsgiAdapter:
     configure_logging(LEVELS[settings.log_level], as_json=settings.log_format == "json")
     end_with_parent()
     live = LiveCatalogue(open_store(settings.store), compare=SpecTable, error_key=settings.error_key, serving=True)
-    # `refresh` makes tens of thousands of objects that stay. `freeze` exempts them from later garbage collections.
+    # `refresh` makes tens of thousands of long-lived objects. `freeze` exempts them from later garbage collections.
     gc.disable()
     live.refresh()
     gc.enable()

@@ -25,11 +25,12 @@ class Progress(msgspec.Struct):
     """Number of models that the training will fit; null before the training has determined it."""
     trained: int
     failed: int
-    """Number of failures: models, and, if the job is done, also data sets whose preparation failed."""
+    """Number of models whose training failed. If the job is done, it also counts the data sets whose preparation
+    failed."""
 
 
 class _ReportedFailures(msgspec.Struct):
-    """The part of a job's report from which the failures are counted."""
+    """The part of a job's report that lists the failures; used to count them."""
 
     failed: list[msgspec.Raw]
 
@@ -149,7 +150,7 @@ def _summary_fields(job: Job, models: tuple[int, int]) -> dict[str, Any]:
 def http_error(
     status: int, content: Mapping[str, Any], headers: Mapping[str, str] | None = None, **fields: Any
 ) -> HttpError:
-    """Return the HTTP error for the `status` and `content` of a training process' `Rejected` message."""
+    """Return the HTTP error for the `status` and `content` of a message `Rejected` from a training process."""
     further = {key: value for key, value in content.items() if key != "msg"}
     return HttpError(status, content["msg"], headers, **further, **fields)
 

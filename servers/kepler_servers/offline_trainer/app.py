@@ -45,7 +45,7 @@ from kepler_servers.offline_trainer.training_pool import TrainingPool
 from kepler_servers.offline_trainer.warm_worker import stopping_error
 
 MAX_BODY_BYTES = 64 * 1024
-"""Maximum size of the body of requests other than `POST /train`. Those other requests need no body at all."""
+"""Maximum size of the body of all requests except `POST /train`. These requests do not need a body."""
 MAX_UPLOADS = 16
 """Maximum number of training requests whose bodies are received at the same time."""
 
@@ -54,18 +54,23 @@ PIPELINE_HEADER = "X-Kepler-Pipeline"
 
 _KEY_PATTERN = "[!-~]{1,200}"
 _JSON = "application/json"
+JOB_PARAMETER = {"job": "Id of the job."}
 
 
 class TrainQuery(msgspec.Struct, frozen=True):
     """Query parameters of `POST /train`."""
 
-    respond_async: bool = msgspec.field(default=False, name="async")
+    respond_async: Annotated[
+        bool, Meta(description="Answer at once with the queued job, and do not wait for its end.")
+    ] = msgspec.field(default=False, name="async")
 
 
 class TrainHeaders(msgspec.Struct, frozen=True):
     """Request headers of `POST /train`."""
 
-    prefer: Annotated[str, Meta(examples=["respond-async"])] = msgspec.field(default="", name="Prefer")
+    prefer: Annotated[
+        str, Meta(examples=["respond-async"], description="respond-async has the effect of the parameter async=1.")
+    ] = msgspec.field(default="", name="Prefer")
     idempotency_key: (
         Annotated[
             str,
@@ -81,9 +86,9 @@ class TrainHeaders(msgspec.Struct, frozen=True):
 class JobsQuery(msgspec.Struct, frozen=True):
     """Query parameters of `GET /jobs`."""
 
-    state: State | None = None
-    limit: Annotated[int, Meta(ge=1, le=1000)] = 100
-    offset: Annotated[int, Meta(ge=0, le=10**9)] = 0
+    state: Annotated[State, Meta(description="State of the jobs.")] | None = None
+    limit: Annotated[int, Meta(ge=1, le=1000, description="Maximum number of listed jobs.")] = 100
+    offset: Annotated[int, Meta(ge=0, le=10**9, description="Number of jobs to skip.")] = 0
 
 
 class OfflineTrainer:
@@ -99,7 +104,8 @@ class OfflineTrainer:
         *,
         token: bytes | None,
     ) -> None:
-        """If `token` is given, requests must carry it, except those for `/healthz`, `/readyz` and `/openapi.json`."""
+        """If `token` is not None, all requests must contain it, except those for `/healthz`, `/readyz` and
+        `/openapi.json`."""
         self._settings = settings
         self._folder = folder
         self._jobs = jobs
@@ -139,15 +145,15 @@ class OfflineTrainer:
                 summary="List the jobs, the newest job first.", query=JobsQuery, returns=JobPage, errors=(401, 403),
             ),
             Route(
-                "GET", "/jobs/<job>", "job", self.job, guard=self._check_token,
+                "GET", "/jobs/<job>", "job", self.job, guard=self._check_token, parameters=JOB_PARAMETER,
                 summary="Return a job and the history of its training.", returns=JobDetails, errors=(401, 403, 404),
             ),
             Route(
-                "DELETE", "/jobs/<job>", "cancel", self.cancel, guard=self._check_token,
+                "DELETE", "/jobs/<job>", "cancel", self.cancel, guard=self._check_token, parameters=JOB_PARAMETER,
                 summary="Cancel a job.", returns=JobSummary, errors=(401, 403, 404, 409),
             ),
             Route(
-                "GET", "/jobs/<job>/result", "result", self.result, guard=self._check_token,
+                "GET", "/jobs/<job>/result", "result", self.result, guard=self._check_token, parameters=JOB_PARAMETER,
                 summary="Return a zip of the pipeline that a job trained, or the error of a job that failed.",
                 returns=[archive], errors=(400, 401, 403, 404, 409, 410, 422, 500, 503, 507),
             ),
@@ -199,10 +205,10 @@ class OfflineTrainer:
             raise HttpError(401, message, {"WWW-Authenticate": "Bearer"})
 
     def _check_page_token(self, request: bottle.BaseRequest) -> None:
-        """Check the token of a request for a page. A browser asks for it and sends it as the password of `Basic`.
+        """Check the token of a request for a page. The browser asks the user for the token, and sends it as a password.
 
-        The endpoints that change something do not accept `Basic`: a browser sends it with requests that pages of other
-        hosts have made, too.
+        The endpoints that change something do not accept `Basic` authentication, because a browser also sends the
+        password with requests that pages of other hosts make.
         """
         name_and_password = request.auth if self._token is not None else None
         if self._token is None or (
@@ -246,12 +252,12 @@ class OfflineTrainer:
         return body
 
     def train(self, query: TrainQuery, headers: TrainHeaders, upload: SpooledBody) -> Answer | Deferred:
-        """Queue the request as a job. Answer with the queued job or, later, with the result of the ended job."""
+        """Queue the request as a job. Answer with the queued job, or wait and answer with the result of the job."""
         try:
             job = self._queue(headers.idempotency_key, upload)
         except sqlite3.Error as error:
             if is_disk_full(error):
-                raise disk_full_error("nothing of this request is kept") from error
+                raise disk_full_error("this request was not stored") from error
             raise
         prefers_async = _prefers_async(headers.prefer)
         if not (query.respond_async or prefers_async):
@@ -316,7 +322,7 @@ class OfflineTrainer:
         try:
             size = path.stat().st_size
         except FileNotFoundError:
-            message = f"the zip of job {current.id} was removed, or had no room; the pipeline is in the store"
+            message = f"the zip of job {current.id} was removed, or could not be written; the pipeline is in the store"
             raise HttpError(410, message, headers, job=current.id) from None
         headers |= {
             "Content-Type": "application/zip",
@@ -337,7 +343,7 @@ class OfflineTrainer:
         if job.state == CANCELLED:
             raise HttpError(410, f"job {job.id} was cancelled", headers, job=job.id)
         if self._pool.stopping:
-            message = f"the server is stopping; job {job.id} goes on when it is started again"
+            message = f"the server is stopping; job {job.id} continues after the next start of the server"
             raise HttpError(503, message, headers | RETRY_LATER, job=job.id)
         raise HttpError(409, f"job {job.id} is {job.state}", headers, job=job.id)
 
@@ -370,7 +376,7 @@ class OfflineTrainer:
 def _same_request(job: Job, digest: str) -> Job:
     """Return the job with the client's idempotency key; raise `HttpError` if the job is for a different request."""
     if job.digest != digest:
-        message = f"Idempotency-Key: this key belongs to job {job.id}, which had another request"
+        message = f"Idempotency-Key: this key belongs to job {job.id}, which has a different request"
         raise HttpError(422, message, key="Idempotency-Key")
     return job
 

@@ -1,4 +1,4 @@
-"""The connection of a training process to the HTTP process, and the listener that reports progress over it."""
+"""The connection of a training process to the HTTP process, and the listener that sends progress reports."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ from kepler_servers.offline_trainer.messages import (
 from kepler_servers.parent_watch import kill_own_group
 
 MAX_FIRST_LINES = 1000
-"""Number of log lines that are sent immediately. The last `MAX_LAST_LINES` of all further lines are sent at the end."""
+"""Number of log lines that are sent immediately. Of all further lines, only the last `MAX_LAST_LINES` are sent, at the
+end of the training."""
 MAX_LAST_LINES = 1000
 
 MAX_LINE_CHARACTERS = 1000
@@ -91,7 +92,7 @@ class ProgressReporter(logging.Handler):
     def send_last_lines(self) -> None:
         """Send the last log lines of a training that logged more than `MAX_FIRST_LINES` lines."""
         if (omitted := self._lines - MAX_FIRST_LINES - len(self._last_lines)) > 0:
-            self._channel.send(LogLine("warning", f"{omitted} lines are left out here"))
+            self._channel.send(LogLine("warning", f"{omitted} log lines are left out here"))
         while self._last_lines:
             self._channel.send(self._last_lines.popleft())
 
@@ -106,8 +107,8 @@ class ProgressReporter(logging.Handler):
 
     @hookimpl(trylast=True)
     def kepler_publishing(self) -> None:
-        # This listener must be the last one: as soon as it returns, the pipeline is written to the store. If the job
-        # was cancelled, this listener does not return: instead of sending MayPublish, the HTTP process kills this
+        # This listener must be called last: as soon as it returns, the pipeline is written to the store. If the job was
+        # cancelled, this listener does not return, because the HTTP process does not send MayPublish, but kills this
         # process.
         self._channel.send(ReadyToPublish())
         assert isinstance(self._channel.receive(), MayPublish)

@@ -1,4 +1,4 @@
-"""Removal of the input files, result files and jobs whose retention time is over."""
+"""Remove input files, result files and jobs whose retention time is over."""
 
 from __future__ import annotations
 
@@ -14,7 +14,11 @@ log = logging.getLogger(__name__)
 
 
 def remove_expired(jobs: Jobs, folder: StateFolder, settings: Settings) -> None:
-    """Remove the input files of ended jobs after `keep_inputs`, and ended jobs with their zips after `keep_results`."""
+    """Remove expired input files, and expired jobs with their zips.
+
+    An input file expires `keep_inputs` seconds after the end of its job, and a job expires `keep_results` seconds after
+    its end.
+    """
     now = time.time()
     for job in jobs.finished_before(now - settings.keep_inputs, with_input=True):
         folder.input(job).unlink(missing_ok=True)
@@ -26,7 +30,7 @@ def remove_expired(jobs: Jobs, folder: StateFolder, settings: Settings) -> None:
 
 
 def set_unknown_files_aside(jobs: Jobs, folder: StateFolder) -> None:
-    """Remove files that an earlier run has written in part, and move inputs and results without a job to `set_aside`.
+    """Remove incomplete files of an earlier run, and move inputs and results without a job to the folder `set_aside`.
 
     Inputs and results are not removed, because the queue may have been lost or restored from a backup.
     """

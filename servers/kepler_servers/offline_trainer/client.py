@@ -1,4 +1,4 @@
-"""Client of the offline trainer: submits recordings from files, reads the state of jobs, downloads results."""
+"""Client of the offline trainer. It submits recordings from files, reads the state of jobs and downloads results."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from kepler_core.urls import secrets_of, shown_url, without_secrets
 SOCKET_TIMEOUT_SECONDS = 150.0
 """Timeout of the socket; longer than `warm_worker.CHECK_TIMEOUT_SECONDS`, the server's limit for a check."""
 MAX_TRIES = 4
-"""Maximum number of times that a failing request is sent. Its Idempotency-Key prevents a second job."""
+"""Maximum number of times that a failing request is sent. The header Idempotency-Key prevents a second job."""
 
 _BLOCK_BYTES = 2**18
 _MAX_ERROR_BYTES = 2**20
@@ -43,7 +43,7 @@ class TrainerError(KeplerError):
         self.status = status
         """HTTP status of the answer; None if there was no answer."""
         self.content = content or {}
-        """JSON object in the answer; empty if there is none."""
+        """JSON object in the answer; empty if the answer has no JSON object."""
 
 
 @attrs.frozen
@@ -51,9 +51,9 @@ class Submission:
     """A training request. Its recordings stay in files until they are sent block by block."""
 
     members: Mapping[str, Any]
-    """All keys and values of the request except the recordings."""
+    """Key -> value of the request's JSON object, without the recordings."""
     recordings: Mapping[str, Path]
-    """The JSON file of each recording, by the recording's key in the request. The files may be gzipped."""
+    """Key of a recording in the request -> JSON file of the recording. The files may be gzipped."""
 
     @property
     def size(self) -> int:
@@ -117,8 +117,8 @@ class TrainerClient:
         """Send a training request and return its job.
 
         `advance` is called with the number of bytes that were read from the recordings' files since its last
-        call. Before the request is sent again, `advance` is called with the negative sum of the earlier numbers,
-        so that the caller's total starts from 0 again.
+        call. Before the request is sent again, `advance` is called with a negative number, so that the
+        caller's total starts from 0 again.
         """
         headers = {
             "Content-Type": "application/json",
@@ -201,8 +201,8 @@ class TrainerClient:
             except (BrokenPipeError, ConnectionResetError):
                 if connection.sock is None:
                     raise
-                # Sending failed because the server has closed the connection. If the server rejected the request
-                # before that, its answer can still be read.
+                # The request could not be sent completely, because the server has closed the connection. If the server
+                # rejected the request before, its answer can still be read.
             response = connection.getresponse()
             if not 200 <= response.status < 300:
                 content = _json_object(response.read(_MAX_ERROR_BYTES))

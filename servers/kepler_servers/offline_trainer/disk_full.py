@@ -1,4 +1,4 @@
-"""Recognize errors that mean that a file cannot grow, e.g. because the disk is full."""
+"""Recognize errors that occur because a file cannot grow, e.g. because the disk is full."""
 
 from __future__ import annotations
 

@@ -31,7 +31,8 @@ class Job:
     """Name of the pipeline that the request trains."""
     state: str
     attempts: int
-    """Number of times that the training was started. A training during which the server ended does not count."""
+    """Number of times that the training was started, without trainings that were interrupted by the end of the
+    server."""
     submitted: float
     started: float | None
     """Time when the latest attempt to train started; None before the first attempt."""
@@ -39,7 +40,8 @@ class Job:
     stage: str | None
     """The stage that the training entered last: reading, preparing, fitting, publishing or packing."""
     may_be_published: bool
-    """Whether an attempt was permitted to publish, and may have published without reporting it."""
+    """Whether an attempt was permitted to publish, so that it may have published a version even if it did not report
+    this."""
     expected: int | None
     """Number of models that the training will fit; None before the training has determined it."""
     version: int | None

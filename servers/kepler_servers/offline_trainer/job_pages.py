@@ -1,4 +1,4 @@
-"""The pages of the offline trainer: the queue of jobs, and one job with its progress."""
+"""The web pages of the offline trainer: the queue of jobs, and one job with its progress."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ SITE = Site("offline_trainer", (("jobs", "/"), ("api", "/docs")))
 PAGE_JOBS = 50
 """Number of jobs on a page of the list."""
 BUSY_POLL_SECONDS = 2
-"""Interval at which a page is brought up to date while a job runs."""
+"""Interval in seconds at which a page reloads its content while a job runs."""
 IDLE_POLL_SECONDS = 10
-"""Interval at which the list of jobs is brought up to date while no job runs."""
+"""Interval in seconds at which the list of jobs reloads its content while no job runs."""
 MAX_SHOWN_MODELS = 300
 
 _WITHOUT_TOKEN = ("/healthz", "/readyz", "/openapi.json")
@@ -39,22 +39,23 @@ class ListQuery(PageQuery, frozen=True, kw_only=True):
 
 @attrs.frozen
 class JobPages:
-    """The handlers of the pages. The functions are those of the endpoints for programs."""
+    """The handlers of the pages. They get their data from the handlers of the JSON endpoints."""
 
     counts: Callable[[], Mapping[str, int]]
-    """Returns the number of jobs in each state."""
+    """Function that returns the number of jobs in each state."""
     page: Callable[[State | None, int, int], JobPage]
-    """Returns a page of the list of jobs: those in a state (None: all), at most a number, from an offset on."""
+    """Function with the arguments state (None means all states), limit and offset. It returns a page of the list of
+    jobs."""
     details: Callable[[str], JobDetails]
     result: Callable[[str], Answer]
     document: Callable[[], Mapping[str, Any]]
-    """Returns the OpenAPI document."""
+    """Function that returns the OpenAPI document."""
     guard: Callable[[bottle.BaseRequest], None]
-    """Rejects requests without the server's token, if it has one."""
+    """Function that rejects requests without the server's token, if the server has a token."""
     has_token: bool
 
     def routes(self) -> list[Route]:
-        """Return the routes of the pages, and of the files that they load."""
+        """Return the routes of the pages, and of the files that the pages load."""
         api = ApiPage(
             SITE,
             self.document,

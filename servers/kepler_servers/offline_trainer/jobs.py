@@ -1,4 +1,4 @@
-"""The job queue, an SQLite database. A method that makes a change returns only when the change is on the disk."""
+"""The job queue, an SQLite database. A method that changes the queue returns only after the change is on the disk."""
 
 from __future__ import annotations
 
@@ -67,7 +67,10 @@ class Jobs:
         return self._select("SELECT * FROM jobs WHERE key = ?", key)
 
     def page(self, state: str | None, limit: int, offset: int) -> tuple[int, list[Job]]:
-        """Return the number of all jobs (in `state`, if given), and a page of these jobs, the newest job first."""
+        """Return the number of all jobs in `state`, and a page of these jobs, the newest job first.
+
+        If `state` is None, jobs in any state count.
+        """
         where, values = ("", ()) if state is None else ("WHERE state = ?", (state,))
         with self._lock:
             (total,) = self._database.execute(f"SELECT count(*) FROM jobs {where}", values).fetchone()  # noqa: S608
@@ -178,7 +181,8 @@ class Jobs:
                 "UPDATE jobs SET state = ?, attempts = attempts + 1, started = ? WHERE id = ?",
                 (RUNNING, time.time(), job.id),
             )
-            # If a previous attempt may have published a version, its rows are kept, because they describe this version.
+            # If a previous attempt may have published a version, its stages and models are kept, because they describe
+            # this version.
             if not job.may_be_published:
                 self._delete_rows(job.id, "stages", "models")
         return self.get(job.id)
@@ -190,8 +194,8 @@ class Jobs:
                 "UPDATE jobs SET stage = ? WHERE id = ? AND state = ?", (stage, job, RUNNING)
             ).rowcount
             if stage in (PREPARING, PUBLISHING):
-                # Publishing sets `may_be_published`. Preparing clears it again: an attempt enters the stage `preparing`
-                # only if no earlier attempt has published a version.
+                # The stage `publishing` sets `may_be_published`, and the stage `preparing` clears it: an attempt enters
+                # `preparing` only if no earlier attempt has published a version.
                 self._database.execute(
                     "UPDATE jobs SET may_be_published = ? WHERE id = ?", (int(stage == PUBLISHING), job)
                 )
@@ -256,7 +260,10 @@ class Jobs:
         return current
 
     def requeue(self, job: str, *, count_attempt: bool) -> None:
-        """Change a running job back to queued. Without `count_attempt`, the interrupted attempt is not counted."""
+        """Change the state of a running job back to queued.
+
+        If `count_attempt` is false, the interrupted attempt is not counted.
+        """
         with self._transaction():
             self._database.execute(
                 "UPDATE jobs SET state = ?, attempts = attempts - ? WHERE id = ? AND state = ?",
@@ -301,7 +308,7 @@ class Jobs:
             self._count()
 
     def _count(self) -> None:
-        """Compute `counts`."""
+        """Update the attribute `counts` from the database."""
         rows = self._database.execute("SELECT state, count(*) AS n FROM jobs GROUP BY state").fetchall()
         self.counts = dict.fromkeys(STATES, 0) | {row["state"]: row["n"] for row in rows}
 

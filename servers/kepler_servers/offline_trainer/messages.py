@@ -34,15 +34,15 @@ class Train(msgspec.Struct, tag=True):
     """Folder or URL of the model store."""
     backend: str
     scheduler: str | None
-    """Address of the Dask scheduler, or None if no address is given."""
+    """Address of the Dask scheduler; None if no address is configured."""
     fits: int
-    """Number of fits that run at the same time."""
+    """Number of model fits that run at the same time."""
     may_be_published: bool
     """Whether an earlier attempt of the job may have published a version already."""
 
 
 class MayPublish(msgspec.Struct, tag=True):
-    """Command to publish, sent in answer to `ReadyToPublish` if the job was not cancelled."""
+    """Command to publish the pipeline. It answers `ReadyToPublish` if the job was not cancelled."""
 
 
 Command = Check | Train | MayPublish

@@ -15,7 +15,7 @@ _JOB_SECONDS_BUCKETS = (1.0, 3.0, 10.0, 30.0, 60.0, 180.0, 600.0, 1800.0, 3600.0
 
 
 class TrainerMetrics(RequestMetrics):
-    """All metrics of the offline trainer: counters of the HTTP process, and the number of jobs by state."""
+    """All Prometheus metrics of the offline trainer, including the number of jobs by state."""
 
     def __init__(self, jobs: Jobs) -> None:
         self._registry = CollectorRegistry()

@@ -1,4 +1,4 @@
-"""Publish at most one version per job, even if processes are killed at any moment.
+"""Ensure that each job publishes at most one version, even if processes are killed at any moment.
 
 Each pipeline version that the offline trainer publishes contains the file `training_job.json` with the
 job's id. If a training process is killed while it publishes, the next attempt of the job searches the published

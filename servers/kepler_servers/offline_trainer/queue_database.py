@@ -1,4 +1,4 @@
-"""Opens the queue's database, and reports in one line if the database is damaged or cannot be written.
+"""Open the database of the job queue. If it is damaged or cannot be written, raise an error with a one-line reason.
 
 A damaged database is never repaired, replaced or removed, because it may be the only record of jobs that
 the server has accepted.
@@ -75,7 +75,7 @@ def open_queue(path: Path) -> sqlite3.Connection:
 def _check_write_ahead_log(path: Path) -> None:
     """Raise `QueueError` if the database is missing or empty, but its write-ahead log has content.
 
-    SQLite would remove this log, which may hold jobs.
+    SQLite would remove this log, which may contain jobs.
     """
     log = path.with_name(f"{path.name}-wal")
     try:
@@ -123,7 +123,7 @@ def _tables(database: sqlite3.Connection) -> dict[str, set[str]]:
 
 @contextlib.contextmanager
 def _reporting(path: Path) -> Iterator[None]:
-    """Raise `QueueError` instead of the errors of SQLite."""
+    """Context manager that raises `QueueError` in place of the errors of SQLite."""
     try:
         yield
     except sqlite3.Error as error:

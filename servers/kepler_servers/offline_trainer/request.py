@@ -77,17 +77,17 @@ class SimpleRequest:
     prome_response: dict[str, Any] | None = None
     """The recording: Prometheus range-query results by metric name."""
     prom_response: dict[str, Any] | None = None
-    """The recording, under another key. A request has either `prome_response` or `prom_response`."""
+    """The recording, under a newer key. A request has either `prome_response` or `prom_response`."""
     idle_prom_response: dict[str, Any] | None = None
-    """A recording of the idle machine. `trainer.idle_prom_response` can be used instead of this key."""
+    """A recording of the idle machine. `trainer.idle_prom_response` is an alternative key."""
     machine_spec: dict[str, Any] | None = None
-    """Description of the machine. Without it, the models belong to the node type without attributes."""
+    """Description of the machine. If it is missing, the models belong to the node type without attributes."""
     use_vm_metrics: bool = False
 
 
 @attrs.frozen
 class PipelineRequest:
-    """A training request with a whole pipeline. All other keys mean the same as in `SimpleRequest`."""
+    """A training request with a whole pipeline. See `SimpleRequest` for the other keys."""
 
     pipeline: PipelineSpec
     prome_response: dict[str, Any] | None = None
@@ -98,7 +98,7 @@ class PipelineRequest:
 
 @attrs.frozen(eq=False)
 class TrainRequest:
-    """A checked training request. Only the samples of its recordings have not been checked yet."""
+    """A checked training request. Everything was checked, except the samples of its recordings."""
 
     pipeline: PipelineSpec
     """The pipeline to train, in which aliases of plugins are replaced by the plugins' names."""
@@ -117,7 +117,7 @@ def read_request(path: Path) -> TrainRequest:
 
 
 def request_from(body: bytes | mmap.mmap) -> TrainRequest:
-    """Check the JSON of a training request and return the request. Raises `RequestError`."""
+    """Check the JSON of a training request, and return the request. Raises `RequestError` if the JSON is invalid."""
     members = _members(body, "body")
     recordings = {key: members.pop(key) for key in (OLD_RECORDING_KEY, RECORDING_KEY, IDLE_KEY) if key in members}
     trainer: dict[str, msgspec.Raw] | None = None
@@ -168,7 +168,10 @@ def _has_value(raw: msgspec.Raw | None) -> bool:
 
 
 def _document(members: Mapping[str, msgspec.Raw], trainer: Mapping[str, msgspec.Raw] | None) -> dict[str, Any]:
-    """Decode a request's members and, if given, its object `trainer`. Leave out optional keys that are null."""
+    """Decode the members of a request, and the members of its object `trainer` if any.
+
+    Leave out optional keys that are null.
+    """
     items = (*members.items(), *(trainer or {}).items())
     size = sum(len(key) + memoryview(raw).nbytes for key, raw in items)
     if size > MAX_DOCUMENT_BYTES:

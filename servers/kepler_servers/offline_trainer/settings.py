@@ -14,24 +14,24 @@ SETTINGS_VARIABLE = "KEPLER_OFFLINE_TRAINER_SETTINGS"
 
 
 class Settings(msgspec.Struct, frozen=True):
-    """All settings of an offline trainer, as given on the command line."""
+    """All settings of an offline trainer, from the command line."""
 
     store: str
     """Folder or URL of the model store."""
     state: str
     """Folder for the job queue, the training requests and the result files."""
     address: str = ""
-    """host:port on which the server listens; only logged."""
+    """Address (host:port) on which the server listens. It is used only for a log line."""
     allowed_hosts: tuple[str, ...] | None = None
-    """Hosts that the request headers Host and Origin may name besides loopback names. None allows any host."""
+    """Hosts that the request headers Host and Origin may name in addition to loopback names. None allows any host."""
     token_file: str | None = None
     jobs: int = 1
     """Number of trainings that run at the same time."""
     fits: int = 1
-    """Number of fits that each training runs at the same time."""
+    """Number of model fits that each training runs at the same time."""
     backend: Literal["loky", "threading", "dask"] = "loky"
     scheduler: str | None = None
-    """Address of the Dask scheduler, or None if no address is given."""
+    """Address of the Dask scheduler; None if no address is configured."""
     max_body: int = 512 * 2**20
     """Maximum size of a training request, in bytes of unpacked JSON."""
     memory_limit: int = 8 * 2**30
@@ -49,7 +49,7 @@ class Settings(msgspec.Struct, frozen=True):
 
 
 class StateFolder:
-    """Paths of the files and folders in the folder `--state`."""
+    """Paths of the files and folders in the state folder (option `--state`)."""
 
     def __init__(self, root: str) -> None:
         self.root = Path(root)
@@ -59,7 +59,7 @@ class StateFolder:
         self.spool = self.root / "spool"
         self.results = self.root / "results"
         self.set_aside = self.root / "set-aside"
-        """Inputs and results whose jobs are not in the queue. Created when there are such files."""
+        """Folder for inputs and results whose jobs are not in the queue. It is created when there are such files."""
 
     def create(self) -> None:
         """Create the folders. Only their owner can read them, because recordings contain container names."""

@@ -49,7 +49,7 @@ class SpooledBody(Upload):
             raise disk_full_error(f"no room for {length} bytes")
         self.path = folder / uuid.uuid4().hex
         self.size = 0
-        """Number of bytes of JSON that were received so far, after unpacking."""
+        """Number of bytes of unpacked JSON that were received so far."""
         self._must_be_gzip = must_be_gzip
         self._started = False
         self._gunzip: Gunzip | None = None
@@ -76,7 +76,7 @@ class SpooledBody(Upload):
                     view = view[self._file.write(view) :]
 
     def finish(self) -> str:
-        """Flush the complete body to the disk and return the SHA-256 of its JSON."""
+        """Flush the complete body to the disk, and return the SHA-256 of its JSON as hexadecimal text."""
         with self._lock, _reporting_full_disk():
             if self._gunzip is not None:
                 with _reporting_bad_gzip():
@@ -125,5 +125,5 @@ def _reporting_full_disk() -> Iterator[None]:
         yield
     except Exception as error:
         if is_disk_full(error):
-            raise disk_full_error("nothing of this request is kept") from error
+            raise disk_full_error("this request was not stored") from error
         raise

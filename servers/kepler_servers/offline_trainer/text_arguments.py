@@ -1,4 +1,4 @@
-"""Conversion of isolators' arguments: older clients use other names, and text in place of numbers and flags."""
+"""Convert isolators' arguments: older clients send other names, and text in place of numbers and flags."""
 
 from __future__ import annotations
 
@@ -16,20 +16,23 @@ log = logging.getLogger(__name__)
 ARGUMENTS_KEY = "trainer.isolator_args"
 """Key of the isolator's arguments in training requests of older clients."""
 OLD_NAMES = {"background_hints": "bg_hints"}
-"""Names that kepler-model-server 0.7 uses for arguments of isolators, by the names of the arguments."""
+"""Name of an isolator's argument -> name of the argument in kepler-model-server 0.7."""
 IGNORED = "abs_pipeline_name"
-"""The pipeline whose models the isolator of kepler-model-server 0.7 uses. Isolators of Kepler Core need none."""
+"""Argument with the pipeline whose models the isolator of kepler-model-server 0.7 uses. Isolators of Kepler Core do not
+need a pipeline."""
 
 
 def isolator_arguments(isolator: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments of an isolator, with texts replaced by numbers and flags where the isolator expects them.
+    """Return the arguments of an isolator, with numbers and flags in place of texts where the isolator expects them.
 
-    Names in `OLD_NAMES` are replaced, too, and `IGNORED` is left out and logged, unless the isolator declares an
-    argument of this name. Raises `RequestError` if an argument is given under both names.
+    Old names (see `OLD_NAMES`) are replaced by new names. The argument `IGNORED` is left out and logged, unless the
+    isolator declares an argument with this name. Raises `RequestError` if an argument has a value under both its old
+    and its new name.
 
-    The annotation of an argument decides what it expects. A text stays unchanged if the argument may be text, or if
-    the text is neither a number nor a flag. If the isolator cannot be loaded, all texts stay unchanged. The later
-    check of the pipeline reports texts that should be numbers or flags, and isolators that cannot be loaded.
+    The type annotation of an argument decides whether a number or a flag is expected. A text stays unchanged if the
+    argument may be text, or if the text is neither a number nor a flag. If the isolator cannot be loaded, all texts
+    stay unchanged. The later check of the pipeline reports texts that should be numbers or flags, and isolators that
+    cannot be loaded.
     """
     if not arguments:
         return {}

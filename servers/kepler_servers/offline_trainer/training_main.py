@@ -31,7 +31,8 @@ from kepler_servers.offline_trainer.messages import (
 )
 
 NICENESS = 5
-"""Niceness of trainings: their priority is lower, so that the HTTP process answers quickly during trainings."""
+"""Niceness of training processes. Their priority is lower than that of the HTTP process, so that it still answers
+quickly."""
 
 
 def main() -> None:
@@ -60,7 +61,7 @@ def main() -> None:
 
 
 def import_early() -> None:
-    """Import modules that every training needs, while the HTTP process is still receiving the request."""
+    """Import the modules that every training needs, while the HTTP process is still receiving the request."""
     import kepler_servers.offline_trainer.publish_marker
     import kepler_servers.offline_trainer.request  # noqa: F401
 
@@ -94,7 +95,7 @@ def _train(command: Train, channel: Channel, limit: int) -> Message:
 
 
 def _outcome(command: Train, channel: Channel, progress: ProgressReporter, limit: int) -> Message:
-    """Train, and return the report in `Done` or, after an error, the answer for the client in `Rejected`."""
+    """Run the training. Return `Done` with the report or, after an error, `Rejected` with the answer for the client."""
     try:
         from kepler_core.store import open_store
         from kepler_servers.offline_trainer.training_run import UntrainableError, train_job
@@ -107,7 +108,7 @@ def _outcome(command: Train, channel: Channel, progress: ProgressReporter, limit
             if _has_cause(error, MemoryError):
                 return _out_of_memory(limit)
             raise
-    except RequestError as error:  # the check found no error, but samples are wrong or plugins were changed
+    except RequestError as error:  # not found by the check before: samples are wrong, or plugins were changed
         return Rejected(400, {"msg": str(error), "key": error.key})
     except UntrainableError as error:
         return Rejected(422, {"msg": str(error), "findings": error.findings})
@@ -117,7 +118,7 @@ def _outcome(command: Train, channel: Channel, progress: ProgressReporter, limit
         return _name_taken(error)
     except StoreError as error:
         status = 507 if is_disk_full(error) else 503
-        return Rejected(status, {"msg": f"{error}; the request is kept as long as other finished ones"})
+        return Rejected(status, {"msg": f"{error}; the request stays stored like those of other ended jobs"})
     except OSError as error:
         if not is_disk_full(error):
             raise
@@ -162,7 +163,7 @@ def _has_cause(error: BaseException | None, kind: type[BaseException]) -> bool:
 
 if __name__ == "__main__":
     main()
-    # Skip the interpreter's shutdown, which would wait for threads and processes of libraries. After the exit,
-    # the HTTP process kills the remaining processes of this process' group.
+    # Skip the interpreter's shutdown, which would wait for threads and processes of libraries. After the exit, the HTTP
+    # process kills the remaining processes in the process group of this process.
     sys.stderr.flush()
     os._exit(0)

@@ -1,4 +1,4 @@
-"""The training pool: threads that take jobs from the queue and train each job in a process of its own."""
+"""The training pool: threads that take jobs from the queue, and train each job in a separate process."""
 
 from __future__ import annotations
 
@@ -42,29 +42,29 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 3
-"""Number of times that a job is trained before it fails, if its process is killed or the disk is full each time.
+"""Maximum number of attempts to train a job whose process is killed, or for which the disk is full.
 
-Trainings that end because the server is killed or stopped do not count.
+Attempts that end because the server is killed or stopped are not included.
 """
 FULL_DISK_SECONDS = 10.0
-"""Pause before the next job is trained, after a job was queued again because the disk was full."""
+"""Pause of a thread after it has queued a job again because the disk was full."""
 CLEANUP_INTERVAL_SECONDS = 15.0
 
 _QUEUE_POLL_SECONDS = 5.0
 _RETRY_SECONDS = 1.0
-"""Pause after a process could not be started or a change could not be written."""
+"""Pause before the next attempt to start a process or to write a change to the database."""
 _DISK_FULL = "disk full"
 """Outcome of an attempt that failed because the disk was full. The job is then queued again."""
 _SERVER_SIGNAL_SECONDS = 2.0
-"""Pause after a signal has ended a training process, before the decision whether the attempt counts.
+"""Time between the end of a training process by a signal, and the decision whether the job has one attempt more.
 
-systemd and container runtimes send a signal to all processes of a service, one after another. The training
-process may get the signal first. If the server also gets the signal during this pause, the attempt does not count.
+systemd and container runtimes send a signal to all processes of a service, one after another. The training process may
+get the signal first. If the server also gets a signal during this time, the attempt is not counted.
 """
 
 
 class TrainingPool:
-    """A fixed number of threads that train jobs, each in a process, and a process that checks new requests."""
+    """A fixed number of threads that train jobs in separate processes, and a process that checks new requests."""
 
     def __init__(self, settings: Settings, folder: StateFolder, jobs: Jobs, metrics: TrainerMetrics) -> None:
         self._settings = settings
@@ -200,7 +200,10 @@ class TrainingPool:
         )
 
     def _handle(self, job: Job, process: TrainingProcess, message: Message) -> str | None:
-        """Store the content of a training process' message. Return the job's outcome if it has ended, else None."""
+        """Store the content of a training process' message.
+
+        Return the outcome of the training if it has ended, else None.
+        """
         jobs = self._jobs
         match message:
             case StageStarted():
@@ -237,9 +240,9 @@ class TrainingPool:
     # --- training processes that end without `Done` or `Rejected` ---
 
     def _after_early_exit(self, job: Job, code: int, process: TrainingProcess) -> str:
-        """Requeue or fail a job whose process ended without `Done` or `Rejected`, unless it was cancelled.
+        """Queue a job again, or mark it as failed, after its process ended without `Done` or `Rejected`.
 
-        Returns the job's outcome.
+        Nothing is changed if the job was cancelled. Returns the outcome of the training.
         """
         killed = -code in KILL_SIGNALS
         if killed and self._is_running(job):
@@ -257,8 +260,8 @@ class TrainingPool:
     def _fail_or_requeue(self, job: Job, status: int, reason: str) -> str:
         """Mark a job as failed, unless it may already have published a version.
 
-        Such a job is queued again by `_requeue_or_fail`, so that its next attempt finds out whether a version was
-        published.
+        A job that may have published a version is queued again by `_requeue_or_fail`. Its next attempt then finds out
+        whether a version was published.
         """
         current = self._jobs.get(job.id)
         if current is not None and current.state == RUNNING and current.may_be_published:
@@ -267,17 +270,17 @@ class TrainingPool:
         return "failed"
 
     def _requeue_or_fail(self, job: Job, reason: str) -> str:
-        """Requeue a job, or mark it as failed if it has had `MAX_ATTEMPTS` attempts already."""
+        """Queue a job again, or mark it as failed if it has already had `MAX_ATTEMPTS` attempts."""
         if job.attempts >= MAX_ATTEMPTS:
-            published = "; it may be in the store" if job.may_be_published else ""
-            content = {"msg": f"failed after {job.attempts} attempts; at the last one {reason}{published}"}
+            published = "; the pipeline may be in the store" if job.may_be_published else ""
+            content = {"msg": f"failed after {job.attempts} attempts; in the last attempt, {reason}{published}"}
             self._persist(lambda: self._jobs.fail(job.id, 500, content))
             return "failed"
         return self._requeue(job, reason, count_attempt=True)
 
     def _requeue(self, job: Job, reason: str, *, count_attempt: bool) -> str:
-        """Queue a running job again, and return its outcome."""
-        uncounted = "" if count_attempt else ", and the attempt does not count"
+        """Queue a running job again, and return the outcome of its training ("lost")."""
+        uncounted = "" if count_attempt else ", and this attempt is not counted"
         log.warning("job %s: %s; it is queued again%s", job.id, reason, uncounted)
 
         def requeue() -> None:
@@ -320,9 +323,9 @@ class TrainingPool:
 
 
 def _failures(message: Message | None) -> str:
-    """Return the text for the end of a log line: how many fits failed, from the last message of a training.
+    """Return the end of a log line with the number of failed models and data sets.
 
-    The text is empty if no fit failed.
+    `message` is the last message of a training. The text is empty if there was no failure.
     """
     number = len(message.report["failed"]) if isinstance(message, Done) else 0
     return f", {number} models or data sets failed" if number else ""

@@ -1,4 +1,4 @@
-"""Start a training process, send commands to it and receive its messages (used by the HTTP process)."""
+"""Start a training process, send commands to it and receive its messages. The HTTP process uses this module."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from kepler_servers.process_group import SessionProcess
 log = logging.getLogger(__name__)
 
 STATE_VARIABLE = "KEPLER_OFFLINE_TRAINER_OF"
-"""Environment variable with the path of the state folder. Training processes and their children have it."""
+"""Environment variable with the path of the state folder. It is set in training processes and their children."""
 
 KILL_SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 """Signals with which a user or systemd ends a process. The kernel sends SIGKILL, too, if memory runs out."""
@@ -39,10 +39,10 @@ class ProcessEndedError(Exception):
 
 
 class TrainingProcess(SessionProcess):
-    """A training process, as the HTTP process sees it: it takes commands and sends messages."""
+    """A training process, for use in the HTTP process, which sends commands to it and receives its messages."""
 
     def __init__(self, state: str, memory_limit: int) -> None:
-        """Start the process. `state` is the path of the state folder; `memory_limit` limits its memory, in bytes."""
+        """Start the process. `state` is the path of the state folder; `memory_limit` is the process' limit in bytes."""
         environ = {name: value for name, value in os.environ.items() if name != SETTINGS_VARIABLE}
         super().__init__(
             [sys.executable, "-m", _MODULE, str(memory_limit)],

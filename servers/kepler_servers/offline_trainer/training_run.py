@@ -88,10 +88,10 @@ def _train(
 
 
 def _observe(request: TrainRequest, channel: Channel, listeners: Hooks) -> tuple[Observations, Observations | None]:
-    """Return the observations in the recording, and in the recording of the idle machine (None without one).
+    """Return the observations in the recording, and those in the recording of the idle machine (None if there is none).
 
-    The recording is dropped from memory before the recording of the idle machine is read, because memory may be too
-    small for both.
+    The recording is dropped from memory before the recording of the idle machine is read, because the memory may be too
+    small for both recordings.
     """
     spec = request.pipeline
     try:
@@ -131,7 +131,7 @@ def _findings(request: TrainRequest) -> dict[str, Any]:
 
 
 def _pack(command: Train, channel: Channel, store: Store, pipeline: str, version: int) -> None:
-    """Write the zip of the published version. If this fails, only log it: the pipeline is in the store anyway."""
+    """Write the zip of the published version. Only log a failure, because the pipeline is already in the store."""
     channel.send(StageStarted("packing"))
     path = Path(command.archive)
     try:

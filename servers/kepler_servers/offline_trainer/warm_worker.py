@@ -1,7 +1,8 @@
 """The warm worker: an idle training process that has already imported the modules for checks and trainings.
 
 The process is started while a training request is still being received. It checks the request. If a thread of the
-training pool is free, the same process also trains the request, so that no modules are imported a second time.
+training pool is free, the same process also trains the pipeline of the request. So no modules are imported a second
+time.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ log = logging.getLogger(__name__)
 CHECK_TIMEOUT_SECONDS = 120.0
 """Time limit for the check of a training request, whose size is at most `--max-body`."""
 CHECK_ATTEMPTS = 3
-"""Number of times that a training request is checked before it fails, if the checking process is killed each time."""
+"""Maximum number of attempts to check a training request if the checking process is killed."""
 IDLE_TIMEOUT_SECONDS = 60.0
 """Time without requests after which the idle process is ended."""
 
@@ -32,7 +33,8 @@ class WarmWorker:
     """Holder of at most one idle training process, which one thread at a time can use."""
 
     def __init__(self, state: str, memory_limit: int, store: str) -> None:
-        """Store the arguments and the location of the store; `prepare` or `check` starts the process."""
+        """Store the arguments of `TrainingProcess` and the location of the store. `prepare` or `check` starts the
+        process."""
         self._store = store
         self._state = state
         self._memory_limit = memory_limit
@@ -44,7 +46,8 @@ class WarmWorker:
         """Start the process if it is not running. Do nothing if another thread is using the worker."""
         if self._lock.acquire(blocking=False):
             try:
-                # errors are ignored here: `check` tries again to start the process, and raises the error if that fails
+                # errors are ignored here: `check` tries again to start the process, and raises an error if it fails
+                # again
                 with contextlib.suppress(HttpError, OSError):
                     self._ready_process()
             finally:
@@ -76,7 +79,10 @@ class WarmWorker:
         raise AssertionError("the last attempt returns or raises")
 
     def take(self) -> TrainingProcess:
-        """Return the idle process or, if there is none, a new process. Raises `OSError` if none can be started."""
+        """Return the idle process, or a new process if there is none.
+
+        Raises `OSError` if a new process cannot be started.
+        """
         with self._lock:
             process, self._process = self._process, None
         if process is not None and process.alive:

@@ -29,17 +29,17 @@ log = logging.getLogger(__name__)
 _LOCK_TIMEOUT_SECONDS = 15.0
 """Time limit for waiting until the previous HTTP process has ended.
 
-Granian, the HTTP server, starts a new HTTP process when the old one fails.
+Granian, the HTTP server, starts a new HTTP process when the old process fails.
 """
 
 _locks: list[IO[bytes]] = []
-"""The lock file of the state folder. This list keeps the file open until the process ends."""
+"""The open lock file of the state folder. It must stay open until the process ends."""
 
 
 def application() -> RsgiAdapter:
     """Start the training pool and return the application of this process.
 
-    If the state folder cannot be used any more, log the reason and end this process. Granian starts another one.
+    If the state folder cannot be used, log the reason and end this process. Granian then starts another process.
     """
     try:
         return _application()

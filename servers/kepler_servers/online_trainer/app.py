@@ -33,7 +33,7 @@ class StoredSamples(msgspec.Struct):
 
 
 class DecisionSummary(msgspec.Struct):
-    """The most important members of a retraining's recorded decision."""
+    """The most important members of the decision that a retraining has recorded."""
 
     time: str | None
     trigger: str | None
@@ -43,7 +43,7 @@ class DecisionSummary(msgspec.Struct):
 
 
 class Health(msgspec.Struct):
-    """State of the online trainer, as `/healthz` returns it."""
+    """State of the online trainer, which `/healthz` returns as JSON."""
 
     status: str
     """Either "ok", or "degraded" if the latest round failed or the latest success is long ago (`LATE_INTERVALS`)."""

@@ -17,7 +17,7 @@ _ERROR_CHARACTERS = 200
 
 
 class DecisionRecord(msgspec.Struct):
-    """The members of a recorded decision that the online trainer reads after a restart, or shows in `/healthz`."""
+    """The members of a recorded decision that the online trainer reads after a restart, or returns in `/healthz`."""
 
     node_type: int | None = None
     time: Text | None = None
@@ -32,10 +32,10 @@ class DecisionRecord(msgspec.Struct):
 def last_decision(
     decisions: Iterable[Mapping[str, Any]], node_type: int
 ) -> tuple[dict[str, Any], DecisionRecord] | None:
-    """Return the latest of the recorded decisions about a node type; None if there is no such decision.
+    """Return the latest recorded decision about a node type; None if there is no such decision.
 
-    The result is the decision as it was recorded, and its typed members. Several programs may write to the
-    model store, so a record can be malformed: it is then logged and ignored.
+    The result is the recorded JSON object, and a `DecisionRecord` with its typed members. A malformed record is logged
+    and ignored, because several programs may write to the model store.
     """
     last = None
     for decision in decisions:

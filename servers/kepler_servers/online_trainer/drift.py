@@ -1,4 +1,4 @@
-"""Watch the served models: calculate their running error and the coverage of their intervals on new samples."""
+"""Watch the served models: calculate their running errors, and the coverage of their intervals, on new samples."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ log = logging.getLogger(__name__)
 _ERROR_CHARACTERS = 200
 
 WINDOW_SAMPLES = 100
-"""The running error and the coverage of a model are means over this number of newest samples."""
+"""The running error of a model, and the coverage of its intervals, are means over this number of newest samples."""
 MIN_SAMPLES = 20
 """A running error or a coverage is calculated only from at least this number of samples."""
 ALARM_FACTOR = 1.5
 ALARM_WATTS = 0.5
-"""The alarm is on while a model's running error exceeds ALARM_FACTOR · its validated error + ALARM_WATTS."""
+"""The alarm is on while the running error of a model exceeds ALARM_FACTOR · (its validated error) + ALARM_WATTS."""
 
 
 def _empty() -> FloatArray:
@@ -42,7 +42,7 @@ def _empty() -> FloatArray:
 
 @attrs.frozen(eq=False)
 class Window:
-    """The results of a component of a served model on the newest samples, at most `WINDOW_SAMPLES`."""
+    """The errors and intervals of one component of a served model, for at most `WINDOW_SAMPLES` newest samples."""
 
     errors: FloatArray = attrs.field(factory=_empty)
     """Absolute errors in watts, shape (samples,)."""
@@ -50,14 +50,14 @@ class Window:
     """Half-widths of the intervals in watts, shape (samples,); None if the model states no interval."""
 
     def followed_by(self, errors: FloatArray, half_widths: FloatArray | None) -> Window:
-        """Return the window with the results of new samples added at its end."""
+        """Return a window to which the results of new samples are appended."""
         if half_widths is not None:
             half_widths = _newest(_empty() if self.half_widths is None else self.half_widths, half_widths)
         return Window(_newest(self.errors, errors), half_widths)
 
     @property
     def running_error(self) -> float:
-        """The mean absolute error in watts."""
+        """The mean absolute error over the window, in watts."""
         return float(self.errors.mean())
 
     @property
@@ -79,17 +79,19 @@ def _newest(values: FloatArray, more: FloatArray) -> FloatArray:
 class WatchedModel:
     """A served model and its results on the newest samples.
 
-    Threads of the HTTP server read the results while the thread of the rounds updates them. Therefore values are only
-    replaced, and no array or dict is changed in place.
+    The thread of the rounds updates the results while threads of the HTTP server read them. Therefore attributes are
+    only replaced, and no array or dict is changed in place.
     """
 
     entry: StoredModel
     model: TwinnedModel
-    """The model, with its twin if it has one."""
+    """The model, with its twin if there is one. The twin is a second model with fewer features that checks the
+    predictions."""
     validated: Mapping[str, float]
-    """Component -> mean absolute error when the model was validated, in watts."""
+    """Component -> mean absolute error in the validation of the model, in watts."""
     honesty: Honesty | None = None
-    """What the model states about its reliability; None if its metadata have no valid block `honesty`."""
+    """The block `honesty` of the model's metadata (errors, intervals and range of the training); None if it is missing
+    or malformed."""
     windows: Mapping[str, Window] = attrs.field(factory=dict)
     """Component -> results on the newest samples."""
     outside: FloatArray = attrs.field(factory=_empty)
@@ -98,7 +100,7 @@ class WatchedModel:
     """For each of the newest samples, 1 if the model and its twin disagree, otherwise 0."""
 
     def known_windows(self) -> dict[str, Window]:
-        """Return component -> its window, for all components with at least `MIN_SAMPLES` errors."""
+        """Return component -> window, for all components with at least `MIN_SAMPLES` errors."""
         return {c: window for c, window in sorted(self.windows.items()) if len(window.errors) >= MIN_SAMPLES}
 
     def running(self) -> dict[str, float]:
@@ -123,20 +125,23 @@ def _ratio(window: FloatArray) -> float | None:
 
 
 def limit(validated: float) -> float:
-    """Return the running error in watts above which a model with the error `validated` (in watts) has drifted."""
+    """Return the running error in watts above which a model has drifted.
+
+    `validated` is the validated error of the model in watts.
+    """
     return ALARM_FACTOR * validated + ALARM_WATTS
 
 
 class DriftMonitor:
     """A monitor that compares the served models of one node type with live measurements.
 
-    For each energy source and feature group, it watches the AbsPower model that model selection prefers. It does not
-    watch DynPower models, because the power of a container cannot be measured. DynPower models are evaluated only in
-    a retraining.
+    For each energy source and feature group, the monitor watches the AbsPower model that model selection prefers. It
+    does not watch DynPower models, because the power of a container cannot be measured. DynPower models are evaluated
+    only in a retraining.
     """
 
     def __init__(self, store: Store, pipeline: str, machine_spec: Mapping[str, Any] | None) -> None:
-        """Create a monitor, without loading models yet.
+        """Create a monitor that has not loaded any models yet.
 
         `machine_spec` is the description of the nodes' machines that determines their node type; None if the
         machines are not described.
@@ -148,7 +153,7 @@ class DriftMonitor:
         self.node_type = 0
         """Number of the nodes' node type.
 
-        Until models of this node type are published, it is the number that the node type will get.
+        If no models of this node type are published yet, the attribute is the number that the node type will get.
         """
         self.version: int | None = None
         """Number of the served version of the pipeline; None if no served model belongs to the node type."""
@@ -206,7 +211,7 @@ def _preferred(entries: list[StoredModel]) -> list[StoredModel]:
 
 
 def _watched(entry: StoredModel) -> WatchedModel | None:
-    """Load a served model, with its twin if possible; None if it cannot be watched. The log has the reason."""
+    """Load a served model, with its twin if possible. If it cannot be watched, log the reason and return None."""
     honesty = None
     try:
         try:
@@ -221,7 +226,7 @@ def _watched(entry: StoredModel) -> WatchedModel | None:
         return None
     validated = {c: _number(entry, f"{c}_mae") or _validated_error(entry) for c in model.model.components}
     if not all(map(np.isfinite, validated.values())):
-        log.error("the served model %s cannot be watched: its metadata has no validated error", entry.path)
+        log.error("the served model %s cannot be watched: its metadata contain no validation error", entry.path)
         return None
     return WatchedModel(entry, model, validated, honesty)
 

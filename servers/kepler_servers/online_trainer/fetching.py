@@ -31,7 +31,7 @@ class Fetcher:
     client: PrometheusClient
     spec: PipelineSpec
     step: float | None
-    """Seconds between the values to fetch; None fetches the values as they were scraped.
+    """Seconds between the values to fetch. None means that each scraped value is fetched.
 
     The fetcher rounds the step to a multiple of the scrape interval.
     """
@@ -67,14 +67,14 @@ class Fetcher:
         try:
             return without_long_windows(observe_for(self.spec, [recording]))
         except RecordingError:
-            # A recording without any values is no error. Perhaps all series have just begun, or there are only
-            # third-party metrics.
+            # It is not an error if the recording has no values at all. Perhaps all series have just begun, or there are
+            # only third-party metrics.
             if any(metric.n_samples for metric in recording.metrics.values()):
                 raise
             return None
 
     def _step(self, selections: Sequence[Selection], since: float, until: float) -> float | None:
-        """Return the step, rounded to a multiple of the scrape interval; None for values as they were scraped."""
+        """Return the step, rounded to a multiple of the scrape interval; None if each scraped value is fetched."""
         if self.step is None:
             return None
         interval = scrape_interval(self.client, selections, since, until)
@@ -87,8 +87,8 @@ class Fetcher:
 def without_long_windows(observations: Observations) -> Observations:
     """Return the observations with NaN in place of all watts that are means over several samples.
 
-    The sample store does not keep `Observations.windows`, which tell over which samples each mean was taken. Without
-    the windows, a mean would be compared with the features of its last sample only.
+    The sample store does not contain `Observations.windows`, which state the samples of each mean. Without the windows,
+    a mean would be compared only with the features of its last sample.
     """
     power = {
         (source, component): np.where(has_short_window(observations, source), watts, np.nan)
@@ -98,15 +98,15 @@ def without_long_windows(observations: Observations) -> Observations:
 
 
 def _aligned(since: float, step: float | None) -> float:
-    # start at a multiple of the step, so that overlapping fetches return the same timestamps
+    # start at a multiple of the step, so that overlapping fetches have the same timestamps
     return since if step is None else since // step * step
 
 
 def time_slices(since: float, until: float, overlap: float) -> Iterator[tuple[float, float]]:
     """Split a time range into slices and yield the start and end of each, in Unix seconds.
 
-    Each slice starts `overlap` seconds before the previous slice ends, so that no rate is missing where one
-    slice ends and the next begins.
+    Each slice starts `overlap` seconds before the end of the previous slice, so that no rate is missing between two
+    slices.
     """
     start = since
     while until - start > SLICE_SECONDS + overlap:

@@ -22,7 +22,7 @@ class RoundsCollector(Collector):
         self._rounds = rounds
 
     def describe(self) -> Iterable[Metric]:
-        """Return no metrics, so that the registry does not call `collect` before the first scrape."""
+        """Return no metrics. The registry then does not call `collect` before the first scrape."""
         return ()
 
     def collect(self) -> Iterable[Metric]:
@@ -36,7 +36,7 @@ class RoundsCollector(Collector):
         for name, text, label, counts in (
             ("rounds", "Number of rounds, by outcome.", "outcome", status.rounds),
             ("problems", "Number of problems, by kind.", "kind", status.problems),
-            ("instants", "Number of fetched samples, by what the store did with them.", "what", status.samples),
+            ("instants", "Number of fetched samples, by the sample store's action.", "what", status.samples),
             ("decisions", "Number of retrainings, by decision.", "decision", status.decisions),
         ):
             counter = CounterMetricFamily(f"{PREFIX}_{name}", text, labels=(label,))
@@ -81,15 +81,15 @@ class RoundsCollector(Collector):
                 ("running_error_watts", "Mean absolute error of a served model on live measurements."),
                 ("running_error_limit_watts", "Running error above which a served model has drifted."),
                 ("model_drift", "1 if the running error of the served model exceeds its limit."),
-                ("interval_coverage_ratio", "Part of the live measurements that are within a served model's interval."),
+                ("interval_coverage_ratio", "Fraction of the live measurements within a served model's interval."),
                 ("interval_half_width_watts", "Mean half-width of a served model's interval on live measurements."),
             )
         )
         outside, disagreements = (
             GaugeMetricFamily(f"{PREFIX}_{name}", text, labels=_MODEL_LABELS)
             for name, text in (
-                ("samples_outside_ratio", "Part of the live samples that are outside the range of the training."),
-                ("disagreements_ratio", "Part of the live samples in which a served model and its twin disagree."),
+                ("samples_outside_ratio", "Fraction of the live samples that are outside the range of the training."),
+                ("disagreements_ratio", "Fraction of the live samples in which a served model and its twin disagree."),
             )
         )
         for watched in self._rounds.drift.watched:

@@ -1,14 +1,14 @@
 """Power shifts: from some time on, a node needs more or less power than before for the same work.
 
-A new kernel, a new power limit or another firmware can cause a power shift; a new workload is no power
-shift. In terms of machine learning, a power shift is a concept drift: power changes for the same features. It is
-described by one straight line (a linear function) for each energy source and component:
+A new kernel, a new power limit or another firmware can cause a power shift. A new workload is not a power shift. In
+terms of machine learning, a power shift is a concept drift: the power for the same features changes. A power shift is
+described by a straight line (a linear function) for each energy source and component:
 
     watts now = scale · watts then + offset
 
 Here, "then" means before the shift and "now" means after it, for the same work.
 
-The module `shift_detection` finds power shifts. Samples from before a shift are not thrown away: the function
+The module `shift_detection` finds power shifts. Samples from before a shift stay usable, because the function
 `shift_watts` converts their watts with the line. So models can still learn from the workloads in these samples.
 """
 
@@ -38,7 +38,7 @@ class Line(msgspec.Struct, frozen=True):
     offset: float
 
     def __call__(self, watts: FloatArray) -> FloatArray:
-        """Convert watts from before the shift to watts for the same work after it, at least 0 W."""
+        """Convert watts before the shift to the watts for the same work after the shift. The result is at least 0 W."""
         return np.maximum(self.scale * watts + self.offset, 0.0)
 
 
@@ -55,7 +55,10 @@ class PowerShift(msgspec.Struct, frozen=True):
 
 
 def shift_watts(observations: Observations, shifts: Sequence[PowerShift]) -> Observations:
-    """Return the observations, with watts from before each shift converted to watts for the same work after it."""
+    """Convert the watts before each shift to the watts for the same work after the shift.
+
+    Returns the observations with the converted watts.
+    """
     if not shifts:
         return observations
     power = {key: values.copy() for key, values in observations.power.items()}
@@ -101,13 +104,16 @@ class _LogFile(msgspec.Struct):
 
 
 class ShiftLog:
-    """A JSON file with all power shifts that were found; each change replaces the file atomically."""
+    """A JSON file with all power shifts that were found. Each change replaces the whole file atomically."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def shifts(self) -> list[PowerShift]:
-        """Return the power shifts in the file, none if it is absent. Raises `KeplerError` if it cannot be read."""
+        """Return the power shifts in the file; no shifts if the file is absent.
+
+        Raises `KeplerError` if it cannot be read.
+        """
         try:
             return decode_json(self.path.read_bytes(), _LogFile).changes
         except FileNotFoundError:

@@ -1,7 +1,7 @@
 """The main loop of the online trainer.
 
-In each round it fetches new samples, stores them, compares the served models with them, and starts a
-retraining if one is due.
+In each round, the loop fetches and stores new samples, compares the served models with them, and starts a retraining if
+one is due.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ from kepler_servers.online_trainer.watched_state import watched_state
 log = logging.getLogger(__name__)
 
 FIRST_MODEL_SAMPLES = 100
-"""Number of stored samples from which the first models are trained."""
+"""Minimum number of stored samples for training the first models."""
 DRIFT_SAMPLES = 60
-"""Number of new samples needed for a retraining after a drift; some of these samples are held out for evaluation."""
+"""Minimum number of new samples for a retraining after a drift. Some of these samples are held out for evaluation."""
 MAX_SKIPPED_ROUNDS = 2
-"""After a retraining that did not end a drift: maximum number of rounds to skip before the next retraining."""
+"""Maximum number of rounds to skip between a retraining that did not end a drift and the next retraining."""
 _CLOCK_TOLERANCE_SECONDS = 1.0
 
 
@@ -52,17 +52,17 @@ class Schedule:
     interval: float = 300.0
     """Time from the start of a round to the start of the next round."""
     delay: float = 10.0
-    """Minimum age of values to fetch, because the Prometheus server may not have all younger values yet."""
+    """Minimum age of values to fetch. The Prometheus server may not have all younger values yet."""
     backfill: float = 3600.0
-    """How far into the past the very first round fetches."""
+    """Length of the time range before now that the very first round fetches."""
     catch_up: float = 6 * 3600.0
-    """How far into the past a round fetches at most, after a pause of the online trainer."""
+    """Maximum length of the time range that a round fetches after a pause of the online trainer."""
     retrain_after: int = 200
     """Number of new samples after which all models are retrained."""
     jobs: int = 1
     """Number of models to fit in parallel."""
     training_timeout: float = 3600.0
-    """Time limit for a retraining, which is killed when it takes longer."""
+    """Time limit for a retraining, after which it is killed."""
 
 
 class Rounds:
@@ -83,10 +83,10 @@ class Rounds:
     ) -> None:
         """Prepare the rounds.
 
-        `store` is the model store, `samples` the sample store. `machine_spec` describes the nodes' machines;
-        None if they are not described. `keep_versions` is the number of versions of the pipeline that stay in the
-        model store after a publication; None if all stay. `report` tells whether each decision gets a page. Setting
-        `stop` ends `run`.
+        `store` is the model store, and `samples` is the sample store. `machine_spec` is the description of the nodes'
+        machines; None if there is no description. `keep_versions` is the number of versions of the pipeline that stay
+        in the model store after a publication; None means all versions. If `report` is true, a web page is made for
+        each decision. Setting `stop` ends `run`.
         """
         self.fetcher = fetcher
         self.store = store
@@ -108,7 +108,7 @@ class Rounds:
         self._count_damaged()
 
     def run(self) -> None:
-        """Run rounds until `stop` is set; a failed round is logged and counted, and does not end the loop."""
+        """Run rounds until `stop` is set. A failed round is logged and counted, but does not end the loop."""
         while not self.stop.is_set():
             started = time.monotonic()
             self.try_round()
@@ -118,7 +118,7 @@ class Rounds:
     def try_round(self) -> bool:
         """Run a round, record its outcome in `status`, and return whether it succeeded.
 
-        For a round that ends early because `stop` is set, no outcome is recorded.
+        If the round ends early because `stop` is set, no outcome is recorded.
         """
         started = time.monotonic()
         kind, problem = "", None
@@ -138,7 +138,7 @@ class Rounds:
         except KeplerError as error:
             outcome, kind, problem = "failed", "data", str(error)
         except Exception:
-            # an unexpected exception must not end a server that runs for months; no stored sample is lost
+            # an unexpected exception must not end the server, which runs for months; stored samples are not lost
             log.exception("a round failed; this is a defect of the online trainer")
             outcome, kind, problem = "failed", "defect", "a defect of the online trainer; its log says more"
         self.status.rounds[outcome] += 1
@@ -152,8 +152,8 @@ class Rounds:
     def round(self) -> str:
         """Run a round and return its outcome.
 
-        The outcome is "new data" if samples were added to the store, "nothing new" if all fetched samples were
-        in the store already, and "empty" if the server had no samples.
+        The outcome is "new data" if samples were added to the sample store, "nothing new" if the store already had all
+        fetched samples, and "empty" if the Prometheus server had no samples.
         """
         self.drift.refresh()
         self._restore_progress()
@@ -164,7 +164,7 @@ class Rounds:
         cursor = self.samples.cursor(now + _CLOCK_TOLERANCE_SECONDS)
         self.status.lag = None if cursor is None else max(now - cursor, 0.0)
         if removed := self.samples.tidy():
-            log.info("thinned out %d samples", removed)
+            log.info("removed %d samples, because the sample store was full", removed)
         if outcome != "empty":
             self.status.last_success = time.time()
         if (trigger := self._due()) is not None:
@@ -200,7 +200,7 @@ class Rounds:
         return "nothing new" if fetched else "empty"
 
     def _fetch_since(self, until: float) -> float:
-        """Return the start of the time range to fetch up to `until`, both in Unix seconds."""
+        """Return the start of the time range to fetch. `until` is the end of the range; both times are Unix seconds."""
         samples, reach = self.samples, self.samples.reach
         cursor = samples.cursor(until)
         earliest = until - self.schedule.catch_up
@@ -221,7 +221,10 @@ class Rounds:
     # --- retraining ---
 
     def _restore_progress(self) -> None:
-        """In the first round after a start, restore the latest decision and the number of samples added after it."""
+        """In the first round after a start, restore the latest decision and the number of new samples.
+
+        New samples are the samples that were added after the decision.
+        """
         if self._progress_restored:
             return
         last = last_decision(self.store.decisions(self.fetcher.spec.name), self.drift.node_type)
@@ -235,7 +238,7 @@ class Rounds:
         self._progress_restored = True
 
     def _due(self) -> tuple[str, bool] | None:
-        """Return the trigger of the retraining that is due, and whether it must train all models anew.
+        """Return the trigger of the retraining that is due, and whether all models must be trained anew.
 
         Returns None if no retraining is due.
         """
@@ -277,8 +280,8 @@ class Rounds:
         self.status.last_decision = decision
         self.status.decisions[decision["decision"]] += 1
         self.status.power_shifts += len(decision.get("law_changes", ()))
-        # Refresh before calling the hook `kepler_model_published`: an exception of a listener that is marked with
-        # `hookimpl(strict=True)` ends the round.
+        # The refresh precedes the call of the hook `kepler_model_published`, because a listener with
+        # `hookimpl(strict=True)` that raises an exception ends the round.
         self.drift.refresh()
         if decision["decision"] == "published":
             self._rounds_to_skip, self._next_skip = 0, 1
@@ -293,19 +296,19 @@ class Rounds:
             log.info("%s (%s): %s", decision["decision"], decision["trigger"], decision["reason"])
 
     def _prune(self) -> None:
-        """Remove old versions from the model store. A failure is logged and counted, and does not end the round."""
+        """Remove old versions from the model store. A failure is logged and counted, but does not end the round."""
         if self.keep_versions is None:
             return
         try:
             pruned = self.store.prune(self.fetcher.spec.name, self.keep_versions)
         except StoreError as error:
             self.status.problems["store"] += 1
-            log.warning("old versions are not removed: %s", error)
+            log.warning("old versions cannot be removed: %s", error)
         else:
             log.info("removed %d old versions", len(pruned.removed))
 
     def _skip_rounds(self) -> None:
-        """Set the number of rounds to skip before the next retraining, after a retraining that did not end a drift."""
+        """After a retraining that did not end a drift, set the number of rounds to skip before the next retraining."""
         self._rounds_to_skip, self._next_skip = self._next_skip, min(2 * self._next_skip, MAX_SKIPPED_ROUNDS)
 
     # --- status ---
@@ -336,7 +339,7 @@ class Rounds:
 
 
 def _release_memory() -> None:
-    """Return unused memory to the operating system, because the next round starts only minutes later."""
+    """Return unused memory to the operating system until the next round, which starts some minutes later."""
     pa.default_memory_pool().release_unused()
     with contextlib.suppress(AttributeError, OSError):  # C libraries other than glibc lack malloc_trim
         ctypes.CDLL(None).malloc_trim(0)

@@ -1,4 +1,4 @@
-"""The files of a sample store: their names and headers, and how they are read and written.
+"""The files of a sample store: their names, their headers, and functions that read and write them.
 
 <folder>/<n>.parquet           the samples that the n-th fetch added
 <folder>/<n>.base.parquet      the samples of fetches 1 … n in one file, without samples that were thinned out
@@ -24,7 +24,7 @@ from kepler_core.errors import KeplerError
 
 LAYOUT = 1
 KEY_SCHEMA = pa.schema([("node", pa.string()), ("time", pa.float64()), ("complete", pa.int64())])
-"""The columns `node` and `time`, which identify a sample, and `complete`, the number of known values of the sample."""
+"""The columns `node` and `time`, which identify a sample, and `complete`, the number of values that the sample has."""
 _HEADER_KEY = b"kepler"
 """Key in the metadata of a Parquet file under which its `FileHeader` is stored."""
 _NAME = re.compile(r"([1-9][0-9]{0,11})(\.base)?\.parquet(\.damaged)?")
@@ -44,9 +44,9 @@ class FileHeader(msgspec.Struct):
     until: Number
     """Time up to which all samples had been fetched when the file was written, Unix seconds."""
     seen: Annotated[int, msgspec.Meta(ge=0, lt=MAX_NUMBER)]
-    """Number of samples that the fetches stored in this file have added to the store.
+    """Number of samples that the fetches in this file have added to the store.
 
-    Samples that were thinned out later are included. Samples that only replaced a stored sample are not.
+    The number includes samples that were removed afterwards, but no samples that replaced a stored sample.
     """
     step: Annotated[float, msgspec.Meta(gt=0)] | None = None
     """Interval between a node's samples at the time of the fetch, in seconds; null if no node had two samples."""
@@ -81,7 +81,7 @@ class SampleFile:
 
 
 def is_partial(name: str) -> bool:
-    """Return whether this is the name of a temporary file, left by a process that was killed while writing it."""
+    """Return whether `name` is the name of a temporary file that a killed process has left behind."""
     return _PARTIAL_NAME.fullmatch(name) is not None
 
 
@@ -105,7 +105,7 @@ def read_keys(path: Path) -> pa.Table:
 
 
 def read_header(path: Path) -> FileHeader:
-    """Read the header of a sample file. Raises `SampleStoreError` if it has an unknown layout."""
+    """Read the header of a sample file. Raises `SampleStoreError` if the layout of the file is unknown."""
     metadata: dict[bytes, bytes] | None = pq.read_schema(path).metadata
     header = decode_json((metadata or {}).get(_HEADER_KEY, b""), FileHeader)
     if header.layout != LAYOUT:

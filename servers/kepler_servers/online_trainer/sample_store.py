@@ -1,9 +1,9 @@
-"""The sample store: a bounded set of samples on disk that contains each sample once.
+"""The sample store: a limited number of samples on disk, without duplicates.
 
-Every file is written under a temporary name, flushed and renamed. The header of a file states up to which
-time samples have been fetched. So samples and progress change in one step: if the process is killed before
-a file is complete, its samples are fetched again. A sample that is in the store already is replaced only if
-the fetched sample has more values.
+Every file is written under a temporary name, flushed and renamed. The header of a file states the time up to which
+samples have been fetched. So the samples and this time are stored in one step: if the process is killed before a file
+is complete, its samples are fetched again. A fetched sample replaces the stored sample of the same node and time only
+if the fetched sample has more values.
 """
 
 from __future__ import annotations
@@ -47,40 +47,41 @@ MERGE_FILES = 32
 MAX_SAMPLES = 20_000
 MAX_BYTES = 256 * 2**20
 _SLACK = 1.1
-"""Samples are thinned out if the store is larger than this factor · one of its limits.
+"""Samples are thinned out if the store exceeds one of its limits by more than this factor.
 
-Thinning out rewrites the whole store, so it must not be necessary after every fetch.
+Because thinning out rewrites the whole store, it should not be necessary after every fetch.
 """
 _REACH_STEPS = 2
 """Minimum of `SampleStore.reach`, as a number of steps between samples.
 
-A fetch does not add the newest sample of a node. The next fetch adds this sample, so its time range must include it.
+A fetch does not add the newest sample of a node. The next fetch adds this sample, so the time range of the next fetch
+must include it.
 """
 _ERROR_CHARACTERS = 200
 
 
 @attrs.frozen
 class AppendResult:
-    """Numbers of samples in a fetch, by what the sample store did with them."""
+    """Numbers of the samples in a fetch that the sample store added, replaced or ignored."""
 
     added: int = 0
     replaced: int = 0
     """Number of samples that replaced a stored sample, because they have more values."""
     known: int = 0
-    """Number of samples that were ignored, because they were in the store already."""
+    """Number of samples that were ignored, because the store already had them."""
     unusable: int = 0
-    """Number of samples that were ignored, because they have no feature or no power."""
+    """Number of samples that were ignored, because they have no features or no power."""
     waiting: int = 0
     """Number of samples that were not stored yet: the newest sample of each node.
 
     The next fetch stores them, because a sample can be checked only when the node's following sample is known.
     """
     fresh: IntArray = attrs.field(factory=lambda: np.empty(0, dtype=np.int64), eq=False, repr=False)
-    """Indices, in the fetched observations, of the new samples. Samples that replaced a stored sample are left out."""
+    """Indices of the added samples in the fetched observations. Samples that replaced a stored sample are left out."""
 
 
 class SampleStore:
-    """A store for samples in one folder, to which only one process at a time is allowed to write."""
+    """A store of samples in one folder. Only one process at a time may write to it."""
 
     def __init__(
         self,
@@ -93,8 +94,8 @@ class SampleStore:
     ) -> None:
         """Open the store, and read the keys (node and time) of all samples.
 
-        `overlap` is in seconds; `reach` explains it. Use `read_only` if the folder belongs to another process:
-        no file is then changed, and damaged files are not renamed.
+        See `reach` for `overlap`, which is in seconds. Use `read_only` if the folder belongs to another process: then
+        no file is changed, and damaged files are not renamed.
         """
         self._read_only = read_only
         self.folder = folder
@@ -157,8 +158,8 @@ class SampleStore:
     def recheck(self) -> None:
         """Find files that became unreadable after the store was opened, and mark them as damaged.
 
-        If any file is absent, this method does nothing at all. Perhaps the disk is only unmounted for a while, so the
-        samples in the file must not be forgotten.
+        If any file is absent, the method does nothing: perhaps the disk is only unmounted for a while, and the samples
+        in the file must not be forgotten.
         """
         if all(file.path.exists() for file in self._files):
             self.refresh()
@@ -171,7 +172,10 @@ class SampleStore:
                 mark_damaged(path)
 
     def _remove_leftovers(self, newest_base: int) -> None:
-        """Remove files that a killed process left: partly written files, and files that it had already merged."""
+        """Remove files that a killed process has left behind.
+
+        These are partly written files, and files that were already merged.
+        """
         in_use = {file.path for file in self._files}
         for path in list_folder(self.folder):
             name = FileName.parse(path.name)
@@ -204,7 +208,7 @@ class SampleStore:
 
     @property
     def seen(self) -> int:
-        """Number of samples that were ever added, including samples that were thinned out later."""
+        """Number of all samples that were ever added, including samples that were thinned out later."""
         return sum(file.header.seen for file in self._files)
 
     @property
@@ -218,7 +222,7 @@ class SampleStore:
 
     @property
     def step(self) -> float:
-        """Seconds between a node's samples when they were fetched; NaN if no fetch had two samples of a node.
+        """Seconds between two samples of a node when they were fetched; NaN if no fetch had two samples of a node.
 
         The value is from the latest fetch with two samples of a node. The stored samples may be farther apart,
         because some samples were thinned out.
@@ -228,19 +232,19 @@ class SampleStore:
 
     @property
     def reach(self) -> float:
-        """Length in seconds of the time range, ending with the latest fetch, in which missing samples are still added.
+        """Length in seconds of the time range before the latest fetch in which missing samples are still added.
 
-        The reach is `overlap` or two steps between samples, whichever is longer. Samples within the reach are not
-        thinned out.
+        The reach is `overlap` or two steps (see `step`), whichever is longer. Samples within the reach are not thinned
+        out.
         """
         return max(self.overlap, _REACH_STEPS * self.step) if np.isfinite(self.step) else self.overlap
 
     def cursor(self, now: float) -> float | None:
         """Return the time up to which samples have been fetched (Unix seconds); None if no file states the time.
 
-        The time is read from the files' headers. Files with a time after `now` are ignored, because they were
-        written while a clock was wrong. If a file is damaged, this file and all later files are ignored, too, until the
-        values of their time range have been fetched again.
+        The time is read from the files' headers. Files with a time after `now` are ignored, because they were written
+        while a clock was wrong. If a file is damaged, this file and all later files are also ignored, until their time
+        range has been fetched again.
         """
         files = [f for f in self._files if self._first_lost is None or f.number < self._first_lost]
         return max((file.header.until for file in files if file.header.until <= now), default=None)
@@ -268,7 +272,10 @@ class SampleStore:
     # --- writing ---
 
     def append(self, observations: Observations, *, since: float, until: float, node_type: int = 0) -> AppendResult:
-        """Add the new samples of a fetch from `since` to `until` (Unix seconds); if an error occurs, add no sample."""
+        """Add the new samples of a fetch from `since` to `until` (Unix seconds).
+
+        If an error occurs, no sample is added.
+        """
         complete = sample_table.completeness(observations)
         time = observations.sample_time
         cursor = self.cursor(until)
@@ -306,9 +313,8 @@ class SampleStore:
     def tidy(self) -> int:
         """Merge the files if there are many, and thin out the samples if there are too many.
 
-        Returns the number of samples that were thinned out. As long as the time range of a damaged
-        file still has to be fetched again, nothing is changed. Otherwise, samples that were thinned out would be
-        fetched and added again.
+        Returns the number of samples that were thinned out. Nothing is changed while the time range of a damaged file
+        still has to be fetched again: otherwise, samples that were thinned out would be fetched and added again.
         """
         if self.has_lost:
             return 0

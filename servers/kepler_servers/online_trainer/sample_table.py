@@ -36,9 +36,9 @@ _NODE, _POWER, _CONTAINER, _GAUGE = "node.", "power.", "container.", "gauge."
 
 
 def completeness(observations: Observations) -> IntArray:
-    """Return the number of values that are present in each sample, shape (samples,).
+    """Return the number of values that each sample has, shape (samples,).
 
-    The number is 0 for a sample that is unusable because it has no feature or no power of any component.
+    The number is 0 if the sample is unusable, because it has no features or no power.
     """
     n = len(observations.sample_time)
     features, power = np.zeros(n, dtype=np.int64), np.zeros(n, dtype=np.int64)
@@ -56,12 +56,12 @@ def completeness(observations: Observations) -> IntArray:
 def to_table(observations: Observations, chosen: IntArray, complete: IntArray, node_type: int) -> pa.Table:
     """Return the chosen samples as a table.
 
-    `chosen` holds the indices of these samples in the observations, ascending. `complete` is the
-    `completeness` of all samples in the observations.
+    `chosen` has the indices of the chosen samples in the observations, in ascending order. `complete` is the result of
+    `completeness` for the observations.
     """
     stream = observations.sample_stream[chosen]
     nodes = [stream.node for stream in observations.streams]
-    # the rows of the chosen samples; the observations have a row per sample and container, sorted by sample
+    # find the rows of the chosen samples; the observations have one row per sample and container, sorted by sample
     position = np.full(len(observations.sample_time), -1, dtype=np.int64)
     position[chosen] = np.arange(len(chosen))
     rows = np.flatnonzero(position[observations.row_sample] >= 0)
@@ -99,7 +99,7 @@ def _nullable(values: FloatArray) -> pa.Array:
 def concatenate(tables: Sequence[pa.Table]) -> pa.Table:
     """Concatenate tables and sort the rows by node and time.
 
-    If several rows have the same node and time, only the row from the last table is kept.
+    If several rows have the same node and time, only the row from the last table stays.
     """
     table = pa.concat_tables(tables, promote_options="default")
     if not table.num_rows:
@@ -112,7 +112,7 @@ def concatenate(tables: Sequence[pa.Table]) -> pa.Table:
 
 
 def encode_texts(column: pa.ChunkedArray) -> tuple[IntArray, list[str]]:
-    """Encode a column of texts: return each row's index in the sorted distinct texts, and the distinct texts."""
+    """Encode a column of texts. Return the index of each row's text in the sorted distinct texts, and these texts."""
     texts, codes = np.unique(np.array(column.to_pylist(), dtype=object), return_inverse=True)
     return codes.astype(np.int64).reshape(-1), [str(text) for text in texts]
 
@@ -125,7 +125,7 @@ def float_column(table: pa.Table, name: str) -> FloatArray:
 
 
 def node_features(table: pa.Table) -> dict[str, FloatArray]:
-    """Return feature -> its value for the node in each sample, shape (samples,)."""
+    """Return feature -> value of the node in each sample, shape (samples,)."""
     return {
         name.partition(".")[2]: float_column(table, name)
         for name in table.column_names
@@ -144,7 +144,7 @@ def power(table: pa.Table) -> dict[tuple[str, str], FloatArray]:
 
 
 def to_observations(table: pa.Table, step: float) -> Observations:
-    """Convert a table that is sorted by node and time to observations to train on.
+    """Convert a table, sorted by node and time, to observations for a training.
 
     `step` is the number of seconds between a node's samples when they were fetched. It cannot be calculated
     from the table, because samples may have been thinned out.
@@ -177,7 +177,7 @@ def to_observations(table: pa.Table, step: float) -> Observations:
 
 
 def _container_features(table: pa.Table, lengths: IntArray) -> dict[str, FloatArray]:
-    """Return feature -> its value for each row (one per sample and container).
+    """Return feature -> value of each row. There is one row per sample and container.
 
     `lengths` holds the number of containers of each sample.
     """
@@ -194,7 +194,7 @@ def _container_features(table: pa.Table, lengths: IntArray) -> dict[str, FloatAr
 
 
 def digest(table: pa.Table) -> str:
-    """Return the SHA-256 of the table's content in hexadecimal."""
+    """Return the SHA-256 of the table's content as hexadecimal text."""
     sha = hashlib.sha256()
     for name in sorted(table.column_names):
         column = table.column(name).combine_chunks()

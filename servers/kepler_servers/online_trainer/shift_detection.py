@@ -1,9 +1,9 @@
 """Find power shifts in observations, without using any model.
 
-Each recent sample of a node is paired with the past sample whose features are nearest. The samples of a pair
-show nearly the same work. If the recent and the past samples of the pairs differ in power, the power has
-shifted, and a line is fitted to the pairs. Recent samples without a similar past sample are ignored, because a
-new workload is no power shift.
+Each recent sample of a node is paired with the past sample whose features are nearest. So the two samples of a pair
+show nearly the same work. If the power differs between the recent and the past samples of the pairs, the power has
+shifted, and a line is fitted to the pairs. Recent samples without a similar past sample are ignored, because a new
+workload is not a power shift.
 """
 
 from __future__ import annotations
@@ -19,21 +19,22 @@ from kepler_servers.online_trainer.power_shift import SMALLEST_SHIFT, Line, Powe
 from kepler_servers.online_trainer.standard_error import mean_and_standard_error
 
 RECENT_SAMPLES = 400
-"""Number of newest samples of a node that are compared with all of its earlier samples."""
+"""Number of newest samples of a node that are compared with all earlier samples of the node."""
 MIN_PAIRS = 30
 MAX_DISTANCE = 0.05
-"""Two samples are similar if no feature differs by more than this fraction of its 99th percentile."""
+"""Two samples are similar if each feature differs by at most this fraction of its 99th percentile."""
 REQUIRED_ERRORS = 4.0
-"""A component's power has shifted if the mean of recent minus past power exceeds this number of standard errors.
+"""A component's power has shifted if the mean of (recent − past power) exceeds this number of standard errors.
 
 The test is repeated in every retraining, so it must rarely find a shift by chance.
 """
 REQUIRED_ERRORS_BESIDE = 2.0
-"""If one component's power has shifted, this replaces `REQUIRED_ERRORS` for the node's other components."""
+"""If the power of one component has shifted, this number replaces `REQUIRED_ERRORS` for the other components of the
+node."""
 MIN_SCALE = 0.5
 """Smallest plausible scale of a line; its inverse is the largest plausible scale.
 
-If the power for the same work changes by a larger factor, the node's name probably belongs to another machine now.
+If the power for the same work changes by a larger factor, the node's name probably belongs to a different machine now.
 """
 SPLIT_VARIANCE = 0.7
 """Limit for dividing the pairs into earlier and later pairs.
@@ -41,9 +42,8 @@ SPLIT_VARIANCE = 0.7
 The pairs are divided only if the variance within both parts is less than this fraction of the variance of all pairs.
 """
 _OFFSET_SPREAD = 2.0
-"""An offset is fitted in addition to the scale only if power in the pairs varies by more than this factor.
-
-The 90th percentile of the power must exceed this factor · the 10th percentile.
+"""A line gets an offset in addition to the scale only if the power in the pairs varies enough. The 90th percentile of
+the power must exceed this factor · the 10th percentile.
 """
 _SCALE_QUANTILE = 0.99
 _COMPARED_FEATURES = ("cpu_instructions", "cpu_cycles", "cache_miss", "bpf_cpu_time_ms", "bpf_page_cache_hit")
@@ -51,14 +51,14 @@ _COMPARED_FEATURES = ("cpu_instructions", "cpu_cycles", "cache_miss", "bpf_cpu_t
 
 @attrs.frozen(eq=False)
 class _Pairs:
-    """Pairs of a recent sample and the past sample of the same node whose features are nearest."""
+    """Pairs of samples of a node: a recent sample, and the past sample whose features are nearest to it."""
 
     past: IntArray
     """Index of each pair's past sample in the observations, shape (pairs,)."""
     recent: IntArray
     """Index of each pair's recent sample in the observations, shape (pairs,)."""
     difference: FloatArray
-    """Recent minus past value of each feature, divided by the feature's 99th percentile, shape (pairs, features)."""
+    """Difference (recent − past) of each feature, divided by the feature's 99th percentile, shape (pairs, features)."""
 
 
 @attrs.frozen(eq=False)
@@ -72,7 +72,7 @@ class _Power:
 
 
 def find_shifts(observations: Observations) -> list[PowerShift]:
-    """Return the new power shifts in each node's recent samples.
+    """Find the power shifts in the recent samples of each node.
 
     `observations` are sorted by node and time. If a power shift is already known,
     the watts before it must be converted to the level after it (`shift_watts`).
@@ -140,7 +140,10 @@ def _find_shift(observations: Observations, pairs: _Pairs, node: str) -> PowerSh
 
 
 def _power_of_pairs(observations: Observations, pairs: _Pairs) -> Mapping[str, _Power]:
-    """Return "<energy source>.<component>" -> power in the pairs; components with too few known pairs are left out."""
+    """Return "<energy source>.<component>" -> power in the pairs.
+
+    Components with fewer than `MIN_PAIRS` pairs are left out.
+    """
     power = {}
     for (source, component), watts in observations.power.items():
         then, now = watts[pairs.past], watts[pairs.recent]
@@ -153,7 +156,7 @@ def _power_of_pairs(observations: Observations, pairs: _Pairs) -> Mapping[str, _
 def _line_if_shifted(
     watts: _Power, feature_difference: FloatArray, chosen: IntArray, required_errors: float
 ) -> Line | None:
-    """Fit a line to the chosen pairs; return None if their past and recent power do not differ significantly."""
+    """Fit a line to the chosen pairs. Return None if their past and recent power do not differ significantly."""
     if len(chosen) < MIN_PAIRS:
         return None
     then = watts.then[chosen]
@@ -164,15 +167,15 @@ def _line_if_shifted(
 
 
 def _difference(then: FloatArray, now: FloatArray, feature_difference: FloatArray) -> tuple[float, float, FloatArray]:
-    """Compare the past (`then`) and the recent (`now`) power of pairs, corrected for differences in features.
+    """Compare the past power (`then`) and the recent power (`now`) of pairs, corrected for differences in features.
 
     Returns the mean difference in power, its standard error, and the recent power that each pair would have
     with the features of its past sample.
 
-    The two samples of a pair have similar, not equal features. The part of the power difference that
-    `feature_difference` (shape (pairs, features)) explains is estimated by least squares and removed. If a
-    feature is higher in all recent samples, its effect cannot be distinguished from a power shift, and the
-    standard error is large.
+    The two samples of a pair have similar features, but not equal features. The part of the power difference that
+    `feature_difference` (shape (pairs, features)) explains is estimated by least squares and removed. If a feature is
+    higher in all recent samples, its effect cannot be distinguished from a power shift, and the standard error is
+    large.
     """
     design = np.column_stack([np.ones(len(then)), feature_difference])
     difference = now - then
@@ -183,7 +186,7 @@ def _difference(then: FloatArray, now: FloatArray, feature_difference: FloatArra
     covariance = np.linalg.pinv(design.T @ design) * variance
     error_if_independent = float(np.sqrt(variance / len(then)))
     _, block_error = mean_and_standard_error(residual)
-    # pairs next to each other in time are nearly copies, so the standard error for independent pairs is too low
+    # pairs that follow each other in time are nearly equal, so the standard error for independent pairs is too low
     can_inflate = error_if_independent > 0 and np.isfinite(block_error)
     inflation = max(1.0, block_error / error_if_independent) if can_inflate else 1.0
     error = float(np.sqrt(max(covariance[0, 0], 0.0))) * inflation
@@ -193,7 +196,8 @@ def _difference(then: FloatArray, now: FloatArray, feature_difference: FloatArra
 def _nearest(past: FloatArray, recent: FloatArray) -> tuple[IntArray, BoolArray]:
     """Return for each recent sample the index of the nearest past sample, and whether the two samples are similar.
 
-    `past` and `recent` hold scaled features, shape (samples, features).
+    `past` and `recent` have the scaled features of samples, each of shape (samples, features). The results have the
+    shape (recent samples,).
     """
     from scipy.spatial import cKDTree
 
@@ -203,7 +207,7 @@ def _nearest(past: FloatArray, recent: FloatArray) -> tuple[IntArray, BoolArray]
 
 
 def _split(ratio: FloatArray) -> int:
-    """Return the index at which the level of the ratios (in order of time) changes; 0 if their level is constant."""
+    """Return the index at which the level of the ratios, in order of time, changes; 0 if the level is constant."""
     n = len(ratio)
     total, squares = np.cumsum(ratio), np.cumsum(ratio**2)
     position = np.arange(1, n)
@@ -215,14 +219,14 @@ def _split(ratio: FloatArray) -> int:
         return 0
     cost = np.where(is_allowed, left + right, np.inf)
     best = int(np.argmin(cost))
-    # a split where the level shifts removes much of the variance; a split of mere noise removes little
+    # splitting where the level changes reduces the variance much; splitting mere noise reduces it little
     return int(position[best]) if cost[best] < SPLIT_VARIANCE * unsplit else 0
 
 
 def _fit_line(then: FloatArray, now: FloatArray) -> Line | None:
-    """Fit a line to the power `then` and `now`, and fit it again without outliers.
+    """Fit a line that maps the power `then` to the power `now`. Fit it a second time without outliers.
 
-    Returns None if the scale is implausible (`MIN_SCALE`).
+    Returns None if the scale is implausible (see `MIN_SCALE`).
     """
     used = np.ones(len(then), dtype=bool)
     line = None
@@ -232,8 +236,8 @@ def _fit_line(then: FloatArray, now: FloatArray) -> Line | None:
         scale, offset = float(y.mean() / x.mean()), 0.0
         if high > _OFFSET_SPREAD * low:
             slope, intercept = np.polyfit(x, y, 1)
-            # Noise in `x` makes a fitted slope too flat. The line with an offset is therefore used only if it has a
-            # clearly lower squared error than the line through zero.
+            # Noise in `x` makes a fitted slope too flat. Therefore the line with an offset is used only if its squared
+            # error is clearly lower than that of the line through zero.
             is_better = np.sum((y - slope * x - intercept) ** 2) < 0.8 * np.sum((y - scale * x) ** 2)
             if is_better and MIN_SCALE < slope < 1 / MIN_SCALE:
                 scale, offset = float(slope), float(intercept)

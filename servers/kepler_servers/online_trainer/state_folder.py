@@ -1,4 +1,4 @@
-"""The layout of the folder in which an online trainer keeps its state."""
+"""The layout of the folder in which an online trainer stores its state."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from kepler_core.errors import UsageError
 class StateFolder:
     """The state folder of one online trainer, which no other online trainer is allowed to use.
 
-    Some names are older than the terms in the code: the sample store is in the folder `memory`, the log of
-    power shifts in the file `laws.json`. In metrics, JSON keys and recorded decisions, a sample is called an
-    `instant` and a power shift a `law_change`. These names do not change, because users depend on them.
+    Some names are older than the terms in the code: the sample store is in the folder `memory`, and the log of power
+    shifts is in the file `laws.json`. In metrics, JSON keys and recorded decisions, a sample is called an `instant` and
+    a power shift a `law_change`. These names do not change, because users depend on them.
     """
 
     path: Path

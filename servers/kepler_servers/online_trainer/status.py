@@ -13,8 +13,8 @@ import attrs
 class Status:
     """The state and the counters of an online trainer.
 
-    Threads of the HTTP server read the status without a lock while the thread of the rounds updates it. Therefore
-    values are only replaced or counted up, and no dict or counter is ever cleared.
+    The thread of the rounds updates the status while threads of the HTTP server read it without a lock. Therefore
+    values are only replaced or increased, and no dict or counter is ever cleared.
     """
 
     started: float = attrs.field(factory=time.time)
@@ -30,11 +30,12 @@ class Status:
     lag: float | None = None
     """Age of the newest stored sample in seconds, measured with the Prometheus server's clock; None if unknown."""
     samples: Counter[str] = attrs.field(factory=Counter)
-    """What the sample store did with samples ("added", "replaced", "known", "unusable") -> number of these samples."""
+    """Action of the sample store ("added", "replaced", "known", "unusable") -> number of samples. "known" samples were
+    already in the store."""
     decisions: Counter[str] = attrs.field(factory=Counter)
     """Decision ("published", "kept aside", "failed") -> number of retrainings with this decision."""
     last_decision: dict[str, Any] | None = None
-    """The latest decision as it was recorded in the model store; None if there is no decision yet."""
+    """The latest decision in the model store, as a JSON object; None if there is no decision yet."""
     power_shifts: int = 0
     stored_samples: dict[str, int] = attrs.field(factory=dict)
     """Node -> number of its samples in the sample store."""

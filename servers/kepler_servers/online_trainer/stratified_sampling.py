@@ -1,13 +1,12 @@
 """Choose the samples that a full sample store keeps, spread over nodes, load, workloads and time.
 
-Samples of one stratum have the same node, load and workload. The load is divided into ten bins up to the
-node's highest load. The workload is described by ratios of features, such as instructions per cycle and cache
-misses per instruction, rounded to powers of two.
+The samples of a stratum have the same node, load bin and workload. The load is divided into ten bins up to the node's
+highest load. The workload is described by ratios of features, such as instructions per cycle and cache misses per
+instruction. The ratios are rounded to powers of two.
 
-The capacity of the store is divided evenly among the nodes, then among the strata of each node, then among
-sixteen time slices of each stratum. If a group has fewer samples than its equal part of the capacity, the
-unused capacity is divided among the larger groups. A week of idle machines therefore fills the idle strata
-only.
+The capacity of the store is divided evenly among the nodes, then among the strata of each node, then among sixteen time
+slices of each stratum. If a group has fewer samples than its equal part of the capacity, the rest of this part is
+divided among the larger groups. Therefore a week of idle machines fills only the idle strata.
 """
 
 from __future__ import annotations
@@ -23,10 +22,10 @@ TIME_SLICES = 16
 _HIGHEST_LOAD_RANK = 5
 """The load with this rank (1 is the highest) counts as a node's highest load.
 
-If the highest load itself counted, a single outlier could move all other samples into the bin of idle samples.
+If the highest load itself were used, a single outlier could move all other samples into the bin of idle samples.
 """
 _MAX_OCTAVES = 4
-"""Ratios of features are clipped to this number of powers of two above and below their median."""
+"""Ratios of features are limited to this number of powers of two above and below their median."""
 _LOAD_FEATURES = ("cpu_instructions", "bpf_cpu_time_ms", "cpu_cycles")
 _WORKLOAD_RATIOS = (
     ("cpu_instructions", "cpu_cycles"),
@@ -36,15 +35,15 @@ _WORKLOAD_RATIOS = (
 
 
 def water_fill(counts: IntArray, capacity: int) -> IntArray:
-    """Divide a capacity among groups: return the number of members to keep in each group.
+    """Divide a capacity among groups. Return the number of members to keep in each group.
 
-    `counts` holds the number of members of each group. All groups have the same maximum, which is as high as the
-    capacity allows. A group with at most this number of members loses no member.
+    `counts` has the number of members of each group. All groups have the same maximum number of members, which is as
+    high as the capacity allows. A smaller group keeps all its members.
     """
     if counts.sum() <= capacity:
         return counts.copy()
     low, high = 0, int(counts.max(initial=0))
-    while low < high:  # bisect for the largest number per group with which all groups together fit into the capacity
+    while low < high:  # bisect: find the largest maximum with which all groups together fit into the capacity
         middle = (low + high + 1) // 2
         if np.minimum(counts, middle).sum() <= capacity:
             low = middle
@@ -57,7 +56,7 @@ def water_fill(counts: IntArray, capacity: int) -> IntArray:
 
 
 def assign_strata(node: IntArray, features: Mapping[str, FloatArray]) -> IntArray:
-    """Assign each sample to a stratum, and return the number of its stratum; all arrays have shape (samples,)."""
+    """Return the number of each sample's stratum. All arrays have the shape (samples,)."""
     n = len(node)
     load_name = next((name for name in _LOAD_FEATURES if name in features and np.isfinite(features[name]).any()), None)
     if load_name is None:
@@ -84,10 +83,10 @@ def assign_strata(node: IntArray, features: Mapping[str, FloatArray]) -> IntArra
 
 
 def _octaves(numerator: FloatArray, denominator: FloatArray) -> IntArray:
-    """Return the ratio numerator / denominator as a small integer for each sample.
+    """Return, for each sample, the ratio numerator / denominator as a small integer.
 
-    The integer tells how many powers of two the ratio is above or below the median ratio: at the median, it is
-    `_MAX_OCTAVES` + 1. It is clipped to 1 … 2 · `_MAX_OCTAVES` + 1. It is 0 where the ratio is undefined.
+    The integer is `_MAX_OCTAVES` + 1 at the median ratio. It is higher by 1 for each power of two above the median, and
+    lower by 1 for each power of two below it, limited to 1 … 2 · `_MAX_OCTAVES` + 1. It is 0 if the ratio is undefined.
     """
     defined = np.isfinite(numerator) & np.isfinite(denominator) & (numerator > 0) & (denominator > 0)
     octaves = np.zeros(len(numerator), dtype=np.int64)
@@ -99,7 +98,7 @@ def _octaves(numerator: FloatArray, denominator: FloatArray) -> IntArray:
 
 
 def select_samples(node: IntArray, time: FloatArray, features: Mapping[str, FloatArray], capacity: int) -> BoolArray:
-    """Choose at most `capacity` samples to keep, and return them as a mask. The choice is deterministic."""
+    """Choose at most `capacity` samples to keep, and return a mask of shape (samples,). The choice is deterministic."""
     selected = np.zeros(len(node), dtype=bool)
     if len(node) <= capacity:
         selected[:] = True
@@ -119,7 +118,7 @@ def select_samples(node: IntArray, time: FloatArray, features: Mapping[str, Floa
 def _spread_over_time(members: IntArray, time: FloatArray, quota: int) -> IntArray:
     """Choose `quota` of the members, spread evenly over time.
 
-    `members` holds indices of samples, sorted by time; the result holds some of these indices.
+    `members` has the indices of samples, sorted by time. The result has some of these indices.
     """
     if len(members) <= quota:
         return members
@@ -132,7 +131,7 @@ def _spread_over_time(members: IntArray, time: FloatArray, quota: int) -> IntArr
     selected = []
     for number, slice_quota in zip(slices, water_fill(counts, quota), strict=True):
         inside = members[slice_of == number]
-        # divide the slice into stretches with equal numbers of samples, and keep the sample in the middle of each
+        # divide the slice into parts with equal numbers of samples, and keep the middle sample of each part
         middles = (np.arange(slice_quota) + 0.5) * (len(inside) / max(int(slice_quota), 1))
         selected.append(inside[np.floor(middles).astype(np.int64)])
     return np.concatenate(selected)

@@ -1,4 +1,4 @@
-"""What the online trainer has observed of a served model, for `/healthz` and for the page of a decision."""
+"""The running errors and other results of the served models, for `/healthz` and for the page of a decision."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class WatchedModelState(msgspec.Struct):
     disagreements: float | None
     """Fraction of the samples in which the model and its twin disagree; null if there are too few samples."""
     components: dict[str, WatchedComponentState]
-    """Results by component, without components that have too few samples."""
+    """Component -> results. Components with too few samples are left out."""
 
 
 def watched_state(watched: WatchedModel) -> WatchedModelState:

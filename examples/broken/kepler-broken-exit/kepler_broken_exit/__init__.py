@@ -1,4 +1,4 @@
-"""A module that ends the process that imports it, without an exception."""
+"""A module that ends the process when it is imported, without an exception."""
 
 import os
 

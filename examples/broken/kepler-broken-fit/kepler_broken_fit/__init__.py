@@ -6,7 +6,7 @@ from kepler_core.contracts import FitTask, Regressor, Trainer
 
 
 class Raises:
-    """A regressor that raises in `fit`."""
+    """A regressor that raises an exception in `fit`."""
 
     def fit(self, X, y):
         raise RuntimeError("the matrix is not to my liking")
@@ -23,7 +23,7 @@ class EndsTheProcess(Raises):
 
 
 class BrokenFitTrainer(Trainer):
-    """A trainer whose regressor raises in `fit`."""
+    """A trainer whose regressor raises an exception in `fit`."""
 
     def regressor(self, task: FitTask) -> Regressor:
         return Raises()

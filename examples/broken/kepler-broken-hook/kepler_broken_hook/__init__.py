@@ -1,4 +1,4 @@
-"""A listener that raises in every hook that it implements."""
+"""A listener that raises an exception in every hook that it implements."""
 
 from kepler_core.plugins.hooks import hookimpl
 

@@ -1,4 +1,4 @@
-"""A metric schema that raises for every metric."""
+"""A metric schema that raises an exception for every metric."""
 
 from collections.abc import Sequence
 

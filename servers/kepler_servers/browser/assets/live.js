@@ -1,4 +1,4 @@
-// Keep the part "live" of a page up to date: load the page again every few seconds, and replace the part.
+// Keep the element "live" of a page up to date: load the page again every few seconds, and replace the element's content.
 (() => {
   const live = document.getElementById("live");
   const stopped = document.getElementById("live-stopped");
@@ -6,7 +6,7 @@
   const seconds = Number(live.dataset.seconds);
   const again = () => setTimeout(update, 1000 * seconds);
   const update = async () => {
-    // a hidden page is not updated, and neither is a part in which somebody selects text or has the focus
+    // do not update a hidden page, or an element in which the user has selected text or set the focus
     if (document.hidden || live.contains(document.activeElement) || !getSelection().isCollapsed) return again();
     try {
       const answer = await fetch(location.href, { credentials: "same-origin" });

@@ -28,38 +28,38 @@ class Member:
     required: bool
     description: str
     place: str = ""
-    """Where a parameter is: path, query or header."""
+    """Place of a parameter: path, query or header; empty for a key of a JSON object."""
 
 
 @attrs.frozen
 class Response:
-    """One kind of answer."""
+    """One kind of answer of an endpoint."""
 
     status: str
     description: str
     content: list[tuple[str, str]]
-    """Media types, each with the type of the content."""
+    """(media type, type of the content) of each possible content."""
     headers: Mapping[str, str]
 
 
 @attrs.frozen
 class Endpoint:
-    """An endpoint: a method and a path."""
+    """An endpoint (a method and a path), as the page shows it."""
 
     method: str
     path: str
     summary: str
     members: list[Member]
     body: str
-    """Type of the body; empty if the endpoint takes no body."""
+    """Type of the request's body; empty if the endpoint takes no body."""
     body_description: str
     responses: list[Response]
     command: str
-    """A line for a shell that sends a request to the endpoint."""
+    """A shell command that sends a request to the endpoint."""
 
     @property
     def anchor(self) -> str:
-        """The name of the endpoint in the URL of the page."""
+        """The fragment that identifies the endpoint in the URL of the page."""
         return "-".join([self.method.lower(), *(part.strip("{}.") for part in self.path.split("/") if part)])
 
 
@@ -73,7 +73,7 @@ class ObjectType:
 
 
 class ApiPage:
-    """The handler of the page."""
+    """The page with the endpoints of a server."""
 
     def __init__(
         self,
@@ -83,8 +83,8 @@ class ApiPage:
         examples: Mapping[str, Mapping[str, Any]],
         needs_token: Callable[[str], bool] = lambda path: False,
     ) -> None:
-        """`document` returns the OpenAPI document. `examples` has bodies by path. `needs_token` tells whether a
-        request to a path must carry the server's token."""
+        """`document` returns the OpenAPI document. `examples` maps paths to example bodies. `needs_token` returns
+        whether a request to a path must contain the server's token."""
         self._site = site
         self._document = document
         self._examples = examples
@@ -95,7 +95,7 @@ class ApiPage:
         return [page_route(self._site, PATH, self.api)]
 
     def api(self, view: View, query: PageQuery) -> Answer:
-        """Answer with all endpoints and types."""
+        """Answer a request for the page with all endpoints and types."""
         document = self._document()
         return view.answer(
             "api.html.j2",
@@ -169,7 +169,7 @@ def _object_types(document: Mapping[str, Any]) -> Iterator[ObjectType]:
 
 
 def _type_text(schema: Mapping[str, Any], depth: int = 0) -> str:
-    """Return the type that a JSON Schema describes, in a few words."""
+    """Return a short text for the type that a JSON Schema describes."""
     if "$ref" in schema:
         return str(schema["$ref"]).rpartition("/")[2]
     if depth > _MAX_DEPTH:
@@ -179,7 +179,7 @@ def _type_text(schema: Mapping[str, Any], depth: int = 0) -> str:
             return " | ".join(dict.fromkeys(_type_text(inner, depth + 1) for inner in schema[key]))
     if "enum" in schema:
         if set(FLAGS) <= set(schema["enum"]):
-            return "true | false"  # each of them may be written in several ways, as docs/model-server.md lists
+            return "true | false"  # docs/model-server.md lists the other texts for true and false
         return " | ".join(json.dumps(value, ensure_ascii=False) for value in schema["enum"])
     if "const" in schema:
         return json.dumps(schema["const"], ensure_ascii=False)

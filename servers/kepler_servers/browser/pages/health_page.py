@@ -1,4 +1,4 @@
-"""The page about the health of the model server."""
+"""The web page about the health of the model server."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MAX_SHOWN_PIPELINES = 200
 
 
 class HealthPage:
-    """The handler of the page."""
+    """The page about the server's health."""
 
     def __init__(self, site: Site, live: LiveCatalogue, health: Callable[[], msgspec.Struct]) -> None:
         """`health` returns the JSON object of `GET /healthz`."""
@@ -34,7 +34,7 @@ class HealthPage:
         return [page_route(self._site, "/ui/health", self.health)]
 
     def health(self, view: View, query: PageQuery) -> Answer:
-        """Answer with the state of the server, its store and its pipelines."""
+        """Answer a request for the page with the state of the server, its store and its pipelines."""
         health: dict[str, Any] = msgspec.to_builtins(self._health())
         live = self._live
         return view.answer(
@@ -45,7 +45,7 @@ class HealthPage:
 
 
 def _resident_bytes() -> int:
-    """Return the memory that this process occupies, from /proc (proc(5): VmRSS in KiB)."""
+    """Return the resident memory of this process in bytes, from /proc (VmRSS in proc(5)); 0 if it is unknown."""
     for line in Path("/proc/self/status").read_text("ascii", "replace").splitlines():
         if line.startswith("VmRSS:"):
             return 1024 * int(line.split()[1])

@@ -1,4 +1,4 @@
-"""The page about machines: the node types of all pipelines, and how similar they are to a machine."""
+"""The web page about machines: it lists the node types of all pipelines, and their similarities to a machine."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from kepler_servers.http.text_values import with_numbers
 from kepler_servers.live_catalogue import LiveCatalogue
 
 MAX_NODE_TYPES = 200
-"""Maximum number of node types on the page: with a machine, the most similar ones."""
+"""Maximum number of node types on the page. If a machine is described, the most similar node types are shown."""
 MAX_MEMBERS = 10
 """Maximum number of machine names that are shown for a node type."""
 _MAX_LINK_CHARACTERS = 200
 
 
 class MachineQuery(PageQuery, frozen=True, kw_only=True):
-    """The description of a machine, as `POST /model` has it under `machine_spec`."""
+    """The description of a machine, with the same fields as the key `machine_spec` of `POST /model`."""
 
     processor: str | None = None
     cores: str | None = None
@@ -34,7 +34,7 @@ class MachineQuery(PageQuery, frozen=True, kw_only=True):
 
 
 class MachinePage:
-    """The handler of the page."""
+    """The page about machines."""
 
     def __init__(self, site: Site, live: LiveCatalogue) -> None:
         self._site = site
@@ -45,7 +45,7 @@ class MachinePage:
         return [page_route(self._site, "/ui/machines", self.machines, query=MachineQuery)]
 
     def machines(self, view: View, query: MachineQuery) -> Answer:
-        """Answer with all node types; if a machine is given, the most similar node type comes first."""
+        """Answer a request for the page. If a machine is described, the most similar node type comes first."""
         catalogue = self._live.current
         typed = {name: value for name in SPEC_FIELDS if (value := getattr(query, name)) is not None}
         message, part, spec = "", "", {}
@@ -79,7 +79,7 @@ class MachinePage:
 
 
 def _link(spec: Mapping[str, Any]) -> dict[str, str]:
-    """Return the parameters of the link to this page that compares all node types with a node type's machine."""
+    """Return the query parameters for a link to this page that describe the machine of a node type."""
     return {
         name: f"{value:g}" if isinstance(value, float) else str(value)[:_MAX_LINK_CHARACTERS]
         for name in SPEC_FIELDS

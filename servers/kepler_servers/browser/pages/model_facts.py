@@ -20,17 +20,18 @@ _MAX_LIST_ITEMS = 20
 
 @attrs.frozen(eq=False)
 class ModelFacts:
-    """A stored model, its metadata, and what the metadata state about its errors."""
+    """A stored model, its metadata, and the block `honesty` of the metadata, which states the model's errors."""
 
     model: StoredModel
     metadata: Mapping[str, Any]
     honesty: Honesty | None
     problem: str
-    """Why the block `honesty` of the metadata cannot be used; empty if it can be used or is missing."""
+    """The reason why the block `honesty` of the metadata cannot be used; empty if the block can be used or is
+    missing."""
 
     @classmethod
     def of(cls, model: StoredModel) -> ModelFacts:
-        """Read the metadata of a model."""
+        """Make the facts of a model from its metadata."""
         metadata = model.metadata
         try:
             return cls(model, metadata, read_honesty(metadata), "")
@@ -39,7 +40,7 @@ class ModelFacts:
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """The names in the URL of the model: pipeline, source, output type, feature group and name."""
+        """The names in the URL of the model: pipeline, energy source, output type, feature group and model name."""
         model = self.model
         return model.pipeline, model.source, model.output_type, model.feature_group, model.name
 
@@ -49,18 +50,21 @@ class ModelFacts:
 
     @property
     def mae(self) -> float | None:
-        """The headline error in watts; None if it is not known."""
+        """The model's mean absolute error in watts; None if it is not known."""
         return self.model.scores.get("mae")
 
     @property
     def split_maes(self) -> list[float | None]:
-        """The error on each split in watts, in the order of `SPLIT_NAMES`; None if it was never measured."""
+        """The errors in watts on each split (kind of held-out data), in the order of `SPLIT_NAMES`.
+
+        An error that was never measured is None.
+        """
         splits = {} if self.honesty is None else self.honesty.splits
         return [None if (errors := splits.get(name)) is None else errors.mae for name in SPLIT_NAMES]
 
     @property
     def half_width(self) -> float | None:
-        """The largest typical half-width of the intervals in watts; None without intervals."""
+        """The largest typical half-width of all components' intervals, in watts; None if the model has no intervals."""
         terms = [] if self.honesty is None else list(self.honesty.intervals.values())
         return max((typical_half_width(one) for one in terms), default=None)
 
@@ -81,7 +85,7 @@ class ModelFacts:
                 }  # fmt: skip
 
     def interval_rows(self) -> list[dict[str, Any]]:
-        """Return the terms of the interval of each component."""
+        """Return a table row for each component: the errors that make up its intervals."""
         intervals = {} if self.honesty is None else self.honesty.intervals
         return [
             {
@@ -94,7 +98,10 @@ class ModelFacts:
         ]  # fmt: skip
 
     def component_rows(self) -> list[dict[str, Any]]:
-        """Return the errors of each component, for models that state no errors by split. -1 means: not known."""
+        """Return the errors of each component, for models that state no errors by split.
+
+        In the metadata, a negative error means that it is not known. In the result, it is None.
+        """
         rows = []
         for component in COMPONENTS:
             mae, mape = (self.metadata.get(f"{component}_{key}") for key in ("mae", "mape"))
@@ -109,7 +116,10 @@ class ModelFacts:
         return list(flags(self.honesty, SAME_MACHINE, outside=False, disagrees=False))
 
     def lineage_rows(self) -> list[tuple[str, str]]:
-        """Return the lineage as names and texts. The metadata may have any JSON values there."""
+        """Return the lineage (the origin of the model) as (name, text) pairs.
+
+        The metadata may contain any JSON values under this key.
+        """
         return list(_rows(self.metadata.get("lineage"), ""))[:_MAX_LINEAGE_ROWS]
 
     def weight_rows(self) -> Iterator[dict[str, Any]]:

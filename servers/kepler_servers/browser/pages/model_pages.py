@@ -10,9 +10,11 @@ from msgspec import Meta
 from kepler_core.errors import KeplerError
 from kepler_core.messages import quoted
 from kepler_core.selection.filters import parse_filter
+from kepler_core.store.layout import REPORT_FILE
 from kepler_core.store.models import StoredModel
 from kepler_core.vocabulary import OUTPUT_TYPES, OutputType
 from kepler_servers.browser.curve_drawing import drawing_of
+from kepler_servers.browser.headers import REPORT_POLICY, SECURITY_HEADERS
 from kepler_servers.browser.page_routes import PageQuery, page_route
 from kepler_servers.browser.pages.model_facts import ModelFacts
 from kepler_servers.browser.power_curves import PowerCurves
@@ -22,13 +24,22 @@ from kepler_servers.http.route import Route
 from kepler_servers.live_catalogue import LiveCatalogue
 
 PAGE_MODELS = 50
-"""Number of models on a page of the list."""
+"""Number of models on one page of the list of models."""
 MAX_PIPELINES = 500
-"""Maximum number of pipelines on the first page."""
+"""Maximum number of pipelines that the first page lists."""
 MAX_SHOWN_DECISIONS = 30
 CURVE_POLL_SECONDS = 1
-"""Interval at which the page of a model asks for its power curve while the curve is computed."""
+"""Interval in seconds at which the page of a model requests the power curve while it is being computed."""
 MAX_SHOWN_VERSIONS = 50
+MAX_REPORT_BYTES = 16 * 1024**2
+"""Maximum size of a report that is sent to a browser. Reports of Kepler Core have less than 3 MB."""
+
+_REPORT_HEADERS = {
+    **SECURITY_HEADERS,
+    "Content-Security-Policy": REPORT_POLICY,
+    "Content-Type": "text/html; charset=utf-8",
+    "Cache-Control": "no-cache",
+}
 
 
 class ListQuery(PageQuery, frozen=True, kw_only=True, rename="kebab"):
@@ -58,12 +69,13 @@ class ModelPages:
         return [
             page_route(site, "/", self.overview),
             page_route(site, "/ui/pipelines/<pipeline>", self.pipeline),
+            page_route(site, "/ui/pipelines/<pipeline>/report", self.report),
             page_route(site, "/ui/models", self.models, query=ListQuery),
             page_route(site, "/ui/models/<pipeline>/<source>/<output_type>/<feature_group>/<name>", self.model),
         ]
 
     def overview(self, view: View, query: PageQuery) -> Answer:
-        """Answer with the list of pipelines."""
+        """Answer a request for the first page with the list of pipelines."""
         live, catalogue = self._live, self._live.current
         names = sorted({*catalogue.models_of, *catalogue.node_types, *catalogue.broken})
         rows = [
@@ -83,16 +95,16 @@ class ModelPages:
         )  # fmt: skip
 
     def pipeline(self, view: View, query: PageQuery, pipeline: str) -> Answer:
-        """Answer with the versions, decisions and models of a pipeline."""
+        """Answer a request for the page of a pipeline with its versions, decisions and models."""
         live, catalogue = self._live, self._live.current
-        if pipeline not in catalogue.node_types and pipeline not in catalogue.broken:
-            raise HttpError(404, f"no pipeline {quoted(pipeline)} is served")
+        self._check_name(pipeline)
         versions: list[int] = []
         decisions: list[dict[str, Any]] = []
-        current, store_problem = None, ""
+        current, store_problem, has_report = None, "", False
         try:
             versions, current = live.store.versions(pipeline), live.store.current_version(pipeline)
             decisions = live.store.decisions(pipeline)
+            has_report = REPORT_FILE in live.store.snapshot(pipeline).names
         except KeplerError as error:
             store_problem = str(error)
         models = catalogue.find(pipeline=pipeline)
@@ -101,11 +113,25 @@ class ModelPages:
             served=live.version_of(pipeline), current=current, versions=versions[::-1][:MAX_SHOWN_VERSIONS],
             decisions=decisions[::-1][:MAX_SHOWN_DECISIONS], total=len(models),
             models=[ModelFacts.of(model) for model in models[:PAGE_MODELS]],
-            node_types=len(catalogue.node_types.get(pipeline, {})),
+            node_types=len(catalogue.node_types.get(pipeline, {})), has_report=has_report,
         )  # fmt: skip
 
+    def report(self, view: View, query: PageQuery, pipeline: str) -> Answer:
+        """Answer with the page `report.html` of a pipeline's current version, without its scripts."""
+        self._check_name(pipeline)
+        snapshot = self._live.store.snapshot(pipeline)
+        if REPORT_FILE not in snapshot.names:
+            raise HttpError(404, f"pipeline {quoted(pipeline)} has no report")
+        return Answer(200, _REPORT_HEADERS, snapshot.read(REPORT_FILE, MAX_REPORT_BYTES))
+
+    def _check_name(self, pipeline: str) -> None:
+        """Raise `HttpError` unless the catalogue has the pipeline, or has the reason why it cannot be read."""
+        catalogue = self._live.current
+        if pipeline not in catalogue.node_types and pipeline not in catalogue.broken:
+            raise HttpError(404, f"no pipeline {quoted(pipeline)} is served")
+
     def models(self, view: View, query: ListQuery) -> Answer:
-        """Answer with a page of the list of models that meet conditions."""
+        """Answer with one page of the list of the models that meet the conditions in the query."""
         catalogue = self._live.current
         models = catalogue.find(
             pipeline=query.pipeline,
@@ -133,7 +159,7 @@ class ModelPages:
     def model(
         self, view: View, query: PageQuery, pipeline: str, source: str, output_type: str, feature_group: str, name: str
     ) -> Answer:
-        """Answer with everything that is known about a model. The power curve is missing until it is computed."""
+        """Answer with the page of a model. The power curve is missing until it is computed."""
         path = f"{source}/{output_type}/{feature_group}/{name}"
         model = self._live.current.by_path(pipeline, path)
         if model is None:
@@ -149,10 +175,13 @@ class ModelPages:
 
 
 def _lowest(models: list[StoredModel]) -> float | None:
-    """Return the headline error of the first of the models, which are sorted by error; None if it is not known."""
+    """Return the mean absolute error of the first model; None if it is not known.
+
+    `models` are sorted by their error.
+    """
     return models[0].scores.get("mae") if models else None
 
 
 def _parameters(query: PageQuery) -> dict[str, Any]:
-    """Return the parameters of a query by their names in the URL, without those that are not given."""
+    """Return name in the URL -> value, for all query parameters that are set."""
     return {name: value for name, value in msgspec.to_builtins(query).items() if value is not None}

@@ -1,7 +1,7 @@
-"""The page that answers: which model would a node with this machine and these metrics get, and why?
+"""The web page that shows which model a node with a certain machine and certain metrics would get, and why.
 
-The page builds the body of a `POST /model` from its form, and calls the same functions as this endpoint. So it never
-ranks models itself.
+The page makes the body of a `POST /model` from its form, and calls the same functions as this endpoint. So the page
+contains no ranking of its own.
 """
 
 from __future__ import annotations
@@ -24,12 +24,13 @@ from kepler_servers.model_request import read_model_request
 
 SPEC_FIELDS = ("processor", "cores", "chips", "memory", "frequency")
 _PLAIN = re.compile(r"[A-Za-z0-9_.:-]{1,100}")
-"""Names of features that the form begins with. A foreign store may have names that nobody could read or type."""
+"""Pattern of the feature names that the empty form lists. A foreign store may have names that users cannot read or
+type."""
 _FLAGS = ("exact", "weights", "portable")
 
 
 class SelectionQuery(PageQuery, frozen=True, kw_only=True):
-    """The fields of the form. All are text, because `read_model_request` checks the values."""
+    """The fields of the form. Most fields are text, because `read_model_request` checks the values."""
 
     output_type: str | None = None
     metrics: str | None = None
@@ -48,7 +49,7 @@ class SelectionQuery(PageQuery, frozen=True, kw_only=True):
     portable: bool = False
 
     def body(self) -> bytes:
-        """Return the body of the `POST /model` that the form stands for."""
+        """Return the body of the `POST /model` request with the values of the form."""
         names = (name.strip() for name in (self.metrics or "").replace("\n", ",").split(","))
         keys = ("output_type", "source", "node_type", "pipeline_name", "trainer_name", "filter")
         request: dict[str, Any] = {"metrics": [name for name in names if name]}
@@ -65,7 +66,7 @@ class SelectionQuery(PageQuery, frozen=True, kw_only=True):
 
 
 class SelectionPage:
-    """The handler of the page."""
+    """The page that explains the selection of a model."""
 
     def __init__(self, site: Site, live: LiveCatalogue, model_path: str) -> None:
         self._site = site
@@ -77,14 +78,14 @@ class SelectionPage:
         return [page_route(self._site, "/ui/select", self.select, query=SelectionQuery)]
 
     def select(self, view: View, query: SelectionQuery) -> Answer:
-        """Answer with the form and, if the form was sent, with the steps of the selection."""
+        """Answer a request for the page with the form and, if the form was sent, with the steps of the selection."""
         catalogue = self._live.current
         features = sorted({name for model in catalogue.models for name in model.features if _PLAIN.fullmatch(name)})
         result: dict[str, Any] = {"explanation": None, "steps": [], "message": "", "no_model": False}
         if query.output_type is not None:
             result |= self._result(query)
         values = {name: value for name, value in msgspec.to_builtins(query).items() if value is not None}
-        # A form that was sent with an empty field gets the field back as it was.
+        # Defaults are only set before the form is sent: a field that the user has left empty stays empty.
         if query.output_type is None:
             values |= {"metrics": ", ".join(features), "output_type": OUTPUT_TYPES[0]}
         return view.answer(
@@ -98,7 +99,7 @@ class SelectionPage:
         )  # fmt: skip
 
     def _result(self, query: SelectionQuery) -> dict[str, Any]:
-        """Return what the template needs to explain the selection, or why no model fits."""
+        """Return the values that the template needs to explain the selection, or to explain why no model fits."""
         try:
             explanation = self._live.current.select(read_model_request(query.body())).explain()
         except NoModelError as error:
@@ -111,7 +112,7 @@ class SelectionPage:
 
 
 def _steps(explanation: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the criteria in the order in which they were applied, each with the number of models that it left."""
+    """Return the criteria in the order in which they were applied, each with the number of remaining models."""
     candidates = explanation.get("candidates") or {"considered": 0, "dropped": []}
     left = int(candidates["considered"])
     steps = [{"by": None, "count": 0, "why": "", "left": left}]

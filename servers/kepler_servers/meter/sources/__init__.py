@@ -1,1 +1,1 @@
-"""The power sources of the meter: real meters, models, and the machine formula."""
+"""The power sources of the meter: devices that measure power, models, and the machine formula."""

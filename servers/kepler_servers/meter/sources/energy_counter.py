@@ -1,4 +1,4 @@
-"""Energy counters, and the watts that follow from them."""
+"""Energy counters, and the calculation of watts from their increase."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import attrs
 from kepler_core.errors import MeterError
 
 MAX_WATTS = 10_000.0
-"""Highest power that one counter can have. No processor package and no single machine draws more."""
+"""Highest possible power of one counter. No processor package and no single machine draws more."""
 MIN_WATTS = 0.05
-"""Lowest power of a package or of a machine. A meter that reports less does not measure."""
+"""Lowest possible power of a package or of a machine. A meter that reports less is not measuring."""
 _MICROJOULES = 1e6
 _MAX_POINTS = 64
 
@@ -21,8 +21,8 @@ _MAX_POINTS = 64
 class EnergyCounter:
     """An energy counter in microjoules that is read once per period.
 
-    The watts are the rate of increase between two changes of the counter. Between changes, the previous
-    watts stay valid, because some meters change only every second or every five seconds.
+    The watts are the rate of increase between two changes of the counter. Between changes, the previous watts stay
+    valid, because some counters change only every second or every five seconds.
     """
 
     where: str
@@ -31,21 +31,22 @@ class EnergyCounter:
     read: Callable[[], int]
     """Function that returns the counter in microjoules. Raises `MeterError`."""
     range_microjoules: int = 0
-    """The counter restarts at 0 after this value; 0 if the value is not known."""
+    """Highest value of the counter, after which it restarts at 0. The attribute is 0 if the highest value is not
+    known."""
     patience_seconds: float = 3.0
-    """If a counter does not change for this time, it counts as broken, because it measures nothing."""
+    """If the counter does not change for this time, it is considered broken."""
     smoothing_seconds: float = 0.0
-    """The watts are the mean over at least this time. 0: the mean since the previous change."""
+    """The watts are the mean over at least this time. 0 means: the mean since the previous change."""
     discard_first_change: bool = False
-    """Whether the first change only starts a measurement, because the counter changes rarely."""
+    """Whether the first change only starts the measurement. This is needed for counters that change rarely."""
     _value: int | None = None
     _changed_at: float = 0.0
     _points: deque[tuple[float, float]] = attrs.field(factory=lambda: deque(maxlen=_MAX_POINTS))
-    """Moments at which the counter changed, and the microjoules since the first of them."""
+    """(time of a change of the counter, microjoules since the first of these changes), oldest first."""
     _watts: float | None = None
 
     def watts(self, now: float) -> float | None:
-        """Return the watts at the moment `now` (seconds of a clock); None until they are known.
+        """Return the watts at the time `now` (seconds of a monotonic clock); None until they are known.
 
         Raises `MeterError` if the counter cannot be read, stands still, or reports a power that no machine has.
         """
@@ -59,14 +60,15 @@ class EnergyCounter:
             return None
         if value == self._value:
             if now - self._changed_at > self.patience_seconds:
-                # without the time since then: a text that changes would be logged and exported anew every second
+                # The text does not contain the time since the last change: a text that changes would be logged and
+                # exported again every second.
                 raise MeterError(f"{self.where} stands still at {value} for more than {self.patience_seconds:g} s")
             return self._watts
         step = value - self._value
         if step < 0:
             step += self.range_microjoules
         if step < 0 or self._may_have_wrapped_unseen(now):
-            # The counter has started again, or it is not known how often it has wrapped.
+            # The counter was reset, or the number of times that it wrapped around is not known.
             self._start(value, now)
             return None
         self._value, self._changed_at = value, now
@@ -102,10 +104,10 @@ class EnergyCounter:
 
 
 def watts_by_component(counters: list[EnergyCounter], now: float) -> tuple[dict[str, float], list[str], bool]:
-    """Return the watts by component, the problems, and whether all counters of a component wait for a second value.
+    """Return the watts by component, the problems, and whether a component without a problem has no watts yet.
 
-    Counters of the same component (one for each socket) are added. A component has no watts if one of its counters has
-    none, because the sum of some sockets is not the power of the machine.
+    The watts of all counters of a component (one for each socket) are added. If one of these counters has no watts, the
+    component has no watts, because the sum over some of the sockets is not the power of the machine.
     """
     sums: dict[str, float | None] = {}
     problems: dict[str, str] = {}

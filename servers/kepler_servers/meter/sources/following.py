@@ -1,4 +1,4 @@
-"""A source that is made again when this machine changes, e.g. moves to another host."""
+"""A power source that is created again when this machine changes, e.g. when it moves to another host."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from kepler_servers.meter.this_machine import MachineWatch, ThisMachine
 
 
 class FollowingSource:
-    """Reads a source that depends on what this machine is.
+    """Power source that depends on the description of this machine, and follows its changes.
 
     A virtual machine that moves to another host, or gets more CPUs, needs another model or formula.
     """
 
     def __init__(self, make: Callable[[ThisMachine], PowerSource], watch: MachineWatch) -> None:
-        """`make` returns the source for a machine."""
+        """`make` creates the power source for a machine."""
         self._make = make
         self._watch = watch
         self._machine = watch.machine

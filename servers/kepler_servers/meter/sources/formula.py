@@ -1,4 +1,4 @@
-"""The source that estimates with the machine formula, for machines without a meter and without a model."""
+"""The power source that uses the machine formula, for machines without a meter and without a model."""
 
 from __future__ import annotations
 
@@ -29,23 +29,25 @@ if TYPE_CHECKING:
 IdleShare = Literal["reservation", "none"]
 
 LOADS = tuple(step / 20 for step in range(21))
-"""The loads at which the formula is evaluated at the start. Between them, the watts are interpolated."""
+"""Loads (0 to 1) at which the formula is evaluated at the start. Between these loads, the watts are interpolated."""
 GUEST_LOADS = (0.0, 1.0)
-"""The same for a virtual machine. Two are enough: its power is linear, as its own load does not change its host's."""
+"""Loads at which the formula is evaluated for a virtual machine. Two loads are enough, because the power of a virtual
+machine is linear in its load."""
 BUSY_HOST_STEAL = 0.03
-"""If the virtual machine waits this fraction of the time for a CPU (steal time), all CPUs of the host are busy."""
+"""Fraction of steal time (the virtual machine waits for a CPU) from which on all CPUs of the host are assumed to be
+busy."""
 _LOWER_QUANTILE, _MEDIAN, _UPPER_QUANTILE = 0.05, 0.5, 0.95
 _MIN_VALUES = 10
 
 
 @attrs.frozen
 class PowerCurve:
-    """Watts and their interval by load."""
+    """Power of a machine, with its interval, as a function of the load."""
 
     loads: Sequence[float]
     """Ascending loads from 0 to 1."""
     points: Sequence[Power]
-    """Power at each of the loads."""
+    """Power at each load in `loads`."""
     reasons: tuple[str, ...] = ()
     """Reasons for the width of the interval, and what would make it narrower."""
 
@@ -63,7 +65,10 @@ class PowerCurve:
 
 
 class FormulaSource:
-    """The machine formula: estimates the watts at the wall plug from facts about the machine and its load."""
+    """Power source that applies the machine formula.
+
+    The formula estimates the watts at the wall plug from facts about the machine and its load.
+    """
 
     kind: Kind = "formula"
     name = "formula"
@@ -76,8 +81,8 @@ class FormulaSource:
         idle_share: IdleShare = "reservation",
         model: MachineModel | None = None,
     ) -> None:
-        """`idle_watts` is the known idle power of the physical machine. On a virtual machine, `idle_share` is the part
-        of the host's idle power that the virtual machine gets. `model` is a model to use in place of the formula."""
+        """`idle_watts` is the known idle power of the physical machine. `idle_share` states which part of the host's
+        idle power a virtual machine gets. `model` is a model to use in place of the formula."""
         self._machine = machine
         self._provenance = Provenance("formula", "formula", str(LAYOUT), f"machine formula for {machine.description}")
         if model is not None:
@@ -95,7 +100,7 @@ class FormulaSource:
 
     @property
     def curve(self) -> PowerCurve:
-        """The power of this machine by load. Raises `MeterError` if the formula is not valid for it."""
+        """The power of this machine by load. Raises `MeterError` if the formula is not valid for this machine."""
         if self._problem:
             raise MeterError(self._problem)
         return self._curve
@@ -128,7 +133,7 @@ class FormulaSource:
         )
 
     def close(self) -> None:
-        """Do nothing: the formula holds no files."""
+        """Do nothing, because the formula keeps no files open."""
 
 
 def machine_curve(
@@ -138,7 +143,7 @@ def machine_curve(
     host_load: float | None = None,
     model: MachineModel | None = None,
 ) -> PowerCurve:
-    """Return the power of a machine by load, by the formula or by a model that replaces it.
+    """Return the power of a machine by load. It is computed by the formula, or by a model that replaces the formula.
 
     If several hosts are possible, the watts are the median over the hosts. The interval contains 90 % of the
     lower ends and 90 % of the upper ends of the hosts' intervals. Raises `MeterError` if no host has an estimate.
@@ -199,7 +204,8 @@ def _power(
 def _quantile(values: Sequence[float], part: float) -> float:
     """Return a quantile of values, interpolated linearly between the two neighbouring values.
 
-    If there are only a few values, the ends of an interval are the lowest and the highest value.
+    If there are fewer than `_MIN_VALUES` values, the lowest or the highest value is returned instead, except for the
+    median.
     """
     ordered = sorted(values)
     if len(ordered) < _MIN_VALUES and part != _MEDIAN:

@@ -1,4 +1,4 @@
-"""The source that reads power and energy sensors from /sys/class/hwmon."""
+"""The power source that reads power and energy sensors from /sys/class/hwmon."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ _TEXT_BYTES = 100
 
 @attrs.frozen
 class _Rule:
-    """The sensors of a driver that measure a machine or its processors."""
+    """Rule that selects the sensors of a driver that measure the whole machine or its processors."""
 
     chip: re.Pattern[str]
     label: re.Pattern[str]
-    """Pattern of the sensor's label; the label is "" if the driver gives none."""
+    """Pattern of the sensor's label; the label is "" if the driver provides no label."""
     component: str
 
 
@@ -40,7 +40,7 @@ def _rule(chip: str, label: str, component: str) -> _Rule:
 
 
 RULES = (
-    # NVIDIA Grace: ACPI power meters, which have their names in the file power1_oem_info.
+    # NVIDIA Grace: ACPI power meters, whose names are in the file power1_oem_info.
     _rule("power_meter", r"module power socket [0-9]+", "platform"),
     _rule("power_meter", r"grace power socket [0-9]+", "package"),
     _rule("power_meter", r"cpu power socket [0-9]+", "core"),
@@ -58,8 +58,8 @@ RULES = (
     # Boards with current sensors at the supply of the whole board, e.g. NVIDIA Jetson.
     _rule("ina[0-9]+", r"vdd_in|vin_sys_5v0", "platform"),
 )
-"""Sensors of other drivers (graphics cards, network cards, disks, single rails) do not measure the whole machine. Those
-of the meter's own output (kepler_core) are not a measurement."""
+"""The rules that select sensors. Sensors of other drivers (graphics cards, network cards, disks, single voltage rails)
+do not measure the whole machine. The sensors that the meter itself publishes (kepler_core) are not a measurement."""
 
 _SENSOR = re.compile(r"(power|energy)([0-9]{1,4})_(input|average)")
 
@@ -72,7 +72,7 @@ class _PowerSensor:
     file: KernelFile
 
     def watts(self, now: float, load: float | None) -> float:
-        """Return the watts. Raises `MeterError` if the sensor does not measure."""
+        """Return the watts. Raises `MeterError` if the value of the sensor is not a plausible measurement."""
         value = unsigned(self.file.read())
         if value is None:
             raise MeterError(f"{self.check.where} is not a number of microwatts")
@@ -80,7 +80,7 @@ class _PowerSensor:
 
 
 class HwmonSource:
-    """Power sensors of the machine or its processors in /sys/class/hwmon."""
+    """Power source that reads the power sensors of the machine or its processors in /sys/class/hwmon."""
 
     kind: Kind = "measured"
     name = "hwmon"
@@ -173,7 +173,7 @@ class HwmonSource:
 
 
 def _sensors_of(folder: Path) -> list[tuple[str, str, str]]:
-    """Return kind, number and file of the sensors in a folder. An average is preferred to a momentary value."""
+    """Return (kind, number, file) of each sensor in a folder. An average is preferred to a momentary value."""
     files: dict[tuple[str, str], str] = {}
     try:
         names = sorted(entry.name for entry in os.scandir(folder))

@@ -1,7 +1,8 @@
-"""The power that the management controller measures, read through the kernel's IPMI device with DCMI commands.
+"""Read the power that the management controller measures, with DCMI commands through the kernel's IPMI device.
 
-Command and answer: Data Center Manageability Interface (DCMI) specification 1.5, section 6.6.1, "Get Power Reading".
-Device: the header `linux/ipmi.h` of the Linux kernel. No program such as ipmitool is needed.
+The command and its answer are defined in the Data Center Manageability Interface (DCMI) specification 1.5, section
+6.6.1, "Get Power Reading". The interface of the device is defined in the header `linux/ipmi.h` of the Linux kernel. No
+program such as ipmitool is needed.
 """
 
 from __future__ import annotations
@@ -27,12 +28,12 @@ NETFN_GROUP_EXTENSION = 0x2C
 NETFN_ANSWER = NETFN_GROUP_EXTENSION | 1
 GET_POWER_READING = 0x02
 DCMI = 0xDC
-"""Identifier of the group extension DCMI: the first byte of each request, and of each answer after its code."""
+"""Identifier of the group extension DCMI. It is the first byte of each request, and the second byte of each answer."""
 REQUEST = bytes((DCMI, 0x01, 0x00, 0x00))
-"""Ask for the power of the system (mode 1), now."""
+"""Request for the present power of the system (mode 1)."""
 _ANSWER_BYTES = 19
 _MEASURES = 0x40
-"""Bit of the last byte: the controller measures power at present."""
+"""Bit in the last byte of an answer: the controller measures power at present."""
 _CODES = {
     0xC1: "the management controller does not know DCMI's power reading",
     0xC7: "the management controller rejects the length of the request",
@@ -43,10 +44,10 @@ _CODES = {
 
 
 def watts_of(answer: bytes) -> float:
-    """Return the watts in the data of an answer to `REQUEST`. Raises `MeterError` if it has none.
+    """Return the watts in the data of an answer to `REQUEST`. Raises `MeterError` if the answer has no watts.
 
-    Bytes: completion code, 0xDC, then the present, lowest, highest and mean power in watts (2 bytes each, the lowest
-    byte first), time stamp (4), period of the statistics in ms (4), state (1).
+    An answer has these bytes: completion code (1), 0xDC (1), present, lowest, highest and mean power in watts (2 each,
+    little-endian), time stamp (4), period of the statistics in ms (4), state (1).
     """
     if not answer:
         raise MeterError("the management controller sent an empty answer")
@@ -70,7 +71,7 @@ class _Message(ctypes.Structure):
 
 
 class _Address(ctypes.Structure):
-    """`struct ipmi_system_interface_addr`."""
+    """The kernel's `struct ipmi_system_interface_addr`."""
 
     _fields_ = (("addr_type", ctypes.c_int), ("channel", ctypes.c_short), ("lun", ctypes.c_ubyte))
 
@@ -108,12 +109,13 @@ def _ioctl_number(direction: int, number: int, size: int) -> int:
 
 SEND_COMMAND = _ioctl_number(2, 13, ctypes.sizeof(_Request))
 RECEIVE_MESSAGE = _ioctl_number(3, 11, ctypes.sizeof(_Received))
-"""IPMICTL_RECEIVE_MSG_TRUNC: a message that is too long is cut, not kept in the queue."""
+"""Number of the ioctl IPMICTL_RECEIVE_MSG_TRUNC. It truncates a message that is too long; IPMICTL_RECEIVE_MSG would
+leave the message in the queue."""
 
 
 @attrs.define
 class IpmiDevice:
-    """An open IPMI device, e.g. /dev/ipmi0. Needs root or the permission to write the device."""
+    """An open IPMI device, e.g. /dev/ipmi0. The process must be root or have the permission to write the device."""
 
     path: Path
     _descriptor: int = attrs.field(init=False)
@@ -121,7 +123,7 @@ class IpmiDevice:
     """Number of the latest request."""
 
     def __attrs_post_init__(self) -> None:
-        """Raises `MeterError` with the reason if the device cannot be opened."""
+        """Open the device. Raises `MeterError` with the reason if it cannot be opened."""
         try:
             self._descriptor = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
         except FileNotFoundError as error:
@@ -134,7 +136,10 @@ class IpmiDevice:
             raise MeterError(f"{self.path}: {error.strerror or error}") from error
 
     def watts(self, stop: threading.Event) -> float:
-        """Return the watts of the whole machine. Raises `MeterError`, also after `ANSWER_SECONDS`."""
+        """Return the watts of the whole machine.
+
+        Raises `MeterError`, e.g. if no answer arrives within `ANSWER_SECONDS`.
+        """
         try:
             self._send()
             return watts_of(self._answer(stop))

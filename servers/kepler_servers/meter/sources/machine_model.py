@@ -1,4 +1,4 @@
-"""The source that applies a stored model of `machines fit` to the description of this machine."""
+"""The power source that uses a model from `kepler-model machines fit` and the description of this machine."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from kepler_servers.meter.this_machine import ThisMachine
 REFRESH_SECONDS = 600.0
 """Interval at which the store is searched for a better model."""
 RETRY_SECONDS = 60.0
-"""Interval at which the store is searched again if it has no model, or cannot be read."""
+"""Interval at which the store is searched again if it has no such model, or cannot be read."""
 
 
 class MachineModelSource:
-    """A model that replaces the machine formula: it estimates the whole machine from its description and its load.
+    """A model in place of the machine formula: it estimates the whole machine's power from its description and load.
 
     A background thread reads the store. While the store cannot be read, the loaded model stays in use.
     """
@@ -60,7 +60,7 @@ class MachineModelSource:
         return None
 
     def close(self) -> None:
-        """End the thread without waiting for it: it ends when the present search ends."""
+        """Stop the thread without waiting for it. The thread ends after its present search."""
         self._stop.set()
         self._thread = None
 

@@ -1,4 +1,4 @@
-"""Readings of real meters."""
+"""Readings of power sources that measure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from kepler_core.metering import Observation, Power, Provenance, Reading
 from kepler_core.vocabulary import in_component_order
 
 MAIN_COMPONENTS = ("platform", "package")
-"""A meter must measure one of these components. The other components are parts of the machine."""
+"""A power source that measures must have at least one of these components. The other components are only parts of
+them."""
 ERRORS = {"platform": 0.03, "package": 0.05, "core": 0.05, "uncore": 0.1, "dram": 0.2}
 """Assumed errors of meters, as fractions of the power. They are taken from documents, not measured here: RAPL's
 package agrees with external meters to a few percent since Haswell, RAPL's DRAM is less exact, and power supplies with
@@ -24,7 +25,7 @@ def measured_reading(
     problems: list[str],
     waiting: bool,
 ) -> Reading | None:
-    """Return the reading of a meter; None if the meter needs a further period.
+    """Return the reading of a power source that measures; None if the source needs a further period.
 
     Raises `MeterError` if neither the platform nor the package was measured; `problems` are the reasons.
     """

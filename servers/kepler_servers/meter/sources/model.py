@@ -1,4 +1,4 @@
-"""The source that applies a model from a model store or model server to the features of this machine."""
+"""The power source that applies models from a model store or model server to the features of this machine."""
 
 from __future__ import annotations
 
@@ -27,19 +27,21 @@ from kepler_servers.meter.this_machine import ThisMachine
 ENERGY_SOURCES = ("acpi", "rapl-sysfs")
 """Energy sources for which models are requested: acpi for the whole machine, rapl-sysfs for its components."""
 GUEST_SOURCES = tuple(VM_SOURCES.values())
-"""Energy sources whose models a virtual machine prefers: they were trained on virtual machines, from their hosts."""
+"""Energy sources whose models a virtual machine prefers. These models were trained on virtual machines, with watts from
+their hosts."""
 REFRESH_SECONDS = 120.0
 """Interval at which better models are searched for."""
 UNSTATED_ERROR = 0.5
 """Half-width of the interval of a model that states no errors, as a fraction of its watts."""
 MIN_SIMILARITY = 0.4
-"""If the most similar machine with a model is less similar than this, the machine formula is better than the model."""
+"""Lowest similarity (0 to 1) of this machine and the model's machine. Below it, the machine formula is more accurate
+than the model."""
 _ROWS = 2
 _NOW, _IDLE = range(_ROWS)
 
 
 class ModelSource:
-    """The best model for this machine that needs only features which the collectors measure.
+    """Power source that uses the best model for this machine among those whose features the collectors measure.
 
     A background thread searches for the models. While the store or model server cannot be read, the loaded models stay
     in use.
@@ -57,7 +59,7 @@ class ModelSource:
         idle_share: IdleShare = "reservation",
         idle_watts: Mapping[str, float] | None = None,
     ) -> None:
-        """`host_name` is the name of this machine; a model may state that it was trained on it.
+        """`host_name` is the name of this machine. A model may state that it was trained on a machine with this name.
 
         `idle_watts` is the known idle power by component. The watts are shifted to match this idle power. See
         `FormulaSource` for `idle_share`.
@@ -92,12 +94,12 @@ class ModelSource:
             if model is not None and not problem:
                 models[source] = model
             elif problem and (model is not None or source in ENERGY_SOURCES):
-                reasons[problem] = None  # few stores have models of virtual machines, so none is no reason
+                reasons[problem] = None  # most stores have no models of virtual machines: not worth a reason
         own = [source for source in GUEST_SOURCES if source in models]
         if own:
             models = {own[0]: models[own[0]]}
         elif not self._used and any(entries[source].searching for source in sources if source in GUEST_SOURCES):
-            return None  # a model of the host would be replaced in a moment
+            return None  # a model for physical machines would soon be replaced
         if not models:
             if any(entry.searching for entry in entries.values()):
                 return None
@@ -113,14 +115,17 @@ class ModelSource:
         return self._cache.entry(key)
 
     def _model(self, source: str, entry: CacheEntry, observation: Observation) -> LoadedModel | None:
-        """Return the model of a cache entry, or the previous model while a new search runs."""
+        """Return the model of a cache entry.
+
+        While the first search runs, return the previous model if its features are measured.
+        """
         if entry.loaded is not None:
             return entry.loaded
         used = self._used.get(source) if entry.searching else None
         return used if used is not None and set(used.model.features) <= set(observation.features) else None
 
     def _unlike(self, loaded: LoadedModel) -> str:
-        """Return why a model is not for a machine like this one; "" if it is."""
+        """Return the reason why a model does not fit this machine; "" if it fits."""
         if self._is_trained_here(loaded):
             return ""
         name, node_type = loaded.offer.name, loaded.offer.why.get("node_type")
@@ -134,7 +139,7 @@ class ModelSource:
         return ""
 
     def _is_trained_here(self, loaded: LoadedModel) -> bool:
-        """Return whether the training of a model had a node with the name of this machine."""
+        """Return whether a model was trained on a node with the name of this machine."""
         honesty = loaded.check.honesty
         return honesty is not None and any(is_host(name, self._host_name) for name in honesty.seen.node_names)
 
@@ -195,22 +200,23 @@ class ModelSource:
 
     def _shown_idle_share(self, models: Mapping[str, LoadedModel]) -> Literal["reservation", "none", "all"]:
         if self._machine.virtual is not None and next(iter(models)) in GUEST_SOURCES:
-            # a model that was trained on virtual machines contains a part of the idle power, whatever the setting is
+            # a model that was trained on virtual machines always includes a part of the host's idle power
             return "reservation"
         return "all" if all(self._guest_ratio(model) >= 1 for model in models.values()) else self._idle_share
 
     def _guest_ratio(self, loaded: LoadedModel) -> float:
-        """Return which part of the model machine's CPUs this virtual machine has; 1 if the model is for whole machines
-        like this one."""
+        """Return the number of this virtual machine's CPUs as a fraction of the CPUs of the model's machine. Return 1
+        if this machine is not virtual, or if the model was trained on it."""
         if self._machine.virtual is None or loaded.core_ratio is None or self._is_trained_here(loaded):
             return 1.0
         return min(loaded.core_ratio, 1.0)
 
     def _component(self, component: str, watts: FloatArray, half: FloatArray, ratio: float) -> _ComponentPower:
-        """Return this machine's power now and at idle, from the power of the model's machine.
+        """Compute the power of this machine, now and idle, from the watts that the model predicts.
 
-        A virtual machine gets its part of the idle power, and the power that its own work adds. This addition depends
-        on the work of other virtual machines on the host, which is not known.
+        `watts` and `half` have the predicted watts and half-widths: first now, then idle. The power of a virtual
+        machine is the fraction `ratio` of the idle power plus the power of its own work. The latter depends on the load
+        of the other virtual machines on the host, which is not known, so the interval is wider.
         """
         now, idle = (max(float(value), 0.0) for value in watts)
         half_now, half_idle = (float(value) for value in half)

@@ -1,6 +1,7 @@
-"""The source that reads RAPL's energy counters from model-specific registers, where powercap is missing.
+"""The power source that reads RAPL's energy counters from model-specific registers, for machines without powercap.
 
-Register numbers and units: Intel's Software Developer's Manual, volume 4, and AMD's Processor Programming Reference.
+The numbers and units of the registers are from Intel's Software Developer's Manual, volume 4, and from AMD's Processor
+Programming Reference.
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ _UNIT_SHIFT, _UNIT_MASK = 8, 0x1F
 _COUNTER_MASK = 2**32 - 1
 _MICROJOULES = 1e6
 _DRAM_UNIT_JOULES = 2.0**-16
-"""Unit of the DRAM counter of Intel servers. It differs from the unit that the processor itself states."""
+"""Unit of the DRAM counter of Intel servers. It differs from the unit in the processor's unit register."""
 _DRAM_MODELS = frozenset({63, 79, 85, 106, 108, 143, 207})
-"""Models of family 6 whose DRAM counter has this unit: Haswell, Broadwell, Skylake, Ice Lake, Sapphire Rapids and
-Emerald Rapids servers."""
+"""Models of processor family 6 whose DRAM counter has the unit `_DRAM_UNIT_JOULES`: Haswell, Broadwell, Skylake, Ice
+Lake, Sapphire Rapids and Emerald Rapids servers."""
 
 
 @attrs.frozen
@@ -43,13 +44,16 @@ _VENDORS = {"genuineintel": _INTEL, "authenticamd": _AMD, "hygongenuine": _AMD}
 
 
 class MsrSource:
-    """RAPL's energy counters in /dev/cpu/N/msr. Needs root (CAP_SYS_RAWIO) and the kernel module msr."""
+    """Power source that reads RAPL's energy counters from /dev/cpu/N/msr.
+
+    Reading them needs root (CAP_SYS_RAWIO) and the kernel module msr.
+    """
 
     kind: Kind = "measured"
     name = "msr"
 
     def __init__(self, root: Path, *, clock: Callable[[], float] = time.monotonic) -> None:
-        """`root` is the folder that contains proc, sys and dev. `clock` returns seconds, and never jumps."""
+        """`root` is the folder that contains proc, sys and dev. `clock` returns monotonic seconds."""
         self._root = root
         self._clock = clock
         self._counters: list[EnergyCounter] = []
@@ -72,7 +76,10 @@ class MsrSource:
         self._descriptors, self._counters = [], []
 
     def _try_to_open(self) -> None:
-        """Open the registers. Raises `MeterError`. After a failure, it waits a minute, because a try takes long."""
+        """Open the registers, at most once per minute after a failure, because an attempt takes long.
+
+        Raises `MeterError`.
+        """
         now = self._clock()
         if self._failure is not None and now < self._retry_at:
             raise self._failure
@@ -92,7 +99,7 @@ class MsrSource:
         cpuinfo = parse_cpuinfo(_text(self._root / "proc/cpuinfo"))
         registers = _VENDORS.get(cpuinfo.first("vendor_id").casefold())
         if registers is None:
-            raise MeterError("only Intel's and AMD's processors have registers of energy")
+            raise MeterError("only processors of Intel and AMD have energy registers")
         has_dram = cpuinfo.first("cpu family") == "6" and cpuinfo.first("model") in map(str, _DRAM_MODELS)
         for cpu in self._cpus_of_sockets():
             path = self._root / f"dev/cpu/{cpu}/msr"
@@ -129,11 +136,11 @@ class MsrSource:
             return f"{where} does not exist: load the kernel module msr (`modprobe msr`)"
         if isinstance(error, PermissionError):
             return f"{where} can only be read by root (CAP_SYS_RAWIO)"
-        return f"{where}: this processor has no registers of energy ({error.strerror or error})"
+        return f"{where}: this processor has no energy registers ({error.strerror or error})"
 
 
 def _register(descriptor: int, number: int) -> int:
-    """Return the value of a register. Raises `OSError`, also if the processor does not have the register."""
+    """Return the value of a register. Raises `OSError`, e.g. if the processor does not have the register."""
     content = os.pread(descriptor, 8, number)
     if len(content) < 8:
         raise OSError(f"register {number:#x} cannot be read")

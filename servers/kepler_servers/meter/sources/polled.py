@@ -1,4 +1,4 @@
-"""Power sources that are too slow for the loop of the meter: a thread asks the management controller (BMC).
+"""Power sources that are too slow for the meter's loop: a thread sends requests to the management controller (BMC).
 
 A management controller measures the power supplies, so its watts are those of the whole machine (the component
 `platform`), with the losses of the power supplies. It answers within 10 ms to 10 s.
@@ -21,21 +21,21 @@ from kepler_servers.meter.sources.power_source import Kind
 from kepler_servers.meter.sources.sensor_check import SensorCheck
 
 POLL_SECONDS = 5.0
-"""Default interval at which a management controller is asked. Most of them measure once per second or more slowly."""
+"""Default interval between two requests. Most management controllers measure at most once per second."""
 STALE_POLLS = 3.0
-"""A value that is older than this number of intervals is no longer used."""
+"""A value is no longer used if it is older than this number of intervals."""
 FIRST_ANSWER_SECONDS = 10.0
-"""Time to wait for the first answer, before the source counts as not working."""
+"""Time limit for the first answer. If there is no answer in this time, the source counts as failed."""
 
 
 class Asking(Protocol):
-    """Asks a management controller. Used by one thread at a time."""
+    """A connection to a management controller. Its methods are called by one thread only."""
 
     def watts(self, stop: threading.Event) -> float:
         """Return the watts of the whole machine. Returns early if `stop` is set. Raises `MeterError`."""
 
     def close(self) -> None:
-        """Free what `watts` keeps open. May be called several times."""
+        """Close the files or connections that `watts` has opened. May be called several times."""
 
 
 @attrs.frozen
@@ -46,10 +46,10 @@ class _Answer:
 
 
 class PolledSource:
-    """The watts of the latest answer. A thread asks at an interval of its own, so `read` never waits.
+    """Power source with the watts of the latest answer. A thread sends the requests, so `read` never waits.
 
-    If the management controller does not answer, the latest watts stay valid for `STALE_POLLS` intervals. Then there is
-    no reading.
+    If the management controller does not answer, the latest watts stay valid for `STALE_POLLS` intervals. After that,
+    `read` raises `MeterError`.
     """
 
     kind: Kind = "measured"
@@ -63,7 +63,7 @@ class PolledSource:
         interval: float = POLL_SECONDS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`open_controller` is called in the thread. `clock` returns seconds, and never jumps."""
+        """`open_controller` is called in the thread. `clock` returns monotonic seconds."""
         self.name = name
         self._description = description
         self._open_controller = open_controller
@@ -98,7 +98,7 @@ class PolledSource:
         return measured_reading(observation, {"platform": watts}, self.name, self._description, [], waiting=False)
 
     def close(self) -> None:
-        """End the thread without waiting for it: it ends when the present request ends."""
+        """Stop the thread without waiting for it. The thread ends after its present request."""
         self._stop.set()
         self._thread, self._measured, self._problem = None, None, ""
 

@@ -10,7 +10,10 @@ Kind = Literal["measured", "model", "formula"]
 
 
 class PowerSource(Protocol):
-    """Turns an observation into the watts of this machine: a real meter, a model, or the machine formula."""
+    """Interface of a power source, which returns the watts of this machine for an observation.
+
+    A power source measures, applies a model, or applies the machine formula.
+    """
 
     name: str
     """Short name, which the setting `sources` uses, e.g. "powercap"."""
@@ -19,10 +22,10 @@ class PowerSource(Protocol):
     def read(self, observation: Observation) -> Reading | None:
         """Return the power in the period of the observation.
 
-        Called once per period, from one thread. Must return within a few milliseconds. Returns None if the source
-        needs a further period, e.g. the second value of a counter. Raises `MeterError` with the reason if the source
-        has no power.
+        The method is called once per period, from one thread. It must return within a few milliseconds. It returns None
+        if the source needs a further period, e.g. for the second value of a counter. It raises `MeterError` with the
+        reason if the power is not known.
         """
 
     def close(self) -> None:
-        """Free files and threads. May be called several times."""
+        """Close files and stop threads. May be called several times."""

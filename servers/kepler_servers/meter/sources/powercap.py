@@ -1,4 +1,7 @@
-"""The sources that read energy counters from a powercap tree: the machine's own, or one that a host provides."""
+"""The power sources that read energy counters from a folder tree in the form of /sys/class/powercap.
+
+The kernel provides this folder tree, or the host of a virtual machine writes it.
+"""
 
 from __future__ import annotations
 
@@ -16,16 +19,16 @@ from kepler_servers.meter.sources.power_source import Kind
 from kepler_servers.meter.sources.trees import entries_of
 
 OWN_PREFIXES = ("kepler-core", "kepler_core")
-"""Beginning of the names of directories and sensors that Kepler Core itself publishes. It must not read them itself."""
+"""Prefixes of the names of directories and sensors that Kepler Core itself publishes. The meter must not read them."""
 PROVENANCE = "provenance"
-"""File in the zones that the output `powercap` of the meter writes. It states where the watts come from."""
+"""Name of the file in which the meter's output `powercap` states the power source of a zone."""
 MAX_ZONES = 256
 _TEXT_BYTES = 2000
 RESCAN_SECONDS = 60.0
-"""Interval at which the tree is searched for zones that were added or removed."""
+"""Interval at which the source searches the folder for zones that were added or removed."""
 PROVIDED_PATIENCE_SECONDS = 30.0
 PROVIDED_SMOOTHING_SECONDS = 10.0
-# Scaphandre on the host writes every 2 to 10 s.
+# These times are longer than for the kernel's counters, because Scaphandre on the host writes only every 2 to 10 s.
 
 _INDEX = re.compile(r"(?:-die)?-[0-9]+")
 _COMPONENTS = {"package": "package", "core": "core", "uncore": "uncore", "dram": "dram", "psys": "platform"}
@@ -33,11 +36,12 @@ _TOP_LEVEL = re.compile(r"intel-rapl:[0-9]+")
 
 
 class PowercapSource:
-    """The energy counters of the processors (RAPL) in /sys/class/powercap."""
+    """Power source that reads the energy counters of the processors (RAPL) in /sys/class/powercap."""
 
     kind: Kind = "measured"
     keeps_files_open = True
-    """Whether files may stay open: yes for the kernel's files; a program may replace its files by other ones."""
+    """Whether files may stay open between two reads. The kernel's files may; a program may replace its files by new
+    files."""
 
     def __init__(
         self,
@@ -48,9 +52,8 @@ class PowercapSource:
         name: str = "powercap",
         folder: Path | None = None,
     ) -> None:
-        """`root` is the folder that contains sys. `own_trees` are folders that Kepler Core writes. They are not read.
-
-        `clock` returns seconds, and never jumps. `folder` has the zones if they are not in the usual folder.
+        """`root` is the folder that contains sys. `own_trees` are folders that Kepler Core writes, which must not be
+        read. `clock` returns monotonic seconds. `folder` is the folder with the zones, if it is not sys/class/powercap.
         """
         self.name = name
         self._root = root
@@ -86,7 +89,7 @@ class PowercapSource:
     # --- zones ---
 
     def _scan(self, now: float) -> None:
-        """Find the zones. If the zones are the same, the counters are kept, because they store earlier values."""
+        """Find the zones. If they have not changed, keep the counters, because counters store earlier values."""
         self._scanned_at = now
         zones = self._find_zones()
         if tuple(zone for zone, _ in zones) == self._zones and self._counters:
@@ -120,7 +123,7 @@ class PowercapSource:
         return [(name, component) for (component, _), name in sorted(zones.items())]
 
     def _is_measurement(self, zone: Path) -> bool:
-        """Return whether a zone is the kernel's. Zones that the meter itself publishes have the file `provenance`."""
+        """Return whether a zone is from the kernel. Zones that a meter publishes have a file `provenance`."""
         return not (zone / PROVENANCE).exists()
 
     def _label(self, zone: Path) -> str:
@@ -160,14 +163,15 @@ class PowercapSource:
         if not self._folder.is_dir():
             return f"{self._folder} does not exist: no RAPL, or no driver for it"
         if self._skipped:
-            return f"{self._folder / self._skipped} is published by Kepler Core, and no measurement"
+            return f"{self._folder / self._skipped} is published by Kepler Core, and is not a measurement"
         return f"{self._folder} has no zones of energy counters"
 
 
 class ProvidedTreeSource(PowercapSource):
-    """A tree in which the host of this virtual machine writes the power of the virtual machine, as Scaphandre does.
+    """Power source that reads a folder tree in which the host of this virtual machine writes the machine's power.
 
-    It has the zones intel-rapl:N. The files called name and max_energy_range_uj may be missing.
+    Scaphandre, for example, writes such trees. The zones are called intel-rapl:N. They may lack the files `name` and
+    `max_energy_range_uj`.
     """
 
     keeps_files_open = False
@@ -180,7 +184,7 @@ class ProvidedTreeSource(PowercapSource):
         own_trees: Collection[Path] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`folder` is the tree; by default Scaphandre's tree, /var/scaphandre. See `PowercapSource`."""
+        """`folder` is the folder that the host writes; by default Scaphandre's folder, /var/scaphandre."""
         super().__init__(
             root, own_trees=own_trees, clock=clock, name="provided", folder=folder or root / "var/scaphandre"
         )
@@ -188,8 +192,8 @@ class ProvidedTreeSource(PowercapSource):
     def _is_measurement(self, zone: Path) -> bool:
         """Return whether the host has measured a zone.
 
-        The meter on a host can provide its guests' power, too. Then the file `provenance` states whether the host's
-        power was measured. If the host itself read the power from such a tree, it is not used again.
+        If a meter on the host has written the zone, the file `provenance` states whether the host's power was measured.
+        If the host itself is a virtual machine and reads its power from such a folder tree, the zone is not measured.
         """
         text = _text(zone / PROVENANCE)
         return not text or ("kind: measured" in text.splitlines() and f"name: {self.name}" not in text.splitlines())
@@ -228,7 +232,7 @@ class ProvidedTreeSource(PowercapSource):
 
     def _why_no_zones(self) -> str:
         if self._skipped:
-            return f"{self._folder / self._skipped} is an estimate, and no measurement of the host"
+            return f"{self._folder / self._skipped} is an estimate of the host, not a measurement"
         return f"{self._folder}: the host provides no power"
 
 

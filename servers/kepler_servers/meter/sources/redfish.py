@@ -1,7 +1,7 @@
-"""The power that the management controller measures, read with Redfish over HTTPS.
+"""Read the power that the management controller measures, with Redfish over HTTPS.
 
-Resources: DMTF's Redfish specification DSP0266, schemas `Power` (PowerControl[].PowerConsumedWatts) and
-`EnvironmentMetrics` (PowerWatts.Reading).
+The resources are defined in DMTF's Redfish specification DSP0266, with the schemas `Power`
+(PowerControl[].PowerConsumedWatts) and `EnvironmentMetrics` (PowerWatts.Reading).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from kepler_core.urls import is_loopback, shown_url
 T = TypeVar("T")
 
 ANSWER_SECONDS = 10.0
-"""Time limit for each answer, from the connection to its last byte."""
+"""Time limit for a request, from the start of the connection to the last byte of the answer."""
 MAX_ANSWER_BYTES = 2**20
 MAX_CREDENTIALS_BYTES = 1000
 MAX_CHASSIS = 64
@@ -64,21 +64,21 @@ class _Metrics(msgspec.Struct):
 
 @attrs.frozen
 class RedfishSettings:
-    """Where the management controller is, and how to log in."""
+    """The address of the management controller, and the settings for the login."""
 
     url: str
     """URL of the management controller, e.g. https://10.0.0.5. Only the scheme, host and port are used."""
     credentials: Path | None = None
-    """File with one line: user:password."""
+    """File with one line of the form user:password."""
     ca_file: Path | None = None
     """File with the certificates of the authorities that signed the controller's certificate."""
     insecure: bool = False
-    """Whether every certificate is accepted."""
+    """Whether any certificate of the controller is accepted, without verification."""
     chassis: str | None = None
-    """Name of the chassis; None: the only chassis that states a power."""
+    """Name of the chassis whose power is read; None means the only chassis that states a power."""
 
     def __attrs_post_init__(self) -> None:
-        """Raises `UsageError` if a setting is wrong."""
+        """Check the settings. Raises `UsageError` if a setting is wrong."""
         try:
             parts = urlsplit(self.url)
             host, _ = parts.hostname, parts.port
@@ -117,7 +117,7 @@ class RedfishController:
             self._headers["Authorization"] = f"Basic {user}"
         self._chassis = None if settings.chassis is None else f"{_CHASSIS}/{quote(settings.chassis, safe='')}"
         self._resource: str | None = None
-        """Path of the resource that states the power, once it is known."""
+        """Path of the resource that states the power; None until it is known."""
 
     def watts(self, stop: threading.Event) -> float:
         """Return the watts of the whole machine. Raises `MeterError`."""
@@ -130,10 +130,13 @@ class RedfishController:
         return watts
 
     def close(self) -> None:
-        """Do nothing: each request has a connection of its own."""
+        """Do nothing, because each request has its own connection."""
 
     def _find(self, stop: threading.Event) -> str:
-        """Return the path of the only resource that states a power."""
+        """Return the path of the only resource that states a power.
+
+        Raises `MeterError` if there is none, or more than one.
+        """
         chassis = [self._chassis] if self._chassis is not None else self._members(stop)
         resources = [path for one in chassis if (path := self._resource_of(one, stop)) is not None]
         if len(resources) == 1:
@@ -158,7 +161,7 @@ class RedfishController:
         return None
 
     def _read(self, path: str, stop: threading.Event) -> float | None:
-        """Return the watts that a resource states; None if it does not exist or states none."""
+        """Return the watts that a resource states; None if the resource does not exist, or does not state any watts."""
         watts: float | None = None
         if path.endswith("/Power"):
             power = self._get(path, _Power, stop)
@@ -170,7 +173,10 @@ class RedfishController:
         return watts if watts is not None and math.isfinite(watts) and watts > 0 else None
 
     def _get(self, path: str, form: type[T], stop: threading.Event) -> T | None:
-        """Return a resource; None if it does not exist. Raises `MeterError`."""
+        """Return the decoded resource at a path; None if it does not exist.
+
+        Raises `MeterError` for all other failures.
+        """
         where = f"{self._where}{printable(path, _SHOWN_CHARACTERS)}"
         connections: list[http.client.HTTPConnection] = []
         deadline = Deadline(ANSWER_SECONDS, stop=stop)
@@ -234,7 +240,10 @@ def _tls(settings: RedfishSettings) -> ssl.SSLContext:
 
 
 def _credentials(path: Path) -> bytes:
-    """Return user:password. Raises `MeterError`. No message contains the content of the file."""
+    """Return the text user:password from a file.
+
+    Raises `MeterError`, whose message never contains the file's content.
+    """
     try:
         with open(path, "rb") as file:
             content = file.read(MAX_CREDENTIALS_BYTES + 1).strip()

@@ -1,4 +1,4 @@
-"""Rejects powers that are no measurement: impossible values, and sensors that stand still."""
+"""Reject values of power sensors that are not measurements: impossible values, and values that never change."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from kepler_servers.meter.sources.measured import MAIN_COMPONENTS
 
 FROZEN_SECONDS = 120.0
 FROZEN_LOAD_CHANGE = 0.3
-"""A sensor is frozen if its value did not change for `FROZEN_SECONDS` while the load changed by this fraction."""
+"""A sensor is frozen if its value did not change for `FROZEN_SECONDS`, although the load (0 to 1) changed by this
+number."""
 
 
 @attrs.define
@@ -26,7 +27,10 @@ class SensorCheck:
     """Lowest and highest load since the value changed."""
 
     def check(self, watts: float, now: float, load: float | None) -> float:
-        """Return the watts. Raises `MeterError` if the sensor does not measure. `now` is in seconds."""
+        """Return the watts.
+
+        Raises `MeterError` if they are impossible, or if the sensor is frozen. `now` is in seconds.
+        """
         if watts != self._watts:
             self._watts, self._changed_at, self._loads = watts, now, (1.0, 0.0)
         if load is not None:

@@ -1,7 +1,7 @@
 """Make the candidates of a retraining: models that are published if they are better than the served models.
 
-A candidate is retrained (trained anew as a challenger) or recalibrated (a served model, corrected for a
-power shift).
+A candidate is either "retrained" (a challenger, which is trained anew) or "recalibrated" (a served model that is
+corrected for a power shift).
 """
 
 from __future__ import annotations
@@ -75,8 +75,8 @@ class Candidates:
     base: Snapshot | None
     """Version of the pipeline from which a publication takes all files except the models.
 
-    If challengers were trained, it is the version that contains them. Otherwise it is the served version, or None
-    if no version is served.
+    If challengers were trained, this is the version that contains them. Otherwise, it is the served version, or None if
+    no version is served.
     """
     problem: str | None
     """Reason why no challenger could be trained; None if training succeeded or was not tried."""
@@ -84,7 +84,7 @@ class Candidates:
 
 @attrs.frozen
 class ChallengerTrainer:
-    """A trainer of challengers. It publishes them in a separate model store, the store of challengers.
+    """Trains challengers, and publishes them in a separate model store, the store of challengers.
 
     Before each training, the trainer copies the served version to the store of challengers. So the version with
     the challengers also contains the models and profiles of other node types.
@@ -97,7 +97,7 @@ class ChallengerTrainer:
     served: Snapshot | None
 
     def train(self, spec: PipelineSpec, observations: Observations) -> tuple[Snapshot, dict[str, Candidate]]:
-        """Train a pipeline; return the version of the challengers, and path -> challenger.
+        """Train a pipeline. Return the version with the challengers, and path -> challenger.
 
         Raises `TrainingError` if no model can be trained.
         """
@@ -105,7 +105,7 @@ class ChallengerTrainer:
         if self.served is not None:
             names = self.served.names - {MANIFEST_FILE, REPORT_FILE}
             store.publish(spec.name, {name: self.served.read(name) for name in sorted(names)})
-        # the version that is published gets the page of the decision; nobody reads a page about the challengers alone
+        # no report about the challengers alone: the version that is published later gets the page of the decision
         with hooks().without(REPORT_LISTENER):
             report = train(spec, observations, store, jobs=self.jobs, machine=self.machine, profile=self.profile)
         store.prune(spec.name, KEPT_VERSIONS)
@@ -128,7 +128,8 @@ def make_candidates(
 ) -> Candidates:
     """Recalibrate the served models after a power shift, and train challengers if necessary.
 
-    Challengers are trained if `task.train_all` is true or no served model could be recalibrated.
+    Challengers are trained if `task.train_all` is true, if there is no power shift, or if no served model could be
+    recalibrated.
     """
     by_path: dict[str, list[Candidate]] = {}
     if shifts and served.own:
@@ -148,10 +149,10 @@ def make_candidates(
 def _recalibrate(
     served: Mapping[str, StoredModel], shifts: Sequence[PowerShift], training: Observations
 ) -> dict[str, Candidate]:
-    """Return path -> served model, corrected so that its watts follow the power shifts."""
+    """Return path -> candidate, which is the served model with watts corrected for the power shifts."""
     lines = common_lines(shifts, sorted({stream.node for stream in training.streams}))
     if lines is None:
-        log.info("no served model is recalibrated: each serves all nodes, but their power shifted by different amounts")
+        log.info("no served model is recalibrated, because the power of the nodes shifted by different amounts")
         return {}
     candidates = {}
     for path, entry in served.items():
@@ -169,11 +170,11 @@ def _recalibrate(
 
 
 def _corrections(entry: StoredModel, lines: Mapping[str, Line]) -> dict[str, Correction]:
-    """Return component -> correction of a model's watts, made from the power shift's lines for its energy source."""
+    """Return component -> correction of a model's watts, from the lines of the power shift for its energy source."""
     corrections = {}
     for key, line in lines.items():
         source, _, component = key.rpartition(".")
         if source == entry.source:
-            # a DynPower model gets no offset: the offset is power of the node that no container causes
+            # a DynPower model gets no offset, because the offset is power of the node that no container causes
             corrections[component] = Correction(line.scale, line.offset if entry.output_type == "AbsPower" else 0.0)
     return corrections

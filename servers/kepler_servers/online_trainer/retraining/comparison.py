@@ -1,8 +1,7 @@
 """Compare challengers with the champion on samples on which neither model was trained.
 
-The champion is the served model at a path in the pipeline. The challengers are the candidates with the same path.
-
-A *gain* is the champion's mean error minus the challenger's mean error. If the challenger's error is the larger one,
+The champion is the served model at a path in the pipeline. The challengers are the candidates at the same path. A
+*gain* is the mean error of the champion minus the mean error of the challenger. If the challenger has the larger error,
 the difference is called a *loss*.
 """
 
@@ -21,17 +20,17 @@ from kepler_servers.online_trainer.retraining.holdout import MIN_SAMPLES
 from kepler_servers.online_trainer.standard_error import SIGNIFICANT_ERRORS, mean_and_standard_error
 
 MIN_GAIN = 0.02
-"""A challenger counts as better only if its gain is larger than this fraction of the champion's error."""
+"""A challenger is better only if its gain is larger than this fraction of the champion's error."""
 COMPONENT_LOSS = 0.05
-"""Largest tolerated loss for a single component, as a fraction of the champion's error for this component."""
+"""Largest tolerated loss of a single component, as a fraction of the champion's error for this component."""
 COMPONENT_LOSS_WATTS = 0.1
-"""The error of a single component may always grow by up to this number of watts."""
+"""Loss of a single component that is always tolerated, in watts."""
 IDLE_LOSS_WATTS = 0.5
-"""The error of a component at idle may always grow by up to this number of watts."""
+"""Loss of a component at idle that is always tolerated, in watts."""
 IDLE_LOSS_OF_POWER = 0.02
-"""Largest tolerated loss in a component's error at idle, as a fraction of the component's mean power."""
+"""Largest tolerated loss of a component at idle, as a fraction of the component's mean power."""
 IDLE_LOSS_OF_GAIN = 0.2
-"""Largest tolerated loss in a component's error at idle, as a fraction of the challenger's gain.
+"""Largest tolerated loss of a component at idle, as a fraction of the challenger's gain.
 
 For example, a challenger with a gain of five watts may have an error at idle that is one watt larger.
 """
@@ -46,12 +45,12 @@ class Comparison:
     gain: float
     """The challenger's gain in watts, summed over all components; negative if the champion is better."""
     needed: float | None = None
-    """The gain in watts that the challenger had to exceed; None if the two models were not compared by their errors."""
+    """The gain in watts that the challenger must exceed; None if the errors of the two models were not compared."""
 
 
 @attrs.frozen
 class CandidateResult:
-    """A candidate with its evaluation and with the result of comparing it with the served model."""
+    """A candidate, its evaluation, and the result of its comparison with the served model."""
 
     path: str
     candidate: Candidate
@@ -61,7 +60,7 @@ class CandidateResult:
     comparison: Comparison
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the JSON form in which a decision records this result."""
+        """Return this result as a JSON object, for the record of a decision."""
         return {
             "path": self.path,
             "kind": self.candidate.kind,
@@ -96,7 +95,7 @@ def compare_candidates(
 
 
 def best_by_path(results: Sequence[CandidateResult]) -> dict[str, CandidateResult]:
-    """Return path -> the candidate with the highest gain, for each path with a candidate that is better."""
+    """For each path with a better candidate, return path -> the better candidate with the highest gain."""
     best: dict[str, CandidateResult] = {}
     for result in results:
         if result.comparison.better and (
@@ -121,23 +120,22 @@ def _compare(
 def compare(champion: Evaluation, challenger: Evaluation) -> Comparison:
     """Compare two models on the samples on which both models were evaluated.
 
-    The challenger is better if its error, summed over all components, is significantly lower than the
-    champion's error. In addition, the challenger must not be significantly worse for any single component,
-    neither on all samples nor at idle.
+    The challenger is better if its error, summed over all components, is significantly lower than the champion's error.
+    In addition, no single component of the challenger may be significantly worse, on all samples or at idle.
     """
     common = set(champion.samples) & set(challenger.samples)
     if len(common) < MIN_SAMPLES:
-        return Comparison(False, f"only {len(common)} samples on which both could be evaluated", 0.0)
+        return Comparison(False, f"only {len(common)} samples on which both models could be evaluated", 0.0)
     champion, challenger = champion.subset(common), challenger.subset(common)
     if missing := [component for component in champion.predicted if component not in challenger.predicted]:
         return Comparison(False, f"the new model has no {', '.join(missing)}", 0.0)
     before = champion.total_error()
     mean_before = float(before.mean())
     gain, needed = _gain(champion, challenger)
-    watts = f"{mean_before:.2f} W with the served model, {mean_before - gain:.2f} W with the new one"
+    watts = f"{mean_before:.2f} W with the served model, {mean_before - gain:.2f} W with the new model"
     if not gain > needed:
-        result = "no better" if gain <= 0 else "better by less than noise"
-        reason = f"{result} on {len(common)} new samples: {watts}, needed a gain of {needed:.2f} W"
+        result = "no better" if gain <= 0 else "not significantly better"
+        reason = f"{result} on {len(common)} new samples: {watts}; a gain of {needed:.2f} W is needed"
         return Comparison(False, reason, gain, needed)
     if (loss := _component_loss(champion, challenger) or _idle_loss(champion, challenger, gain)) is not None:
         return Comparison(False, f"{loss} ({watts})", gain, needed)
@@ -151,8 +149,8 @@ def _gain(champion: Evaluation, challenger: Evaluation) -> tuple[float, float]:
     gain, error = mean_and_standard_error(gains)
     only_champion_extrapolates = champion.is_extrapolated & ~challenger.is_extrapolated
     if only_champion_extrapolates.any() and gains[only_champion_extrapolates].mean() > 0:
-        # The challenger has lower errors on the samples for which only the champion extrapolates
-        # (`is_extrapolated`). Such a gain is no noise, so it need not exceed the standard error.
+        # The challenger has lower errors on the samples for which only the champion extrapolates (`is_extrapolated`).
+        # Such a gain is not noise, so it need not exceed the standard error.
         error = 0.0
     return gain, max(SIGNIFICANT_ERRORS * error, MIN_GAIN * float(before.mean()))
 

@@ -1,4 +1,4 @@
-"""The page of a decision, which a listener of the hook `kepler_retraining_decided` makes."""
+"""The web page of a decision, which a listener of the hook `kepler_retraining_decided` makes."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from kepler_core.store.layout import REPORT_FILE, REPORT_LISTENER
 from kepler_servers.online_trainer.retraining.comparison import CandidateResult
 
 EARLIER_DECISIONS = 30
-"""Number of earlier decisions that the listeners get."""
+"""Number of earlier decisions that the hook passes to the listeners."""
 
 
 def page_maker(
     pipeline: str, results: Sequence[CandidateResult], earlier: Sequence[Mapping[str, Any]], enabled: bool
 ) -> Callable[[Mapping[str, Any]], bytes | None]:
-    """Return a function that makes the page of a decision; it returns None if no listener makes one.
+    """Return a function that makes the page of a decision. The function returns None if no listener makes a page.
 
-    `results` are the compared candidates, `earlier` the decisions that were recorded before, the oldest first. If
-    `enabled` is false, the report's listener is not called.
+    `results` has the compared candidates. `earlier` has the decisions that were recorded before, the oldest first. If
+    `enabled` is false, the listener of Kepler Core's own report is not called.
     """
     samples = [entry for result in results if (entry := _samples(result)) is not None]
 
@@ -44,7 +44,7 @@ def page_maker(
 
 
 def _samples(result: CandidateResult) -> dict[str, Any] | None:
-    """Return the samples on which a candidate was judged; None if it was not evaluated."""
+    """Return the samples, measurements and predictions of a candidate's evaluation; None if it was not evaluated."""
     evaluation = result.evaluation
     if evaluation is None:
         return None

@@ -24,7 +24,7 @@ from kepler_core.vocabulary import OutputType, load_feature
 from kepler_servers.online_trainer.retraining.holdout import MIN_SAMPLES, HeldOut
 
 EXTRAPOLATION_FACTOR = 1.05
-"""A model extrapolates for a sample if a feature exceeds this factor · its highest value in training."""
+"""A model extrapolates for a sample if a feature exceeds this factor · the feature's highest value in the training."""
 MAX_SAMPLES_ON_ALL = 2000
 """An evaluation on all samples uses at most this number of samples, evenly spaced in time."""
 
@@ -54,11 +54,11 @@ class Evaluation:
     """Component -> predicted watts of the node; for DynPower, the sum over the node's containers."""
     measured: Mapping[str, FloatArray]
     load: FloatArray
-    """Values of the load feature (`vocabulary.load_feature`), summed over the node."""
+    """Values of the feature that represents the load (`vocabulary.load_feature`), summed over the rows of a node."""
     is_extrapolated: BoolArray
     """Whether the model extrapolates for the sample (`EXTRAPOLATION_FACTOR`)."""
     half_widths: Mapping[str, FloatArray] = attrs.field(factory=dict)
-    """Component -> half-widths of the model's intervals in watts; a component without intervals is left out."""
+    """Component -> half-widths of the model's intervals in watts. Components without intervals are left out."""
 
     def errors(self) -> dict[str, dict[str, float]]:
         """Return component -> {"mae": mean absolute error, "idle_error": error at idle}, in watts."""
@@ -74,7 +74,10 @@ class Evaluation:
         return np.asarray(np.sum(errors, axis=0), dtype=np.float64)
 
     def subset(self, chosen: set[tuple[str, float]]) -> Evaluation:
-        """Return the part of the evaluation that belongs to the chosen (node, Unix seconds) samples."""
+        """Return the evaluation of the chosen samples only.
+
+        `chosen` has the (node, Unix seconds) of each chosen sample.
+        """
         mask = np.array([sample in chosen for sample in self.samples], dtype=bool)
 
         def cut(columns: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
@@ -85,7 +88,7 @@ class Evaluation:
         return Evaluation(samples, *columns, cut(self.half_widths))
 
     def coverage(self) -> dict[str, dict[str, float]]:
-        """Return component -> {"coverage": part of the samples within the intervals, "half_width": mean, in watts}."""
+        """Return component -> {"coverage": fraction of samples in the intervals, "half_width": mean in watts}."""
         coverage = {}
         for component, half in self.half_widths.items():
             inside = np.abs(self.predicted[component] - self.measured[component]) <= half
@@ -96,20 +99,20 @@ class Evaluation:
         return coverage
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the JSON form in which a decision records this evaluation."""
+        """Return this evaluation as a JSON object, for the record of a decision."""
         coverage = self.coverage()
         components = {name: {**errors, **coverage.get(name, {})} for name, errors in self.errors().items()}
         return {"instants": len(self.samples), "components": components}
 
 
 class Evaluator:
-    """An evaluator, which compares predictions of models with the power of the held-out samples."""
+    """Compares the predictions of models with the measured power of the held-out samples."""
 
     def __init__(self, context: IsolationContext, spec: PipelineSpec, held_out: HeldOut) -> None:
         """Create an evaluator.
 
-        The observations in `context` contain all samples, not only the held-out samples, because an isolator
-        finds idle power in the quiet samples.
+        The observations in `context` contain all samples, not only the held-out samples, because an isolator finds the
+        idle power in samples of low load.
         """
         self._context = context
         self._observations = context.observations
@@ -118,9 +121,9 @@ class Evaluator:
         self._datasets: dict[Wanted, Dataset | None] = {}
 
     def evaluate(self, entry: LoadableModel, *, on_all: bool = False) -> Evaluation | None:
-        """Evaluate a model on the held-out samples, or with `on_all` on all samples.
+        """Evaluate a model on the held-out samples; if `on_all` is true, on all samples.
 
-        With `on_all`, the model may have been trained on some of the samples; then its errors are lower than on
+        If `on_all` is true, the model may have been trained on some of the samples. Then its errors are lower than on
         new samples. Returns None if there are too few samples, or if they lack data that the model needs.
         """
         model = entry.load()
@@ -165,10 +168,10 @@ def _evenly_spaced(n: int) -> IntArray:
 
 
 def _with_intervals(evaluation: Evaluation, metadata: Mapping[str, Any]) -> Evaluation:
-    """Return the evaluation with the half-widths of the intervals that the model's metadata state, if they do."""
+    """Add the half-widths of the intervals to an evaluation, if the model's metadata state intervals."""
     try:
         honesty = read_honesty(metadata)
-    except ModelError:  # a malformed block does not make the model worse; it has no intervals
+    except ModelError:  # a malformed block `honesty`: the model can be used, but has no intervals
         return evaluation
     if honesty is None:
         return evaluation
@@ -177,7 +180,7 @@ def _with_intervals(evaluation: Evaluation, metadata: Mapping[str, Any]) -> Eval
 
 
 def _evaluate(model: PowerModel, dataset: Dataset, chosen: IntArray, components: list[str]) -> Evaluation:
-    """Evaluate a model on some samples of a data set; `chosen` holds the numbers of these samples, sorted by time."""
+    """Evaluate a model on some samples of a data set. `chosen` has the numbers of these samples, sorted by time."""
     is_chosen = np.isin(dataset.sample, chosen)
     sample = dataset.sample[is_chosen]
     X = dataset.X[is_chosen]

@@ -16,13 +16,13 @@ HELD_OUT_FRACTION = 0.4
 New samples are samples on which no served model was trained. The newest of the new samples are held out.
 """
 GAP_STEPS = 10
-"""Length of the gap before the held-out samples, in steps between samples. Nothing is trained on samples in the gap.
+"""Length of the gap before the held-out samples, in steps between samples. No model is trained on samples in the gap.
 
 Samples that follow each other in time are nearly equal. Without a gap, a model would be trained on samples that are
 nearly equal to held-out samples.
 """
 BLOCK_TIMESTAMPS = 10
-"""Number of timestamps in a block. After a drift, every second block is held out, starting with the newest block.
+"""Number of timestamps in a block. After a drift, every second block is held out, beginning with the newest block.
 
 Only the newest data show how the machine behaves after the drift. With alternating blocks, models can be both
 trained and evaluated on such data.
@@ -36,7 +36,8 @@ class HeldOut:
 
     starts: FloatArray
     ends: FloatArray
-    """`starts` and `ends` are the first and last time of each range (Unix seconds, inclusive), in order of time."""
+    """`starts` has the first time of each range, and `ends` has the last time (Unix seconds, inclusive), in order of
+    time."""
     gap: float
     """Length in seconds of the gap before and after each range. Samples in a gap are used neither for training nor for
     evaluation."""
@@ -60,12 +61,12 @@ NOTHING = HeldOut(np.empty(0), np.empty(0), 0.0)
 
 
 def hold_out(time: FloatArray, trained_until: float, step: float, *, drift: bool) -> HeldOut:
-    """Choose which of the samples after `trained_until` to hold out.
+    """Choose the samples after the time `trained_until` that are held out.
 
-    `time` holds the times of all samples (Unix seconds) in any order. `trained_until` is the time of the
-    newest sample that any served model was trained on. `step` is the number of seconds between a node's
-    samples, NaN if unknown. `drift` tells whether the retraining was triggered by a drift. If
-    so, every second block of `BLOCK_TIMESTAMPS` timestamps is held out.
+    `time` has the times of all samples (Unix seconds) in any order. `trained_until` is the time of the newest sample
+    that any served model was trained on. `step` is the number of seconds between a node's samples; NaN if it is
+    unknown. If `drift` is true, a drift has triggered the retraining. Then every second block of `BLOCK_TIMESTAMPS`
+    timestamps is held out.
     """
     times, counts = np.unique(time, return_counts=True)
     is_new = times > trained_until

@@ -1,4 +1,4 @@
-"""Read the inputs of a retraining: the served models and the stored samples, and hold out some samples."""
+"""Read the inputs of a retraining (the served models and the stored samples), and hold out some samples."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ class ServedModels:
     slot: NodeTypeSlot
     """The node type of the measured nodes: its number in the pipeline, and the pipeline's served version."""
     all: Mapping[str, StoredModel]
-    """Path -> model, for the models of all node types."""
+    """Path -> model, for all node types."""
     own: Mapping[str, StoredModel]
-    """Path -> model, only for the models of the node type that the online trainer measures."""
+    """Path -> model, only for the node type of the measured nodes."""
     trained_until: Mapping[str, float]
     """Path -> time of the newest sample that the model at this path was trained on, Unix seconds."""
 
@@ -49,7 +49,7 @@ class ServedModels:
 
 @attrs.frozen(eq=False)
 class SampleSplit:
-    """The stored samples as observations, with watts converted for all known power shifts (`shift_watts`)."""
+    """The stored samples as observations. Their watts are converted for all known power shifts (see `shift_watts`)."""
 
     all: Observations
     training: Observations
@@ -57,7 +57,7 @@ class SampleSplit:
     held_out: HeldOut
 
     def shifted(self, shifts: Sequence[PowerShift]) -> SampleSplit:
-        """Return the samples with watts converted for further power shifts (`shift_watts`)."""
+        """Convert the watts of the samples for further power shifts (see `shift_watts`), and return the samples."""
         return attrs.evolve(self, all=shift_watts(self.all, shifts), training=shift_watts(self.training, shifts))
 
 

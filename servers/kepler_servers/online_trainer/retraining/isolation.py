@@ -1,4 +1,7 @@
-"""Choose how a retraining isolates dynamic power: with the node type's profile, if the profile has idle power."""
+"""Choose the isolator of a retraining.
+
+If the profile of the node type has idle power, an isolator that uses the profile replaces the default isolator.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ DEFAULT_ISOLATOR = "MinIdleIsolator"
 
 
 def node_type_profile(observations: Observations, slot: NodeTypeSlot) -> dict[str, Any] | None:
-    """Build the profile of the node type from the quiet times in the observations, times of low load.
+    """Build the profile of the node type from the quiet times (times of low load) in the observations.
 
     If there are no quiet times, return the profile that was published for the node type, or None if no profile
     was published.
@@ -54,7 +57,7 @@ def with_profile_isolator(spec: PipelineSpec, profile: Mapping[str, Any] | None)
 class AbsModels:
     """A callable that returns the AbsPower model that an isolator needs for a data set.
 
-    It chooses among the candidates, or among the served models if there are no candidates.
+    The model is one of the candidates or, if there are no candidates, one of the served models.
     """
 
     def __init__(self, served: Mapping[str, StoredModel], candidates: Mapping[str, Sequence[Candidate]]) -> None:
@@ -68,7 +71,7 @@ class AbsModels:
     def __call__(self, dataset: Dataset) -> PowerModel:
         """Load the best AbsPower model that has the energy source and the features of the data set.
 
-        The best model is the model with the lowest validated error. Raises `PluginError` if there is no model.
+        The best model is the model with the lowest validated error. Raises `PluginError` if there is no such model.
         """
         matching = [
             (float(metadata["mae"]), load)

@@ -1,7 +1,7 @@
-"""Run a retraining in a process of its own.
+"""Run a retraining in a separate process.
 
-When that process ends, all memory that the retraining used is returned to the system. A trainer plugin that
-crashes ends only that process, not the online trainer.
+When that process ends, all memory that the retraining used is returned to the system. If a trainer plugin crashes, only
+that process ends, not the online trainer.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ _POLL_SECONDS = 0.1
 def run_in_process(task: RetrainingTask, *, timeout: float, stop: threading.Event) -> dict[str, Any] | None:
     """Run a retraining and return its decision, or `{"error": reason}` if it failed.
 
-    The process is killed after `timeout` seconds, which counts as a failure. It is also killed when `stop`
-    is set; the result is then None.
+    After `timeout` seconds, the process is killed, and the retraining counts as failed. If `stop` is set, the process
+    is also killed, and the result is None.
     """
     process = SessionProcess([sys.executable, "-m", MODULE])
     answer: list[bytes] = []
@@ -47,10 +47,10 @@ def run_in_process(task: RetrainingTask, *, timeout: float, stop: threading.Even
         if stop.is_set() or time.monotonic() > deadline:
             process.kill()
             process.end()
-            return None if stop.is_set() else {"error": f"not done in {timeout:g} s"}
+            return None if stop.is_set() else {"error": f"the time limit of {timeout:g} s was exceeded"}
     code = process.end()
     if code != 0 or not answer or not answer[0]:
-        return {"error": f"the retraining process ended with exit code {code}; the log says more"}
+        return {"error": f"the retraining process ended with exit code {code}; see the log"}
     try:
         return decode_object(answer[0])
     except DocumentError as error:

@@ -1,4 +1,4 @@
-"""Publish a new version with the better models, or record in the decision why nothing is published."""
+"""Publish a new version with the better models, or record the reason in the decision if nothing is published."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from kepler_servers.online_trainer.retraining.inputs import ONLINE_KEY, ServedMo
 
 @attrs.frozen
 class Outcome:
-    """The results of a retraining that decide what is published."""
+    """The results of a retraining that determine which models are published."""
 
     candidates: Candidates
     results: Sequence[CandidateResult]
     winners: Mapping[str, Candidate]
     """Path -> candidate that is better than the served model at the same path."""
     restated: Mapping[str, Model]
-    """Path -> model whose stated errors were increased (module `restated_errors`)."""
+    """Path -> model whose stated errors were increased (see the module `restated_errors`)."""
 
     def failure(self) -> dict[str, Any]:
-        """Return the members that the decision has if nothing is published."""
+        """Return the members of the decision if nothing is published."""
         reasons = [result.comparison.reason for result in self.results]
         reason = reasons[0] if reasons else self.candidates.problem or "no model could be trained"
         return {"decision": "kept aside" if self.results else "failed", "version": None, "reason": reason}
@@ -45,12 +45,12 @@ def publish_better(
     decision: dict[str, Any],
     page_of: Callable[[Mapping[str, Any]], bytes | None],
 ) -> None:
-    """Publish a new version if there are winners, or if new stated errors make other served models the best.
+    """Publish a new version if there are winners, or if changed stated errors make other served models the best.
 
     The retraining may have increased the stated errors of served models (`Outcome.restated`).
 
-    The members that describe the outcome are added to `decision`. `page_of` returns the page of a decision for the
-    published version, or None.
+    The function adds the members that describe the outcome to `decision`. `page_of` returns the page of a decision for
+    the published version, or None if there is no page.
     """
     changed = _best_models(served.own, {}) ^ _best_models(served.own, outcome.restated)
     base = outcome.candidates.base
@@ -59,7 +59,7 @@ def publish_better(
         if base is not None and served.snapshot is not None and base is not served.snapshot:
             decision["aside"] = base.version
         return
-    assert base is not None  # winners and models with restated errors exist only if there is a version
+    assert base is not None  # there are winners or restated models only if there is a version
     decision |= {"decision": "published", "reason": _reason(outcome, changed)}
     files = _compose(base, served, outcome, decision)
     if (page := page_of({**decision, "version": served.slot.next_version})) is not None:
@@ -74,7 +74,7 @@ def publish_better(
 def _best_models(served: Mapping[str, StoredModel], restated: Mapping[str, Model]) -> set[str]:
     """Return the path of the model with the lowest stated error for each source, output type and feature group.
 
-    `restated` has the models whose stated errors differ from the errors in `served`.
+    `restated` maps paths to models whose stated errors differ from the errors in `served`.
     """
     best: dict[tuple[str, str, str], tuple[float, str]] = {}
     for path, entry in served.items():
@@ -87,7 +87,7 @@ def _best_models(served: Mapping[str, StoredModel], restated: Mapping[str, Model
 
 def _reason(outcome: Outcome, changed: set[str]) -> str:
     if not outcome.winners:
-        return f"other models have the lowest errors on all stored samples: {', '.join(sorted(changed))}"
+        return f"on all stored samples, other models have the lowest errors: {', '.join(sorted(changed))}"
     kinds = sorted({winner.kind for winner in outcome.winners.values()})
     reason = next(result.comparison.reason for result in outcome.results if result.comparison.better)
     return f"{len(outcome.winners)} {' and '.join(kinds)}: {reason}"
@@ -96,8 +96,8 @@ def _reason(outcome: Outcome, changed: set[str]) -> str:
 def _compose(base: Snapshot, served: ServedModels, outcome: Outcome, decision: Mapping[str, Any]) -> dict[str, bytes]:
     """Return the files of the next version: file name -> content.
 
-    The models are the winners and the served models without a winner at their path. All other files, such
-    as the profiles of node types, come from `base`.
+    The models are the winners, and the served models at all other paths. All other files, such as the profiles of node
+    types, come from `base`.
     """
     kept = {path: entry for path, entry in served.all.items() if path not in outcome.winners}
     trained_until = {path: served.trained_until.get(path, -1.0) for path in kept}
@@ -110,16 +110,17 @@ def _compose(base: Snapshot, served: ServedModels, outcome: Outcome, decision: M
 
 
 def _without_twins(models: Mapping[str, Model], kinds: Mapping[str, str]) -> dict[str, Model]:
-    """Return the models that lose their twin, by path.
+    """Return path -> model, for the models that must be published without their twin.
 
-    The limits of a twin were measured between two models of one training. If only one of them is new in this version,
-    or if they became new in different ways, the limits are not valid. `kinds` has the kind of each new model.
+    A twin is a second model that checks a model. Its limits were measured between two models of the same training. The
+    limits are not valid if only one of the two models is new in this version, or if one is retrained and the other is
+    recalibrated. `kinds` has the kind of each new model.
     """
     changed = {}
     for path, (metadata, files) in models.items():
         try:
             twin = twin_of(metadata)
-        except ModelError:  # the block of a served model is malformed; nothing uses it, so it stays as it is
+        except ModelError:  # a malformed block `honesty` of a served model is not used, so it need not be changed
             continue
         if twin is not None and (twin[0] not in models or kinds.get(path) != kinds.get(twin[0])):
             changed[path] = with_description(files, None)

@@ -1,4 +1,7 @@
-"""Train the winners of a comparison once more on all samples, held-out samples included, before publishing them."""
+"""Train the winners of a comparison once more before they are published.
+
+This time, they are trained on all samples, including the held-out samples.
+"""
 
 from __future__ import annotations
 
@@ -26,11 +29,11 @@ def refit_winners(
     evaluator: Evaluator,
     trainer: ChallengerTrainer,
 ) -> dict[str, Candidate]:
-    """Train all winners except recalibrated models on all observations; return path -> new model.
+    """Train all winners except recalibrated models on all observations. Return path -> new model.
 
-    The held-out samples are the newest samples, and may be the only samples that show how the machine behaves
-    now. A new model that is worse on the held-out samples, although it was trained on them, is left out of
-    the result; the winner itself is then published.
+    The held-out samples are the newest samples, and may be the only samples that show how the machine behaves now. If a
+    new model is worse than the winner on the held-out samples, although it was trained on them, it is left out of the
+    result. Then the winner itself is published.
     """
     evaluations = {
         path: winner.evaluation
@@ -43,7 +46,7 @@ def refit_winners(
         needed = _restrict(spec, [winners[path].candidate.metadata for path in evaluations])
         _, refitted = trainer.train(needed, observations)
     except TrainingError as error:
-        log.warning("the models that are better could not be trained once more on all samples: %s", error)
+        log.warning("the winners could not be trained once more on all samples: %s", error)
         return {}
     accepted = {}
     for path, evaluation in evaluations.items():
@@ -55,7 +58,7 @@ def refit_winners(
 
 
 def _restrict(spec: PipelineSpec, metadata: Sequence[Mapping[str, Any]]) -> PipelineSpec:
-    """Return the pipeline reduced to the energy sources, feature groups and trainers of the given models' metadata."""
+    """Return the pipeline with only the energy sources, feature groups and trainers that `metadata` names."""
     trainers = {(m["output_type"], m["trainer"]) for m in metadata}
 
     def needed(output_type: str, plugins: Sequence[PluginSpec]) -> list[PluginSpec]:
@@ -66,7 +69,7 @@ def _restrict(spec: PipelineSpec, metadata: Sequence[Mapping[str, Any]]) -> Pipe
         spec,
         energy_sources=sorted({m["source"] for m in metadata}),
         feature_groups=sorted({m["feature_group"] for m in metadata}),
-        # training DynPower models needs all AbsPower models, because an isolator may use any AbsPower model
+        # to train DynPower models, train all AbsPower models, too: an isolator may use any of them
         abs_trainers=spec.abs_trainers if dyn_trainers else needed("AbsPower", spec.abs_trainers),
         dyn_trainers=dyn_trainers,
     )

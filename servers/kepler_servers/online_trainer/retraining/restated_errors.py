@@ -1,9 +1,10 @@
-"""Increase the validated errors in a model's metadata to the model's errors on all stored samples.
+"""Increase the validated errors in a model's metadata if the model's errors on all stored samples are higher.
 
-A model that was validated on little data (an idle machine, one workload) has a low validated error. Model
-selection would prefer it to a model that was validated on many workloads. Therefore, if a model's error on
-all stored samples is higher than its validated error, the published metadata state the higher error. The errors by
-split, by which models are ranked, and the quantiles of the intervals in the block `honesty` are increased, too.
+A model that was validated on little data (an idle machine, one workload) has a low validated error. Model selection
+would prefer it to a model that was validated on many workloads. Therefore, if a model's error on all stored samples is
+higher than its validated error, the published metadata state the higher error. In the block `honesty`, the errors on
+the kinds of held-out data (splits) and the quantiles of the intervals are increased, too. Models are ranked by the
+errors on the splits.
 """
 
 from __future__ import annotations
@@ -35,13 +36,14 @@ from kepler_servers.online_trainer.retraining.candidates import Candidate
 from kepler_servers.online_trainer.retraining.evaluation import Evaluation, Evaluator
 
 PARTS = 5
-"""Number of parts of the stored samples for the error on the hardest part."""
+"""Number of parts into which the stored samples are divided to find the part with the highest error (the hardest
+part)."""
 
 
 def restate_models(
     evaluator: Evaluator, served: Mapping[str, StoredModel], winners: Mapping[str, Candidate]
 ) -> dict[str, Model]:
-    """Increase the stated errors that are too low in the models of the next version.
+    """Increase the stated errors of the next version's models where they are too low.
 
     Return the changed models by path.
     """
@@ -53,7 +55,7 @@ def restate_models(
             if model is not None:
                 restated[path] = model
     for path, winner in winners.items():
-        # the stated errors of a retrained winner are right, because it was just validated on the stored samples
+        # a retrained winner was just validated on the stored samples, so its stated errors are right
         if winner.kind == "recalibrated":
             evaluation = evaluator.evaluate(winner, on_all=True)
             model = None if evaluation is None else restate(winner.metadata, winner.files, evaluation)
@@ -63,10 +65,10 @@ def restate_models(
 
 
 def restate(metadata: Mapping[str, Any], files: Mapping[str, bytes], evaluation: Evaluation) -> Model | None:
-    """Return the model with higher stated errors: the evaluation's error replaces each stated error that is lower.
+    """Return the model with the errors of the evaluation in place of all stated errors that are lower.
 
-    The same holds for the errors on held-out blocks and for the quantiles of the intervals in the block `honesty`.
-    Returns None if no stated error is lower than the evaluation's error.
+    In the block `honesty`, the errors on held-out blocks and the quantiles of the intervals are replaced in the same
+    way. Returns None if no stated error is lower than the evaluation's error.
     """
     restated = dict(metadata)
     components = dict(metadata.get("validation", {}).get("components", {}))
@@ -89,7 +91,7 @@ def restate(metadata: Mapping[str, Any], files: Mapping[str, bytes], evaluation:
     restated["mae"] = max(maes)
     restated["mape"] = max(mapes) if mapes else None
     restated["validation"] = {**metadata.get("validation", {}), "components": components}
-    with contextlib.suppress(ModelError):  # nothing uses a malformed block, so it stays as it is
+    with contextlib.suppress(ModelError):  # a malformed block is not used, so it is not changed
         if (honesty := read_honesty(metadata)) is not None:
             restated[HONESTY_KEY] = msgspec.to_builtins(_restated_honesty(honesty, evaluation, higher))
     restated["restated"] = {"components": higher, "instants": len(evaluation.samples)}
@@ -98,10 +100,10 @@ def restate(metadata: Mapping[str, Any], files: Mapping[str, bytes], evaluation:
 
 
 def _restated_honesty(honesty: Honesty, evaluation: Evaluation, higher: Sequence[str]) -> Honesty:
-    """Return the block `honesty` with the errors and quantiles of the evaluation where they are higher.
+    """Return the block `honesty` with the errors and quantiles of the evaluation wherever these are higher.
 
-    `higher` are the components whose stated errors are too low. The samples of the evaluation are divided into
-    `PARTS` parts that follow each other in time, because models are ranked by their error on the hardest part.
+    `higher` has the components whose stated errors are too low. Models are ranked by their error on the hardest part of
+    the samples. Therefore the samples of the evaluation are divided into `PARTS` parts that follow each other in time.
     """
     blocks = honesty.splits.get("blocks")
     components = {} if blocks is None else dict(blocks.components)
@@ -129,7 +131,11 @@ def _restated_honesty(honesty: Honesty, evaluation: Evaluation, higher: Sequence
 
 
 def _widened(terms: IntervalTerms, predicted: FloatArray, error: FloatArray) -> IntervalTerms:
-    """Return the terms with the quantile of each load bin increased to the quantile of these errors in watts."""
+    """Make the intervals of a component wider if the errors of its predictions are higher than expected.
+
+    `terms` has one quantile of the error in watts for each bin of predicted watts. If the errors in a bin have a higher
+    quantile, the higher quantile replaces it.
+    """
     bins = np.searchsorted(terms.edges, predicted, side="right")
     quantiles = [
         max(quantile, _rounded(conformal_quantile(error[bins == number])))

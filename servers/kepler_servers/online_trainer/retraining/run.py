@@ -93,22 +93,22 @@ def retrain(task: RetrainingTask) -> dict[str, Any]:
     }
     page_of = page_maker(spec.name, results, store.decisions(spec.name), task.report)
     publish_better(store, spec.name, served, Outcome(candidates, results, winners, restated), decision, page_of)
-    # the page of a published version is its report.html, so that nothing is stored twice
+    # a published version already contains the page as report.html, so the page is not stored a second time
     store.record_decision(spec.name, decision, None if decision["version"] is not None else page_of(decision))
     return decision
 
 
 def _judged_on(samples: SampleSplit) -> dict[str, Any]:
-    """Return the number of the held-out samples, and their first and last time in Unix seconds (None without any)."""
+    """Return the number of held-out samples, and their first and last time in Unix seconds (None if there are none)."""
     times = samples.all.sample_time[samples.held_out.covers(samples.all.sample_time)]
     first, last = (float(times.min()), float(times.max())) if len(times) else (None, None)
     return {"held_out": len(times), "held_out_from": first, "held_out_until": last}
 
 
 def main() -> None:
-    """Read a task from standard input; write its decision, or `{"error": reason}`, to standard output."""
+    """Read a task from standard input, and write its decision or `{"error": reason}` to standard output."""
     end_with_parent()
-    # redirect standard output to standard error, so that output of trainer plugins is not mixed with the decision
+    # redirect standard output to standard error, so that the output of trainer plugins is not mixed with the decision
     answer = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     configure_logging(logging.INFO)
@@ -121,7 +121,7 @@ def main() -> None:
         result = retrain(task)
     except KeplerError as error:
         result = {"error": str(error)}
-    # nobody reads the decision if the online trainer was killed meanwhile, but the model store has it, too
+    # if the online trainer was killed meanwhile, the decision cannot be sent, but it is in the model store
     with contextlib.suppress(BrokenPipeError), answer:
         answer.write(msgspec.json.encode(result))
 

@@ -18,12 +18,13 @@ class RetrainingTask(msgspec.Struct, frozen=True):
     trigger: str
     """Reason for the retraining: "first models", "new data" or "drift"."""
     train_all: bool
-    """Whether to train all models anew even if recalibrating the served models after a power shift would suffice."""
+    """Whether all models are trained anew, even if it is enough to recalibrate the served models after a power
+    shift."""
     jobs: int = 1
     """Number of models to fit in parallel."""
     machine_spec: dict[str, Any] | None = None
-    """Description of the nodes' machines; None if they are not described."""
+    """Description of the nodes' machines; None if there is no description."""
     observed: list[dict[str, Any]] = []
-    """What the online trainer has observed of the served models: running errors, coverage (`/healthz`, `models`)."""
+    """The running errors and other results of the served models, as in the member `models` of `/healthz`."""
     report: bool = True
-    """Whether the decision gets a page, if a listener makes one."""
+    """Whether Kepler Core's own report makes a page for the decision."""

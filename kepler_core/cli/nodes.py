@@ -1,0 +1,140 @@
+"""The command `nodes`, which shows the gains of nodes, and which nodes are outliers of their type."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+from kepler_core.cli.examples import examples
+from kepler_core.cli.inputs import input_option, metric_prefix_option, open_all, store_option
+from kepler_core.cli.output import json_option, print_json, print_table
+from kepler_core.errors import RecordingError, StoreError, UsageError
+
+if TYPE_CHECKING:
+    from kepler_core.pipeline.node_tables import NodeGain, NodeTable
+    from kepler_core.recording.observations import Observations
+
+_SHOWN_NODES = 20
+
+
+@click.command(
+    epilog=examples(
+        "nodes -i fleet.parquet --machine-specs specs.json", "nodes default -s models", "nodes -i fleet.parquet --all"
+    )
+)
+@click.argument("pipeline", required=False)
+@input_option(required=False)
+@store_option(required=False)
+@click.option(
+    "--machine-specs",
+    metavar="FILE",
+    help="JSON file with the description of each node's machine, by name of the node (default: all nodes are of one "
+    "type).",
+)
+@click.option(
+    "--least",
+    type=click.FloatRange(0, 1000),
+    metavar="PERCENT",
+    help="Smallest difference of an outlier from the median node, in percent of the power (default: 5).",
+)
+@click.option(
+    "--all", "show_all", is_flag=True, help=f"Show all nodes (default: the outliers and {_SHOWN_NODES} nodes)."
+)
+@metric_prefix_option()
+@json_option
+def nodes(
+    pipeline: str | None,
+    inputs: tuple[str, ...],
+    store: str | None,
+    machine_specs: str | None,
+    least: float | None,
+    show_all: bool,
+    metric_prefix: str | None,
+    as_json: bool,
+) -> None:
+    """Show which nodes draw more or less power than other nodes of their type at the same work.
+
+    Compares the nodes of recordings (--input), or shows the comparison of the training that published PIPELINE
+    (--store).
+
+    The gain of a node is its power, divided by the power of the median node of its type at the same work. It is
+    measured on blocks of time that were held out. An outlier differs by at least 5 % (--least) and by much more than
+    the nodes of its type usually differ. Of the outliers, at most 5 % are expected to be false alarms. A type needs at
+    least 5 nodes with 24 samples each.
+    """
+    if (store is None) == (not inputs) or (store is None) != (pipeline is None):
+        raise UsageError("give recordings with --input, or the name of a pipeline and --store")
+    if store is not None and pipeline is not None:
+        only = {"--machine-specs": machine_specs, "--least": least, "--metric-prefix": metric_prefix}
+        if given := [option for option, value in only.items() if value is not None]:
+            raise UsageError(f"{given[0]} needs recordings (--input)")
+        tables = _stored(store, pipeline)
+    else:
+        tables = _compared(inputs, machine_specs, least, metric_prefix)
+    if as_json:
+        print_json(tables)
+    else:
+        print_node_tables(tables, None if show_all else _SHOWN_NODES)
+
+
+def _stored(location: str, pipeline: str) -> list[NodeTable]:
+    """Return the tables that the training of a pipeline has stored."""
+    from kepler_core.pipeline.node_tables import read_node_tables
+    from kepler_core.store import open_store
+
+    tables = read_node_tables(open_store(location).snapshot(pipeline))
+    if not tables:
+        raise StoreError(f"{pipeline}: the pipeline has no comparison of nodes; it was trained on a single node")
+    return tables
+
+
+def _compared(
+    inputs: Sequence[str], machine_specs: str | None, least: float | None, metric_prefix: str | None
+) -> list[NodeTable]:
+    """Compare the nodes in recordings."""
+    from kepler_core.pipeline.machine_groups import machine_groups, most_cores, read_machine_specs
+    from kepler_core.pipeline.node_comparison import LEAST_DIFFERENCE, compare_nodes
+    from kepler_core.recording import observe
+
+    specs = None if machine_specs is None else read_machine_specs(machine_specs)
+    cpus = None if specs is None else most_cores(specs)
+    observations = observe(open_all(inputs, metric_prefix=metric_prefix), cpus=cpus)
+    groups: list[Observations] = [observations]
+    if specs is not None:
+        groups = [group.observations for group in machine_groups(observations, specs)]
+    threshold = LEAST_DIFFERENCE if least is None else least / 100
+    tables = [table for number, group in enumerate(groups) for table in compare_nodes(group, number, least=threshold)]
+    if not tables:
+        raise RecordingError("no node has both power and features that describe its work")
+    return sorted(tables, key=lambda table: (table.source, table.node_type))
+
+
+def print_node_tables(tables: Sequence[NodeTable], most: int | None) -> None:
+    """Print the tables of all node types: all outliers, and at most `most` nodes of each table."""
+    from kepler_core.pipeline.node_tables import headline
+
+    for at, table in enumerate(tables):
+        if at:
+            click.echo()
+        click.echo(headline(table))
+        shown = table.nodes if most is None else table.nodes[: max(most, len(table.outliers))]
+        print_table(
+            [_row(node) for node in shown],
+            ("node", "samples", "difference %", "± %", "q", "outlier"),
+            indent="  ",
+        )
+        if len(shown) < len(table.nodes):
+            click.echo(f"  and {len(table.nodes) - len(shown)} more (--all)")
+        for reason in dict.fromkeys(node.reason for node in table.nodes if node.reason):
+            count = sum(node.reason == reason for node in table.nodes)
+            click.echo(f"  not tested: {count} nodes: {reason}")
+
+
+def _row(node: NodeGain) -> tuple[str | int | None, ...]:
+    if node.gain is None or node.standard_error is None:
+        return node.node, node.samples, None, None, None, None
+    q = None if node.q is None else f"{node.q:.3f}"
+    outlier = "" if node.q is None else ("yes" if node.outlier else "no")
+    return node.node, node.samples, f"{100 * (node.gain - 1):+.1f}", f"{100 * node.standard_error:.1f}", q, outlier

@@ -1,0 +1,121 @@
+"""The machines of a training over several node types: descriptions by node, and groups of nodes of one type."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+import numpy as np
+
+from kepler_core.documents import DocumentError, decode_object
+from kepler_core.errors import UsageError
+from kepler_core.honesty.node_names import host_of
+from kepler_core.machine import Machine, MachineSpec, identity, machine_spec_from
+from kepler_core.messages import quoted
+from kepler_core.recording.chosen_streams import of_streams
+from kepler_core.recording.observations import Observations
+
+MachineSpecs = Mapping[str, MachineSpec]
+"""Name of a node -> description of its machine."""
+_SHOWN_NODES = 5
+
+
+@attrs.frozen(eq=False)
+class MachineGroup:
+    """The nodes of one node type, and their observations."""
+
+    machine: Machine | None
+    """The machine that all nodes are equal to; None if it is not known."""
+    observations: Observations
+    idle: Observations | None = None
+    """Observations of the idle machines of this type."""
+
+
+def read_machine_specs(path: str | Path) -> dict[str, MachineSpec]:
+    """Read the descriptions of machines from a JSON file, and return them by node.
+
+    The file has one of two forms: an object whose keys are names of nodes and whose values are descriptions of
+    machines, or an index of node types (`node_type_index.json`). Raises `UsageError`.
+    """
+    try:
+        document = decode_object(Path(path).read_bytes())
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror or error}") from error
+    except DocumentError as error:
+        raise UsageError(f"{path}: not a JSON object: {error}") from error
+    specs: dict[str, MachineSpec] = {}
+    for name, value in document.items():
+        where = f"{path}: {quoted(name, 60)}"
+        if isinstance(value, dict) and isinstance(value.get("attrs"), dict):
+            spec = machine_spec_from(value["attrs"], where)
+            for member in _members(value, where):
+                if member in specs:
+                    raise UsageError(f"{where}: the member {quoted(member, 60)} is in two node types")
+                specs[member] = spec
+        else:
+            specs[name] = machine_spec_from(value, where)
+    if not specs:
+        raise UsageError(f'{path}: no machine is described; expected {{"NODE": {{"processor": …, "cores": …}}, …}}')
+    return specs
+
+
+def _members(entry: Mapping[str, Any], where: str) -> list[str]:
+    members = entry.get("members", [])
+    if not (isinstance(members, list) and all(isinstance(member, str) for member in members)):
+        raise UsageError(f"{where}: members are not a list of names")
+    return members
+
+
+def most_cores(specs: MachineSpecs) -> int | None:
+    """Return the number of CPUs of the largest machine; None if it is not known for all machines."""
+    cores = [spec.cores for spec in specs.values()]
+    return max((number for number in cores if number is not None), default=None) if None not in cores else None
+
+
+def machine_groups(
+    observations: Observations, specs: MachineSpecs, idle: Observations | None = None
+) -> list[MachineGroup]:
+    """Divide observations by the type of their nodes. The type with the most samples comes first.
+
+    Machines whose identifying attributes are equal are of one type. A node's description is found under the name of the
+    node, or under its name without the port. Raises `UsageError` if a node of `observations` has no description.
+    """
+    types = _types(observations, specs)
+    if missing := sorted(
+        {stream.node for stream, spec in zip(observations.streams, types, strict=True) if spec is None}
+    ):
+        shown = ", ".join(quoted(node, 60) for node in missing[:_SHOWN_NODES])
+        more = f" and {len(missing) - _SHOWN_NODES} more" if len(missing) > _SHOWN_NODES else ""
+        raise UsageError(
+            f"no description of {len(missing)} of the recordings' nodes: {shown}{more}; add them to --machine-specs"
+        )
+    keys = np.array([_key(spec) for spec in types])
+    idle_keys = None if idle is None else np.array([_key(spec) for spec in _types(idle, specs)])
+    samples = np.bincount(observations.sample_stream, minlength=len(keys))
+    groups = {}
+    for key in dict.fromkeys(keys.tolist()):
+        spec = types[keys.tolist().index(key)]
+        assert spec is not None  # checked above
+        own_idle = None
+        if idle is not None and idle_keys is not None and (idle_keys == key).any():
+            own_idle = of_streams(idle, idle_keys == key)
+        group = MachineGroup(Machine(spec), of_streams(observations, keys == key), own_idle)
+        groups[-int(samples[keys == key].sum()), key] = group
+    return [groups[key] for key in sorted(groups)]
+
+
+def _key(spec: MachineSpec | None) -> str:
+    return "" if spec is None else json.dumps(identity(spec.as_dict()), sort_keys=True)
+
+
+def _types(observations: Observations, specs: MachineSpecs) -> Sequence[MachineSpec | None]:
+    """Return the description of each stream's machine, or None if there is none."""
+    by_host: dict[str, MachineSpec | None] = {}
+    for name, spec in specs.items():
+        if host := host_of(name):
+            # a host with several descriptions, e.g. under two ports, cannot be found without the port
+            by_host[host] = spec if host not in by_host or by_host[host] == spec else None
+    return [specs.get(stream.node) or by_host.get(host_of(stream.node) or "") for stream in observations.streams]
