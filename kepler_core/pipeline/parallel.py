@@ -14,6 +14,7 @@ from joblib.externals.loky import ProcessPoolExecutor
 from threadpoolctl import threadpool_limits
 
 from kepler_core.errors import MissingExtraError, UsageError
+from kepler_core.parent_watch import end_with
 from kepler_core.pipeline.fit import FitJob, FitResult, fit
 from kepler_core.plugins import registry
 from kepler_core.plugins.settings import OWN
@@ -23,6 +24,12 @@ Backend = Literal["loky", "threading", "dask"]
 
 def _numbered(index: int, job: FitJob) -> tuple[int, FitResult]:
     return index, fit(job)
+
+
+def _numbered_in_worker(index: int, job: FitJob, parent: int) -> tuple[int, FitResult]:
+    """Run a fit in a process that the process `parent` has started."""
+    end_with(parent)
+    return _numbered(index, job)
 
 
 def fit_all(
@@ -44,11 +51,10 @@ def fit_all(
 def _results(
     work: Sequence[FitJob], backend: Backend, scheduler: str | None, jobs: int | None
 ) -> Iterator[tuple[int, FitResult]]:
-    calls = (joblib.delayed(_numbered)(index, job) for index, job in enumerate(work))
     with _backend(backend, scheduler, jobs):
         if backend == "dask":
             # joblib's Dask backend does not support return_as="generator_unordered"
-            yield from joblib.Parallel(n_jobs=-1)(calls)
+            yield from joblib.Parallel(n_jobs=-1)(joblib.delayed(_numbered)(*numbered) for numbered in enumerate(work))
             return
         n_jobs = min(jobs or os.cpu_count() or 1, len(work))
         if n_jobs == 1 and backend == "loky" and not all(_is_own(job) for job in work):
@@ -58,6 +64,7 @@ def _results(
             yield from (_numbered(index, job) for index, job in enumerate(work))
             return
         remaining = dict(enumerate(work))
+        calls = (joblib.delayed(_numbered_in_worker)(*numbered, os.getpid()) for numbered in enumerate(work))
         try:
             for index, result in joblib.Parallel(n_jobs=n_jobs, return_as="generator_unordered", max_nbytes=None)(
                 calls
@@ -84,11 +91,16 @@ def executor(backend: Backend, scheduler: str | None, workers: int) -> Iterator[
             with distributed.get_client().get_executor(pure=False) as cluster:
                 yield cluster
     else:
-        processes = ProcessPoolExecutor(max_workers=workers)
+        processes = _processes(workers)
         try:
             yield processes
         finally:
             processes.shutdown(kill_workers=True)  # frees the memory of the workers; Ctrl-C does not wait
+
+
+def _processes(workers: int) -> ProcessPoolExecutor:
+    """Return an executor whose worker processes end with this process."""
+    return ProcessPoolExecutor(max_workers=workers, initializer=end_with, initargs=(os.getpid(),))
 
 
 def _is_own(job: FitJob) -> bool:
@@ -100,7 +112,7 @@ def _in_another_process(work: Sequence[FitJob]) -> Iterator[tuple[int, FitResult
     """Run the fits one by one in a separate process; start a new process if a fit makes the process exit."""
     remaining = list(enumerate(work))
     while remaining:
-        processes = ProcessPoolExecutor(max_workers=1)
+        processes = _processes(1)
         try:
             while remaining:
                 index, job = remaining.pop(0)

@@ -42,7 +42,7 @@ def test_a_child_ends_with_the_process_that_started_it(how: str) -> None:
 
 
 def test_a_group_ends_with_its_parent() -> None:
-    worker = f"from kepler_servers.parent_watch import end_with_parent; end_with_parent(); {WORKER}; child.wait()"
+    worker = f"from kepler_core.parent_watch import end_with_parent; end_with_parent(); {WORKER}; child.wait()"
     parent = (
         "import sys; from kepler_servers.process_group import SessionProcess; "
         f"process = SessionProcess([sys.executable, '-c', {worker!r}]); "

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.command import kepler
+from support.process import wait_for
 from support.training import only_metrics, train
 
 from kepler_core.simulate import Simulation, recording
@@ -98,17 +99,30 @@ def test_an_unwritable_store_ends_the_command_before_training(quick: Path, simul
     assert done.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def workers(leader: int) -> list[Path]:
+    """Return the folders in /proc of loky's worker processes in the group of this leader."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # the process has ended
+            group = int((folder / "stat").read_text().rpartition(")")[2].split()[2])
+            if group == leader and b"popen_loky" in (folder / "cmdline").read_bytes():
+                found.append(folder)
+    return found
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_interrupted_training_publishes_nothing(simulated: Path, tmp_path: Path, how: signal.Signals) -> None:
     command = [sys.executable, "-m", "kepler_core", "train", "default", "-i", str(simulated), "-s", str(tmp_path)]
     running = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
-    time.sleep(4)
+    wait_for(lambda: len(workers(running.pid)) > 1, "the training has no worker processes", 60)
+    time.sleep(4)  # the workers fit models, whose results are larger than the buffer of a pipe
     assert running.poll() is None, "the training ended before the test interrupted it"
-    os.killpg(running.pid, how) if how is signal.SIGKILL else running.send_signal(how)
+    running.send_signal(how)
     _, errors = running.communicate(timeout=60)
-    assert running.returncode == (130 if how is signal.SIGINT else -signal.SIGKILL)
+    assert running.returncode == (130 if how is signal.SIGINT else -how)
+    wait_for(lambda: not workers(running.pid), "the worker processes are still running", 60)
     if how is signal.SIGINT:
         assert "interrupted; a store that was being written is unchanged" in errors
         assert "Traceback" not in errors

@@ -9,6 +9,7 @@ import os
 import msgspec
 
 from kepler_core.logs import LEVELS, configure_logging
+from kepler_core.parent_watch import end_with_parent
 from kepler_core.store import open_store
 from kepler_core.urls import is_url
 from kepler_profiler.similarity import SpecTable
@@ -18,7 +19,6 @@ from kepler_servers.model_server.app import MAX_BODY_BYTES, ModelServer
 from kepler_servers.model_server.initial import InitialPipelines
 from kepler_servers.model_server.metrics import ServerMetrics
 from kepler_servers.model_server.settings import SETTINGS_VARIABLE, Settings
-from kepler_servers.parent_watch import end_with_parent
 
 log = logging.getLogger(__name__)
 

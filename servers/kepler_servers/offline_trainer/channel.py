@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 
 import msgspec
 
+from kepler_core.parent_watch import kill_own_group
 from kepler_core.plugins.hooks import hookimpl
 from kepler_servers.offline_trainer.messages import (
     Command,
@@ -23,7 +24,6 @@ from kepler_servers.offline_trainer.messages import (
     ReadyToPublish,
     StageStarted,
 )
-from kepler_servers.parent_watch import kill_own_group
 
 MAX_FIRST_LINES = 1000
 """Number of log lines that are sent immediately. Of all further lines, only the last `MAX_LAST_LINES` are sent, at the

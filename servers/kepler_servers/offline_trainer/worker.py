@@ -14,6 +14,7 @@ import msgspec
 
 from kepler_core.errors import UsageError
 from kepler_core.logs import LEVELS, configure_logging
+from kepler_core.parent_watch import end_with_parent
 from kepler_core.urls import shown_location
 from kepler_servers.http.adapter import RsgiAdapter
 from kepler_servers.http.server import when_stopping
@@ -22,7 +23,6 @@ from kepler_servers.offline_trainer.jobs import Jobs
 from kepler_servers.offline_trainer.metrics import TrainerMetrics
 from kepler_servers.offline_trainer.settings import SETTINGS_VARIABLE, Settings, StateFolder
 from kepler_servers.offline_trainer.training_pool import TrainingPool
-from kepler_servers.parent_watch import end_with_parent
 
 log = logging.getLogger(__name__)
 

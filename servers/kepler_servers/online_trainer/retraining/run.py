@@ -27,6 +27,7 @@ from kepler_core.documents import DocumentError, decode_json
 from kepler_core.errors import KeplerError
 from kepler_core.logs import configure_logging
 from kepler_core.machine import Machine, machine_spec_from
+from kepler_core.parent_watch import end_with_parent
 from kepler_core.pipeline.load import pipeline_from
 from kepler_core.pipeline.next_version import timestamp
 from kepler_core.store import open_store
@@ -47,7 +48,6 @@ from kepler_servers.online_trainer.retraining.refit import refit_winners
 from kepler_servers.online_trainer.retraining.restated_errors import restate_models
 from kepler_servers.online_trainer.retraining.task import RetrainingTask
 from kepler_servers.online_trainer.state_folder import StateFolder
-from kepler_servers.parent_watch import end_with_parent
 
 
 def retrain(task: RetrainingTask) -> dict[str, Any]:

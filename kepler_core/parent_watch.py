@@ -11,6 +11,8 @@ import time
 log = logging.getLogger(__name__)
 
 _POLL_SECONDS = 1.0
+_WATCHED = threading.Lock()
+"""Held as soon as the thread of `end_with` has started."""
 _TERM_TIMEOUT_SECONDS = 5.0
 """Time between SIGTERM and SIGKILL, in which this process can end by itself."""
 
@@ -33,6 +35,25 @@ def end_with_parent() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     threading.Thread(target=watch, name="parent watch", daemon=True).start()
+
+
+def end_with(parent: int) -> None:
+    """Start a thread that kills this process soon after its parent process has died.
+
+    `parent` is the process id of the parent. The function does nothing if it is called in the process `parent` itself,
+    or if the thread is running already. Workers of loky need this: if the main process is killed, they wait forever
+    until somebody reads their results, because each worker inherits the reading end of the pipe (loky 3.5).
+    """
+    if os.getpid() == parent or _WATCHED.locked():
+        return
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_POLL_SECONDS)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    if _WATCHED.acquire(blocking=False):
+        threading.Thread(target=watch, name="parent watch", daemon=True).start()
 
 
 def kill_own_group() -> None:
