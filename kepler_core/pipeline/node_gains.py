@@ -55,8 +55,11 @@ def node_gains(X: FloatArray, watts: FloatArray, node: IntArray) -> FloatArray:
     nodes, number = np.unique(node, return_inverse=True)
     number = number.reshape(len(node))
     gains = np.ones(len(nodes))
-    # Rows with hardly any power are left out: their large relative errors mean nothing, but would decide the result.
+    # Rows with hardly any power are left out, and faulty readings too: their large relative errors mean nothing, but
+    # would decide the result.
     usable = watts > max(MAPE_FLOOR_FRACTION * float(watts.max(initial=0.0)), MIN_MAPE_WATTS)
+    if len(nodes) >= MIN_NODES:
+        usable &= watts > LOWEST_POWER * _low_power(watts, number)[number]
     if len(nodes) < MIN_NODES or not usable.any():
         return gains[number]
     terms = _terms(X)[usable] / watts[usable, None]

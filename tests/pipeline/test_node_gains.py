@@ -60,6 +60,14 @@ def test_the_gains_of_nodes_with_the_same_load_are_found() -> None:
     assert gains == pytest.approx(GAINS / GAINS.mean(), rel=0.01)
 
 
+def test_a_faulty_low_reading_does_not_decide_the_gains() -> None:
+    rows = rows_of(dataset())
+    watts = rows.fit_watts["package"].copy()
+    watts[7] = 12.0  # the nodes draw at least 34 W
+    gains = of_nodes(node_gains(rows.fit_X, watts, rows.node), rows.node)
+    assert gains == pytest.approx(GAINS / GAINS.mean(), rel=0.01)
+
+
 def test_two_nodes_show_nothing_about_their_gains() -> None:
     rows = rows_of(dataset(GAINS[: MIN_NODES - 1]))
     watts = rows.fit_watts["package"]
