@@ -38,7 +38,7 @@ def test_parts_and_workers_change_no_model(quick: Path, parquet: Path, tmp_path:
     ways = {
         "one part": ("--jobs", "1"),
         "one worker": ("--jobs", "1", "--part-samples", "1"),
-        "four workers": ("--jobs", "4", "--part-samples", "1"),
+        "two workers": ("--jobs", "2", "--part-samples", "1"),
         "two parts": ("--jobs", "1", "--part-samples", "80000"),
     }
     models = {}
