@@ -15,7 +15,7 @@ USAGE_RATIO = "kepler_node_cpu_usage_ratio"
 """Gauge: the fraction of the time of all CPUs in which they were busy. Up to Kepler 0.11.4, the gauge lags by one
 window."""
 CPU_INFO = "kepler_node_cpu_info"
-"""One series with the value 1 per logical CPU (label `processor`)."""
+"""One series for each logical CPU (label `processor`). The value is always 1."""
 PROCESS_SECONDS = "kepler_process_cpu_seconds_total"
 PROCESS_JOULES = "kepler_process_cpu_joules_total"
 VM_JOULES = "kepler_vm_cpu_joules_total"

@@ -38,11 +38,11 @@ def new_form(name: str, arguments: Sequence[str], command: click.Command | None 
 
 
 def changed_form(name: str, arguments: Sequence[str], command: click.Command) -> str | None:
-    """Return the error message for the wrong command line of an old command that still exists.
+    """Return the error message for a command line of kepler-model-server 0.7 whose command still exists.
 
-    The message is the message of `new_form`. A command line is old if it has an old option, a file name without a
-    suffix, or a list that is separated by commas. It is also old if it lacks an option for which kepler-model-server
-    0.7 had a default, and all its options exist in both programs. Return None if the command line is not old.
+    The method `new_form` makes the message. A command line is old if it has an old option, a file name without a
+    suffix, or a list that is separated by commas. If all options of the command line exist in both programs, it is old
+    if an option is missing for which kepler-model-server 0.7 had a default. Return None if the command line is not old.
     """
     line = _Line(name, arguments, command)
     return line.new_form() if line.is_old() else None

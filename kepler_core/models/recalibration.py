@@ -123,9 +123,10 @@ def _corrected_part(part: ComponentPart, correction: Correction) -> ComponentPar
 
 
 def _corrected_honesty(honesty: Honesty, corrections: Mapping[str, Correction]) -> Honesty:
-    """Return the block `honesty` with intervals and twin limits for corrected predictions of the model and its twin.
+    """Return a model's stated errors and intervals as they are after the corrections, for the model and its twin.
 
-    A gain multiplies all watts, so also errors. A shift moves only the watts at which the bins of an interval end.
+    A gain multiplies all watts, and so it multiplies the errors, too. A shift changes no error. It changes only the
+    power at which the bins of an interval begin and end.
     """
 
     def corrected(terms: IntervalTerms, by: Correction) -> IntervalTerms:

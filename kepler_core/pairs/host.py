@@ -69,7 +69,8 @@ def read_host(recording: Recording, vm: str, target: Target, reservation: Reserv
     """Return the power of a virtual machine in a recording of its host.
 
     `vm` is the label `vm_id` or `vm_name` of the virtual machine. The watts come from counters of joules if the
-    recording has them, and otherwise from the gauge of watts. The gauge is enough only for the target `kepler`. Raises
+    recording has them, and otherwise from the gauge of watts. For all values of `target`
+    except `kepler`, the recording must have counters. Raises
     `RecordingError` if the recording does not have the virtual machine or the metrics that the target needs.
     """
     host = _Host(recording, vm)

@@ -74,7 +74,7 @@ _thread = threading.local()
 
 
 def _enter(connection: HTTPConnection) -> None:
-    """Record that the current thread's transfer uses a connection from now on."""
+    """Record which connection the transfer of the current thread uses."""
     transfer: _Transfer = _thread.transfer
     transfer.connection = connection
     transfer.deadline.check()  # a transfer that another thread has ended must not open a connection

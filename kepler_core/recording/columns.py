@@ -76,7 +76,7 @@ class Metric:
         return np.cumsum(self.lengths) - self.lengths
 
     def span(self, series: int) -> slice:
-        """Return the indices of the samples of a series; the slice is empty for a series without samples."""
+        """Return the slice of the arrays with the samples of a series. It is empty if the series has no samples."""
         start = int(self.starts[series])
         return slice(start, start + int(self.lengths[series]))
 

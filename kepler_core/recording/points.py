@@ -29,7 +29,7 @@ _FEWEST_RATES = 10
 _SMALL_FALL = 0.9
 """A counter that keeps at least this fraction of its value when it falls may not have been reset."""
 _LARGEST_ROUNDING = 0.01
-"""Maximum rounding of a counter's value, as a fraction of the counter's usual increase."""
+"""Maximum error of a counter's value because of rounding, as a fraction of the counter's usual increase."""
 
 
 @attrs.define(eq=False)

@@ -169,7 +169,7 @@ class Catalogue:
         key = (request.output_type, sources, names, usable, *formats, first)
         candidates = self._candidates_of.get(key)
         if candidates is None:
-            # `narrow` may raise an error, which is not cached: its message names properties that are not in the key
+            # Errors of `narrow` are not cached: their messages contain properties of the request that `key` lacks.
             candidates = narrow(self._columns, request, sources, usable, self.broken, self.location)
             if len(self._candidates_of) > _MAX_CANDIDATES:
                 self._candidates_of.clear()

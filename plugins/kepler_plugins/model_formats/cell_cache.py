@@ -180,7 +180,7 @@ def _offsets(masks: JointLeafMasks) -> list[IntArray]:
 
 
 def _users(masks: JointLeafMasks, of_feature: FeatureMasks) -> range:
-    """Return the numbers of the ensembles that use a feature."""
+    """Return the indices of the ensembles that use a feature."""
     return range(len(masks.base))[of_feature.users or slice(None)]
 
 

@@ -37,7 +37,7 @@ VALID_INTERVALS = 5
 
 @attrs.frozen
 class Publishing:
-    """The options of `kepler-model serve meter` that state where it publishes the watts."""
+    """The options of `kepler-model serve meter` for the places to which the meter publishes the watts."""
 
     tree: str
     outputs: tuple[str, ...]
