@@ -90,9 +90,9 @@ def test_kill_9_of_the_server_after_it_published(own: TrainerFolder, breakpoints
 
 
 def test_kills_of_the_server_do_not_count_as_attempts(own: TrainerFolder, breakpoints: Breakpoints) -> None:
-    """Five kills interrupt a job, which is still completed. Two kills reach the training process before the server."""
+    """A job is completed although three kills interrupt it. The second one reaches the training process first."""
     url = None
-    for kill in range(5):
+    for kill in range(3):
         breakpoints.set(MODEL_TRAINED)
         server = start(own.root, environ=breakpoints.environ)
         server.wait_ready()
@@ -110,7 +110,7 @@ def test_kills_of_the_server_do_not_count_as_attempts(own: TrainerFolder, breakp
         job = server.until(url, "done")
         assert job["attempts"] == 1
         lines = [line["text"] for line in job["log"]]
-        assert len(lines) == 5
+        assert len(lines) == 3
         assert all("the server was killed" in line and "is not counted" in line for line in lines), lines
     assert own.versions("small") == [1]
 
@@ -166,7 +166,7 @@ def test_kill_9_of_a_training_process(own: TrainerFolder, breakpoints: Breakpoin
 def test_a_crash_or_a_timeout_after_the_publishing_does_not_fail_the_job(
     own: TrainerFolder, breakpoints: Breakpoints
 ) -> None:
-    with training(own.root, "--time-limit", "15", environ=breakpoints.environ) as server:
+    with training(own.root, "--time-limit", "40", environ=breakpoints.environ) as server:
         breakpoints.set(MODEL_PUBLISHED)
         url = server.submit(request(name="crash"))
         breakpoints.wait(MODEL_PUBLISHED)

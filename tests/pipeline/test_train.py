@@ -246,7 +246,8 @@ def test_the_same_input_gives_the_same_models(quick: Path, recordings: Path, tmp
     """Two trainings from the same two recordings, with different `--jobs` and `--backend`, write equal bytes."""
     both = ["-i", recordings / "kepler_coremark.json", "-i", recordings / "kepler_stressng.json.gz"]
     pipeline = ["default", *both, "--set", "feature_groups=[CounterOnly]", "--set", "energy_sources=[rapl]"]
-    pipeline += ["--set", "dyn_trainers=[]", "--set", "max_rows=300"]
+    pipeline += ["--set", "dyn_trainers=[]", "--set", "max_rows=200"]
+    pipeline += ["--set", "validation.folds=3", "--set", "validation.regimes=3"]
     first = train(*pipeline, "-s", tmp_path / "a", "--jobs", "2")
     second = train(*pipeline, "-s", tmp_path / "b", "--jobs", "1", "--backend", "threading")
     for report in (first, second):

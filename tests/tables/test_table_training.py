@@ -90,7 +90,7 @@ def test_tables_of_several_nodes_give_the_same_models_with_any_extractor_and_iso
 ) -> None:
     """Models from tables are the same: tables keep smoothed values, and the CPU frequency in rows of containers."""
     recording = tmp_path / "r.json"
-    write_recording(Simulation(containers=4, timestamps=150, nodes=3), str(recording))
+    write_recording(Simulation(containers=3, timestamps=90, nodes=3), str(recording))
     settings = (
         "--set", "feature_groups=[Full]", "--set", "extractor={name: smooth, args: {window: 3}}",
         "--set", "isolator={name: trainer, args: {background_hints: [pod-0]}}",
