@@ -65,7 +65,7 @@ def test_a_model_with_any_metadata(metadata: dict[str, Any]) -> None:
 def test_a_pipeline_with_any_decisions(decisions: list[dict[str, Any]]) -> None:
     answer = View.of(SITE, {}).answer(
         "pipeline.html.j2", name="p", problem=None, store_problem="", served=1, current=1, versions=[1],
-        decisions=decisions, total=0, models=[], node_types=0,
+        decisions=decisions, total=0, models=[], node_types=0, has_report=True,
     )  # fmt: skip
     assert isinstance(answer.body, bytes)
     checked(answer.body)

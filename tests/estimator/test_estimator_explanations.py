@@ -206,7 +206,7 @@ def test_a_model_without_its_twin_still_answers(tmp_path: Path, provider: str) -
     ("model", "problem"),
     [
         (edited(level=7), "honesty"),
-        (edited(twin={**HONESTY["twin"], "feature_group": "../.."}), "no name"),
+        (edited(twin={**HONESTY["twin"], "feature_group": "../.."}), "invalid path of a twin"),
         (edited(twin={**HONESTY["twin"], "feature_group": "BPFOnly"}), "the twin of"),
     ],
 )

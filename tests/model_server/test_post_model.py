@@ -75,7 +75,7 @@ def test_curve_by_trainer_name(server: ServerProcess) -> None:
     assert evaluate(weights, {"bpf_cpu_time_ms": [0.0]}, "bpf_cpu_time_ms") == {"package": [32.0]}
     reversed_metrics = {**request, "metrics": CAPTURED["metrics"][::-1]}
     message = checked_error(server.post(reversed_metrics), 404)
-    assert "a curve over bpf_cpu_time_ms: right only for a client" in message
+    assert "a curve over bpf_cpu_time_ms: usable only for a client" in message
 
 
 def test_archive(server: ServerProcess, store: LocalStore) -> None:
