@@ -109,7 +109,9 @@ class TwinnedModel:
 
         Return None if there are more rows, or if a row needs `PowerModel.watts` (`RowEvaluator.watts`).
         """
-        if not (isinstance(values, np.ndarray) and values.dtype == np.float64 and 0 < len(values) <= MAX_ROWS):
+        if not (isinstance(values, np.ndarray) and values.dtype == np.float64 and values.ndim == 2):
+            return None
+        if not 0 < len(values) <= MAX_ROWS:
             return None
         names = self.model.features if features is None else tuple(features)
         if values.shape != (len(values), len(names)) or self._row_evaluator is None:
@@ -120,7 +122,12 @@ class TwinnedModel:
             own = row if columns is None else [row[column] for column in columns]
             if self._row_columns is not None:
                 own = [own[column] for column in self._row_columns]
-            predicted = self._row_evaluator.watts(own)
+            try:
+                predicted = self._row_evaluator.watts(own)
+            except Exception:
+                # The function for single rows may belong to a third-party regressor. `PowerModel.watts` uses the
+                # regressor's function for arrays, and raises `ModelError` if this function fails, too.
+                return None
             if predicted is None:
                 return None
             rows.append(predicted)

@@ -122,13 +122,18 @@ class LocalStore(Store):
         path = _index_path(folder)
         if version is None or path.is_symlink() or not path.is_file():
             return None
-        from kepler_core.store.serving_index import MAX_INDEX_BYTES, decode_index
+        from kepler_core.store.serving_index import MAX_INDEX_BYTES, UnusableIndexError, decode_index
 
         def read(name: str, max_bytes: int, lock: VersionLock | None = lock) -> bytes:
             return _read(f"{folder}/{name}", max_bytes)
 
         snapshot = Snapshot(pipeline, version, str(folder), None, frozenset(), read, folder)
-        return decode_index(_read(str(path), MAX_INDEX_BYTES), read(MANIFEST_FILE, MAX_FILE_BYTES), snapshot)
+        manifest = read(MANIFEST_FILE, MAX_FILE_BYTES)
+        try:
+            content = _read(str(path), MAX_INDEX_BYTES)
+        except StoreError as error:  # the version can be read without its index
+            raise UnusableIndexError(str(error)) from error
+        return decode_index(content, manifest, snapshot)
 
     def signature(self, pipeline: str) -> str:
         folder = self.path(pipeline)

@@ -155,17 +155,18 @@ class _Table:
 def make_index(pipeline: str, version: int, files: Mapping[str, bytes]) -> bytes | None:
     """Return the index of a version with these files (path -> content).
 
-    Return None if the version has few models, or if they cannot be read.
+    Return None if the version has few models, if they cannot be read, or if the index would be too large.
     """
     where = f"{pipeline}, version {version}"
     snapshot = Snapshot(pipeline, version, where, None, frozenset(files), lambda name, max_bytes: files[name])
     if count_models(snapshot) < MIN_INDEXED_MODELS:
         return None
     try:
-        return encode_index(snapshot, files[MANIFEST_FILE])
+        index = encode_index(snapshot, files[MANIFEST_FILE])
     except StoreError as error:
         log.warning("no index is written: %s", error)
         return None
+    return index if len(index) <= MAX_INDEX_BYTES else None
 
 
 def encode_index(snapshot: Snapshot, manifest: bytes) -> bytes:
@@ -357,6 +358,8 @@ def _model_of_file(record: tuple[str, FileRecord]) -> str | None:
     """Return the path of the model that a file belongs to; None if it belongs to no model."""
     parts = record[0].split("/")
     if len(parts) == _MODEL_DEPTH:
+        if not parts[-1].endswith((".zip", ".json")):
+            return None  # another file, e.g. of a plugin
         parts[-1] = parts[-1].removesuffix(".zip").removesuffix(".json")
     return "/".join(parts[:_MODEL_DEPTH]) if len(parts) >= _MODEL_DEPTH else None
 

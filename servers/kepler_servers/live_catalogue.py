@@ -12,6 +12,7 @@ from typing import Any
 import attrs
 
 from kepler_core.errors import KeplerError, StoreError
+from kepler_core.messages import one_line
 from kepler_core.selection import Catalogue
 from kepler_core.selection.reading import read_pipeline_models
 from kepler_core.selection.similarity import SpecTable
@@ -215,21 +216,25 @@ class LiveCatalogue:
             wait = CHECK_PAUSE_SECONDS if next(counter) % _CHECKED_AT_ONCE == 0 else 0
             return self._stop.wait(wait) or self._pipelines.get(name) is not pipeline
 
-        path, problem = None, None
+        problem, is_wrong = None, False
         try:
-            path = first_difference(index, pause)
+            if (path := first_difference(index, pause)) is not None:
+                problem, is_wrong = f"its index has another content than the files of {path}", True
         except StoreError as error:
             problem = str(error)
+        except Exception as error:  # e.g. of zlib, if the texts in the index are damaged
+            problem, is_wrong = f"its index cannot be compared with its files: {one_line(error)}", True
         with self._changing:
-            if (path is None and problem is None) or self._pipelines.get(name) is not pipeline:
+            if problem is None or self._pipelines.get(name) is not pipeline:
                 return
             self._without_index.add(str(pipeline.signature))
             pipeline.signature = ""  # differs from every real signature, so the files of the pipeline will be read
-            if path is not None:
-                # The index may be forged, so none of its models is served any more.
-                pipeline.models = ()
-                problem = f"its index has another content than the files of {path}"
+            pipeline.retry_at = 0.0
             log.error("pipeline %s: all its files are read again: %s", name, problem)
+            if is_wrong:
+                # The index may be forged, so none of its models is served any more, even if no file can be read now.
+                pipeline.models, pipeline.node_types = (), {}
+                self._rebuild()
         self.refresh()
 
     def _failed(self, name: str, pipeline: _Pipeline, problem: str) -> bool:

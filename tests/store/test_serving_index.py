@@ -155,6 +155,36 @@ def test_forged_index_is_replaced_by_the_files(store: LocalStore, caplog: pytest
     assert "its index has another content than the files" in caplog.text
 
 
+def test_no_model_of_an_index_with_damaged_texts_is_served(store: LocalStore, caplog: pytest.LogCaptureFixture) -> None:
+    """The files cannot be read either, because a version that is published later is damaged."""
+    document = msgspec.msgpack.decode(index_of(store).read_bytes()[HEAD_BYTES:])
+    document[-3][0][0] = b"not compressed"  # the metadata of the first models
+    rewrite(index_of(store), msgspec.msgpack.encode(document))
+    live = live_catalogue(store)
+    assert len(live.current.models) == len(MODELS)
+    store.publish("made", store_files())
+    index_of(store, 2).unlink()
+    flip(store.root / f"made/{PATH}.zip")
+    live.refresh()
+    check_index(live)
+    assert len(live.current.models) == 0
+    assert "its index cannot be compared with its files" in caplog.text
+
+
+def test_index_that_cannot_be_read(
+    store: LocalStore, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving_index, "MAX_INDEX_BYTES", 10)
+    unusable(store, "larger than", caplog)
+
+
+def test_other_files_beside_models_do_not_matter(store: LocalStore) -> None:
+    store.publish("made", {**store_files(), f"{PATH}.txt": b"a note"})
+    indexed = store.indexed_models("made")
+    assert indexed is not None
+    assert first_difference(indexed, lambda: False) is None
+
+
 def test_check_finds_a_damaged_file(store: LocalStore) -> None:
     flip(store.root / f"made/{PATH}.zip")
     live = live_catalogue(store)

@@ -200,6 +200,25 @@ def test_a_single_row_without_a_feature_is_an_error() -> None:
         checked.watts(np.ones((1, 4)))
 
 
+def test_a_single_number_is_an_error() -> None:
+    with pytest.raises(ModelError):
+        model("linear with a boosted twin").watts(np.array(5.0))
+
+
+def test_a_failing_function_for_single_rows_is_not_needed() -> None:
+    """A third-party regressor may have a function for single rows that fails. Its function for arrays still answers."""
+
+    class Failing:
+        def watts(self, row: list[float]) -> None:
+            raise OverflowError("math range error")
+
+    checked = TwinnedModel(load_model(files_of(FEATURES, of(linear)), resident=True))
+    X = rows(FEATURES, 1)[:1]
+    expected = checked.watts(X).watts
+    object.__setattr__(checked, "_row_evaluator", Failing())
+    assert checked.watts(X).watts.tolist() == expected.tolist()
+
+
 def test_models_of_onnx_runtime_answer_single_rows_too() -> None:
     """Models with trees of too many leaves have no function for single rows."""
     files = files_of(FEATURES, {"package": lambda: GradientBoostingRegressor(n_estimators=2, max_depth=12)})

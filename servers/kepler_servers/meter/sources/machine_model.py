@@ -89,6 +89,8 @@ class MachineModelSource:
         )
         self._idle_known = idle_watts is not None
         self._source: FormulaSource | None = None
+        self._rank = 0
+        """Index of the finder that has found the model in use."""
         self._problem = ""
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
@@ -112,10 +114,13 @@ class MachineModelSource:
 
     def _search(self, stop: threading.Event) -> None:
         while not stop.is_set():
-            problems = []
-            for find in self._finders:
+            problems: list[str] = []
+            for rank, find in enumerate(self._finders):
+                if self._source is not None and rank > self._rank:
+                    break  # the model in use comes from a finder that is preferred, and that fails only now
                 try:
-                    self._source, self._problem = self._make(find(self._idle_known)), ""
+                    source = self._make(find(self._idle_known))
+                    self._source, self._rank, self._problem = source, rank, ""
                     break
                 except KeplerError as error:
                     problems.append(str(error))
@@ -123,4 +128,4 @@ class MachineModelSource:
                     problems.append(f"a defect: {one_line(error)}")
             else:
                 self._problem = "; ".join(problems)
-            stop.wait(RETRY_SECONDS if self._problem else REFRESH_SECONDS)
+            stop.wait(RETRY_SECONDS if problems else REFRESH_SECONDS)
