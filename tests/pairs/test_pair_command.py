@@ -33,7 +33,9 @@ def test_a_host_is_recorded_without_prometheus(tmp_path: Path) -> None:
     watts = recording.metrics[names.VM_WATTS]
     assert watts.labels[0]["instance"] == url.removeprefix("http://")
     windows = read_host(recording, "vm-a", "capacity")
-    assert len(windows.end) == 5
+    # On a busy machine, a reading may come late. The time until the next reading is then too short to be used.
+    assert len(windows.end) + sum(windows.left_out.values()) == 5
+    assert len(windows.end) > 2
     assert windows.end - windows.start == pytest.approx(1.0, abs=0.5)
 
 
