@@ -7,12 +7,12 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
+from functools import cache
 
 log = logging.getLogger(__name__)
 
 _POLL_SECONDS = 1.0
-_WATCHED = threading.Lock()
-"""Held as soon as the thread of `end_with` has started."""
 _TERM_TIMEOUT_SECONDS = 5.0
 """Time between SIGTERM and SIGKILL, in which this process can end by itself."""
 
@@ -22,11 +22,8 @@ def end_with_parent() -> None:
 
     If this process leads a process group, the whole group is killed.
     """
-    parent = os.getppid()
 
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(_POLL_SECONDS)
+    def end() -> None:
         log.error("the main process is gone; stopping")
         if os.getpgrp() == os.getpid():
             kill_own_group()
@@ -34,7 +31,7 @@ def end_with_parent() -> None:
         time.sleep(_TERM_TIMEOUT_SECONDS)
         os.kill(os.getpid(), signal.SIGKILL)
 
-    threading.Thread(target=watch, name="parent watch", daemon=True).start()
+    _watch(os.getppid(), end)
 
 
 def end_with(parent: int) -> None:
@@ -44,16 +41,24 @@ def end_with(parent: int) -> None:
     or if the thread is running already. Workers of loky need this: if the main process is killed, they wait forever
     until somebody reads their results, because each worker inherits the reading end of the pipe (loky 3.5).
     """
-    if os.getpid() == parent or _WATCHED.locked():
-        return
+    if os.getpid() != parent:
+        _kill_with(parent)
+
+
+@cache
+def _kill_with(parent: int) -> None:
+    _watch(parent, lambda: os.kill(os.getpid(), signal.SIGKILL))
+
+
+def _watch(parent: int, end: Callable[[], None]) -> None:
+    """Start a thread that calls `end` when `parent` is no longer the parent of this process."""
 
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(_POLL_SECONDS)
-        os.kill(os.getpid(), signal.SIGKILL)
+        end()
 
-    if _WATCHED.acquire(blocking=False):
-        threading.Thread(target=watch, name="parent watch", daemon=True).start()
+    threading.Thread(target=watch, name="parent watch", daemon=True).start()
 
 
 def kill_own_group() -> None:

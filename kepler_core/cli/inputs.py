@@ -12,6 +12,7 @@ from kepler_core.documents import DocumentError, decode_object
 from kepler_core.errors import UsageError
 
 if TYPE_CHECKING:
+    from kepler_core.machine import MachineSpec
     from kepler_core.recording import Recording, RecordingParts
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -61,6 +62,22 @@ def machine_spec_option() -> Callable[[F], F]:
         metavar="FILE",
         help="JSON file with the description of the machine, as `kepler-model profile machine` writes it.",
     )
+
+
+def machine_specs_option(use: str) -> Callable[[F], F]:
+    """Return the click option `--machine-specs FILE`. `use` ends its help text."""
+    return click.option(
+        "--machine-specs",
+        metavar="FILE",
+        help=f"JSON file with the description of each node's machine, by name of the node{use}",
+    )
+
+
+def read_machine_specs(path: str) -> dict[str, MachineSpec]:
+    """Return the descriptions of machines in a file, by node. See `kepler_core.pipeline.machine_groups`."""
+    from kepler_core.pipeline.machine_groups import machine_specs_from
+
+    return machine_specs_from(read_object(path), path)
 
 
 def parse_vm_guests(pairs: Sequence[str]) -> dict[str, str]:

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING
 import click
 
 from kepler_core.cli.examples import examples
-from kepler_core.cli.inputs import input_option, metric_prefix_option, open_all, store_option
+from kepler_core.cli.inputs import (
+    input_option,
+    machine_specs_option,
+    metric_prefix_option,
+    open_all,
+    read_machine_specs,
+    store_option,
+)
 from kepler_core.cli.output import json_option, print_json, print_table
 from kepler_core.errors import RecordingError, StoreError, UsageError
 
@@ -27,12 +34,7 @@ _SHOWN_NODES = 20
 @click.argument("pipeline", required=False)
 @input_option(required=False)
 @store_option(required=False)
-@click.option(
-    "--machine-specs",
-    metavar="FILE",
-    help="JSON file with the description of each node's machine, by name of the node (default: all nodes are of one "
-    "type).",
-)
+@machine_specs_option(" (default: all nodes are of one type).")
 @click.option(
     "--least",
     type=click.FloatRange(0, 1000),
@@ -68,8 +70,8 @@ def nodes(
         raise UsageError("give recordings with --input, or the name of a pipeline and --store")
     if store is not None and pipeline is not None:
         only = {"--machine-specs": machine_specs, "--least": least, "--metric-prefix": metric_prefix}
-        if given := [option for option, value in only.items() if value is not None]:
-            raise UsageError(f"{given[0]} needs recordings (--input)")
+        if unusable := [option for option, value in only.items() if value is not None]:
+            raise UsageError(f"{unusable[0]} needs recordings (--input)")
         tables = _stored(store, pipeline)
     else:
         tables = _compared(inputs, machine_specs, least, metric_prefix)
@@ -94,8 +96,9 @@ def _compared(
     inputs: Sequence[str], machine_specs: str | None, least: float | None, metric_prefix: str | None
 ) -> list[NodeTable]:
     """Compare the nodes in recordings."""
-    from kepler_core.pipeline.machine_groups import machine_groups, most_cores, read_machine_specs
+    from kepler_core.pipeline.machine_groups import machine_groups, most_cores
     from kepler_core.pipeline.node_comparison import LEAST_DIFFERENCE, compare_nodes
+    from kepler_core.pipeline.node_tables import by_source
     from kepler_core.recording import observe
 
     specs = None if machine_specs is None else read_machine_specs(machine_specs)
@@ -108,7 +111,7 @@ def _compared(
     tables = [table for number, group in enumerate(groups) for table in compare_nodes(group, number, least=threshold)]
     if not tables:
         raise RecordingError("no node has both power and features that describe its work")
-    return sorted(tables, key=lambda table: (table.source, table.node_type))
+    return by_source(tables)
 
 
 def print_node_tables(tables: Sequence[NodeTable], most: int | None) -> None:

@@ -16,9 +16,11 @@ from kepler_core.cli.inputs import (
     idle_option,
     input_option,
     machine_spec_option,
+    machine_specs_option,
     metric_prefix_option,
     parse_vm_guests,
     profile_option,
+    read_machine_specs,
     read_object,
     store_option,
     vm_guest_option,
@@ -97,12 +99,7 @@ if TYPE_CHECKING:
     help="Name under which the store lists the machine as a member of its node type (default: the node names in "
     "the recordings).",
 )
-@click.option(
-    "--machine-specs",
-    metavar="FILE",
-    help="JSON file with the description of each node's machine, by name of the node. Models are trained for each node "
-    "type, and published as one version.",
-)
+@machine_specs_option(". Models are trained for each node type, and published as one version.")
 @idle_option()
 @profile_option()
 @click.option(
@@ -179,8 +176,8 @@ def train(
     only = [option for option, value in of_recordings.items() if value]
     if machine_specs is not None:
         others = {"--machine-spec": machine_spec, "--machine-id": machine_id, "--profile": profile}
-        if given := [option for option, value in others.items() if value]:
-            raise UsageError(f"{given[0]} describes one machine, so it does not go with --machine-specs")
+        if unusable := [option for option, value in others.items() if value]:
+            raise UsageError(f"{unusable[0]} describes one machine, so it does not go with --machine-specs")
     result = run(
         pipeline,
         inputs,
@@ -264,7 +261,7 @@ def run(
     Shows a progress bar if standard error is a terminal.
     """
     from kepler_core.machine import Machine, MachineSpec
-    from kepler_core.pipeline.machine_groups import machine_groups, most_cores, read_machine_specs
+    from kepler_core.pipeline.machine_groups import machine_groups, most_cores
     from kepler_core.pipeline.train import train as train_pipeline
     from kepler_core.plugins.hooks import hooks
     from kepler_core.recording.findings import findings

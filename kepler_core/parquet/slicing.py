@@ -1,7 +1,7 @@
 """Divide a recording into parts: the series of some machines in a slice of time.
 
-The slices depend on the recording only, because the rules that compare a node's values with its usual values are
-applied to each slice. Which machines are in a part together makes no such difference.
+Some rules compare a node's values with the usual values of the node in the slice. So the slices must not depend on the
+number of workers or the size of the parts, but only on the recording. The division into machines changes no result.
 """
 
 from __future__ import annotations

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import attrs
 import numpy as np
 
-from kepler_core.documents import DocumentError, decode_object
 from kepler_core.errors import UsageError
 from kepler_core.honesty.node_names import host_of
 from kepler_core.machine import Machine, MachineSpec, identity, machine_spec_from
 from kepler_core.messages import quoted
-from kepler_core.recording.chosen_streams import of_streams
 from kepler_core.recording.observations import Observations
+from kepler_core.recording.subsets import of_streams
 
 MachineSpecs = Mapping[str, MachineSpec]
 """Name of a node -> description of its machine."""
@@ -34,18 +32,12 @@ class MachineGroup:
     """Observations of the idle machines of this type."""
 
 
-def read_machine_specs(path: str | Path) -> dict[str, MachineSpec]:
-    """Read the descriptions of machines from a JSON file, and return them by node.
+def machine_specs_from(document: Mapping[str, Any], path: str) -> dict[str, MachineSpec]:
+    """Return the descriptions of machines in the JSON object of a file, by node.
 
-    The file has one of two forms: an object whose keys are names of nodes and whose values are descriptions of
-    machines, or an index of node types (`node_type_index.json`). Raises `UsageError`.
+    The object has one of two forms: its keys are names of nodes and its values are descriptions of machines, or it is
+    an index of node types (`node_type_index.json`). Raises `UsageError`.
     """
-    try:
-        document = decode_object(Path(path).read_bytes())
-    except OSError as error:
-        raise UsageError(f"{path}: {error.strerror or error}") from error
-    except DocumentError as error:
-        raise UsageError(f"{path}: not a JSON object: {error}") from error
     specs: dict[str, MachineSpec] = {}
     for name, value in document.items():
         where = f"{path}: {quoted(name, 60)}"

@@ -20,6 +20,7 @@ import numpy as np
 
 from kepler_core.arrays import FloatArray, IntArray
 from kepler_core.frames import node_dataset
+from kepler_core.grouping import median_by
 from kepler_core.pipeline.node_gains import fitted_ratios
 from kepler_core.pipeline.node_tables import NodeGain, NodeTable
 from kepler_core.pipeline.rows import evenly
@@ -30,7 +31,7 @@ BLOCKS = 8
 """Number of blocks of time of each node."""
 MIN_SAMPLES = 3 * BLOCKS
 """Minimum number of samples of a node. With fewer samples, the median of a block means little."""
-MIN_TWINS = 5
+MIN_NODES = 5
 """Minimum number of nodes of a type to test for outliers. The spread of fewer nodes is hardly known."""
 FALSE_ALARMS = 0.05
 """Expected share of the outliers that are false alarms. If no node is an outlier, this is the probability of any false
@@ -115,7 +116,7 @@ def _table(
             row.q = float(q[at]) if np.isfinite(q[at]) else None
             row.outlier = bool(q[at] <= FALSE_ALARMS and abs(np.expm1(gains[at])) >= least)
             if row.q is None:
-                row.reason = f"{_count(int(np.isfinite(gains).sum()))}; a test needs at least {MIN_TWINS}"
+                row.reason = f"{_count(int(np.isfinite(gains).sum()))}; a test needs at least {MIN_NODES}"
         else:
             row.reason = f"{row.samples} usable samples; a gain needs at least {MIN_SAMPLES}"
         rows.append(row)
@@ -137,7 +138,6 @@ def gains_of(X: FloatArray, watts: FloatArray, node: IntArray, nodes: int) -> tu
     `nodes` − 1), both of shape (rows,). Rows are sorted by node, and by time within a node. The median gain is 1. A
     node with fewer than `MIN_SAMPLES` rows has the gain NaN.
     """
-    gains, errors = np.full(nodes, np.nan), np.full(nodes, np.nan)
     node, kept = _thinned(node, nodes)
     usable = kept[watts[kept] > 0]
     node = node[watts[kept] > 0]
@@ -145,7 +145,7 @@ def gains_of(X: FloatArray, watts: FloatArray, node: IntArray, nodes: int) -> tu
     enough = counts[node] >= MIN_SAMPLES
     node, usable = node[enough], usable[enough]
     if not len(node):
-        return gains, errors
+        return np.full(nodes, np.nan), np.full(nodes, np.nan)
     X, watts = X[usable], watts[usable]
     starts = np.cumsum(counts * (counts >= MIN_SAMPLES)) - counts * (counts >= MIN_SAMPLES)
     block = (np.arange(len(node)) - starts[node]) * BLOCKS // counts[node]
@@ -153,12 +153,9 @@ def gains_of(X: FloatArray, watts: FloatArray, node: IntArray, nodes: int) -> tu
     for parity in (0, 1):
         tested = block % 2 == parity
         ratio[tested] = fitted_ratios(X[~tested], watts[~tested], node[~tested], X[tested], watts[tested])
-    medians = _medians(np.log(ratio), node * BLOCKS + block).reshape(-1, BLOCKS)
-    measured = np.unique(node)
-    gains[measured] = medians.mean(axis=1)
-    errors[measured] = medians.std(axis=1, ddof=1) / np.sqrt(BLOCKS)
-    gains -= np.nanmedian(gains)
-    return gains, errors
+    medians = median_by(np.log(ratio), node * BLOCKS + block, nodes * BLOCKS).reshape(nodes, BLOCKS)
+    gains = medians.mean(axis=1)  # NaN for a node that was left out, because all of its medians are NaN
+    return gains - np.nanmedian(gains), medians.std(axis=1, ddof=1) / np.sqrt(BLOCKS)
 
 
 def _thinned(node: IntArray, nodes: int) -> tuple[IntArray, IntArray]:
@@ -172,25 +169,16 @@ def _thinned(node: IntArray, nodes: int) -> tuple[IntArray, IntArray]:
     return node[kept], kept
 
 
-def _medians(values: FloatArray, group: IntArray) -> FloatArray:
-    """Return the median of each group, in ascending order of the groups; `group` has the group of each value."""
-    order = np.lexsort((values, group))
-    values, group = values[order], group[order]
-    first = np.flatnonzero(np.diff(group, prepend=group[0] - 1))
-    count = np.diff(np.append(first, len(group)))
-    return np.asarray((values[first + (count - 1) // 2] + values[first + count // 2]) / 2)
-
-
 def outlier_test(gains: FloatArray, errors: FloatArray) -> tuple[float | None, float | None, FloatArray]:
     """Return the standard deviation between nodes, its standard error, and the adjusted p-value of each node.
 
     `gains` are logarithms of gains, `errors` their standard errors, both of shape (nodes,), NaN for nodes without a
-    gain. With fewer than `MIN_TWINS` gains, the two numbers are None and all p-values are NaN.
+    gain. With fewer than `MIN_NODES` gains, the two numbers are None and all p-values are NaN.
     """
     q = np.full(len(gains), np.nan)
     known = np.isfinite(gains)
     n = int(known.sum())
-    if n < MIN_TWINS:
+    if n < MIN_NODES:
         return None, None, q
     from scipy.stats import t
 

@@ -6,7 +6,7 @@ The file `nodes/<node type>.json` of a pipeline has a table for each energy sour
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Annotated
 
 import msgspec
@@ -85,6 +85,11 @@ def read_node_tables(snapshot: Snapshot) -> list[NodeTable]:
                 tables += decode_json(snapshot.read(name), _tables)
             except DocumentError as error:
                 raise StoreError(f"{snapshot.where}: {name}: {error}") from error
+    return by_source(tables)
+
+
+def by_source(tables: Iterable[NodeTable]) -> list[NodeTable]:
+    """Return the tables in the order of their energy sources and node types."""
     return sorted(tables, key=lambda table: (table.source, table.node_type))
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from kepler_core.arrays import BoolArray, FloatArray, IntArray
 from kepler_core.recording.counts import Counts
 from kepler_core.recording.observations import Observations
+from kepler_core.recording.subsets import of_samples
 
 SECTION_SECONDS = 600.0
 """Length of a section. It is longer than the blocks of the validation, and than the windows of slow meters."""
@@ -48,27 +49,11 @@ def taken(observations: Observations, kept: BoolArray) -> Observations:
     A window that begins in another section, or at a sample that is not kept, becomes unknown.
     """
     section = sections_of(observations)
-    number = np.cumsum(kept) - 1
-    rows = kept[observations.row_sample]
-    used, container = np.unique(observations.row_container[rows], return_inverse=True)
-    windows = {}
-    for source, begins in observations.windows.items():
-        at = np.maximum(begins, 0)
-        known = (begins >= 0) & (section[at] == section) & kept[at]
-        windows[source] = np.where(known, number[at], -1)[kept]
-    return attrs.evolve(
-        observations,
-        sample_stream=observations.sample_stream[kept],
-        sample_time=observations.sample_time[kept],
-        containers=tuple(observations.containers[at] for at in used.tolist()),
-        container_names=tuple(observations.container_names[at] for at in used.tolist()),
-        row_sample=number[observations.row_sample[rows]],
-        row_container=container.astype(np.int64),
-        container_features={name: values[rows] for name, values in observations.container_features.items()},
-        node_features={name: values[kept] for name, values in observations.node_features.items()},
-        power={key: watts[kept] for key, watts in observations.power.items()},
-        windows=windows,
-    )
+    windows = {
+        source: np.where(section[np.maximum(begins, 0)] == section, begins, -1)
+        for source, begins in observations.windows.items()
+    }
+    return of_samples(attrs.evolve(observations, windows=windows), kept)
 
 
 def joined(pieces: Sequence[Observations], counts: Counts, digest: str) -> Observations:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import attrs
 import numpy as np
 
 from kepler_core.arrays import FloatArray
 from kepler_core.dataset import Dataset
 from kepler_core.frames import node_dataset
 from kepler_core.recording import Observations
+from kepler_core.recording.subsets import of_samples
 from kepler_core.testing.checks import CheckFunction, Subject, require
 from kepler_core.testing.samples import FEATURES, SOURCE, small_observations
 
@@ -70,17 +70,7 @@ def _time(dataset: Dataset) -> FloatArray:
 
 def _until(observations: Observations, end: int) -> Observations:
     """Return the observations of one node at its first `end` timestamps."""
-    rows = observations.row_sample < end
-    return attrs.evolve(
-        observations,
-        sample_stream=observations.sample_stream[:end],
-        sample_time=observations.sample_time[:end],
-        row_sample=observations.row_sample[rows],
-        row_container=observations.row_container[rows],
-        container_features={name: values[rows] for name, values in observations.container_features.items()},
-        node_features={name: values[:end] for name, values in observations.node_features.items()},
-        power={key: values[:end] for key, values in observations.power.items()},
-    )
+    return of_samples(observations, np.arange(len(observations.sample_time)) < end)
 
 
 def returns_what_was_requested(subject: Subject) -> None:

@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from kepler_core.cli.inputs import read_machine_specs
 from kepler_core.errors import UsageError
 from kepler_core.machine import MachineSpec
-from kepler_core.pipeline.machine_groups import machine_groups, most_cores, read_machine_specs
+from kepler_core.pipeline.machine_groups import machine_groups, most_cores
 from kepler_core.pipeline.node_comparison import (
     FALSE_ALARMS,
+    MIN_NODES,
     MIN_SAMPLES,
-    MIN_TWINS,
     compare_nodes,
     gains_of,
     outlier_test,
@@ -61,7 +62,7 @@ def test_a_few_nodes_that_draw_more_than_their_twins_are_outliers() -> None:
     assert abs(spread - 0.02) < 3 * spread_error
 
 
-@pytest.mark.parametrize("nodes", [MIN_TWINS, 8, 20, 100, 400])
+@pytest.mark.parametrize("nodes", [MIN_NODES, 8, 20, 100, 400])
 def test_false_alarms_are_as_rare_as_promised(nodes: int) -> None:
     rng = np.random.default_rng(nodes)
     repetitions = 1000
@@ -93,7 +94,7 @@ def test_a_node_with_three_samples_has_no_gain() -> None:
     assert np.isfinite(gains[:6]).all()
 
 
-@pytest.mark.parametrize("nodes", [1, MIN_TWINS - 1])
+@pytest.mark.parametrize("nodes", [1, MIN_NODES - 1])
 def test_few_nodes_are_not_tested(nodes: int) -> None:
     gains, errors = gains_of(*fleet(np.linspace(1, 2, nodes)), nodes=nodes)
     spread, spread_error, q = outlier_test(gains, errors)

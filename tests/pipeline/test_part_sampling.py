@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from support.observations import assert_same
 
 from kepler_core.errors import RecordingError
 from kepler_core.parquet import RecordingWriter, open_parts, write_recording
@@ -43,19 +44,6 @@ def parquet(content: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -
     return path
 
 
-def same(one: Observations, other: Observations) -> None:
-    assert one.streams == other.streams
-    assert (one.containers, one.container_names) == (other.containers, other.container_names)
-    assert (one.step, one.digest, one.node_gauges) == (other.step, other.digest, other.node_gauges)
-    for column in ("sample_stream", "sample_time", "row_sample", "row_container"):
-        np.testing.assert_array_equal(getattr(one, column), getattr(other, column), err_msg=column)
-    for columns in ("container_features", "node_features", "power", "windows"):
-        values, others = getattr(one, columns), getattr(other, columns)
-        assert list(values) == list(others)
-        for key in others:
-            np.testing.assert_array_equal(values[key], others[key], err_msg=f"{columns} {key}")
-
-
 def in_one_part(parquet: Path, max_rows: int) -> Observations:
     return observe_sample(SPEC, [open_parts(parquet)], max_rows=max_rows, jobs=1)[0]
 
@@ -67,7 +55,7 @@ def test_parts_and_workers_change_nothing(parquet: Path, part_samples: int, jobs
     parts = open_parts(parquet, part_samples=part_samples)
     assert len(parts.parts) > 1
     observed, n_samples = observe_sample(SPEC, [parts], max_rows=max_rows, jobs=jobs)
-    same(observed, expected)
+    assert_same(observed, expected)
     assert observed.counts.as_dict() == expected.counts.as_dict()
     assert n_samples == NODES * TIMES
 
@@ -83,7 +71,7 @@ def test_slices_of_time_change_no_value(parquet: Path, max_rows: int) -> None:
     assert len(sliced.parts) == NODES * len(edges)
     longest = max(part.read().sample_counts["kepler_node_package_joules_total"] for part in sliced.parts)
     assert longest < sum(whole.sample_counts.values())
-    same(observe_sample(SPEC, [sliced], max_rows=max_rows, jobs=1)[0], in_one_part(parquet, max_rows))
+    assert_same(observe_sample(SPEC, [sliced], max_rows=max_rows, jobs=1)[0], in_one_part(parquet, max_rows))
 
 
 def test_all_rows_are_those_of_the_recording_in_json(parquet: Path, content: dict[str, Any]) -> None:

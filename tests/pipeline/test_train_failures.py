@@ -101,13 +101,13 @@ def test_an_unwritable_store_ends_the_command_before_training(quick: Path, simul
 
 def workers(leader: int) -> list[Path]:
     """Return the folders in /proc of loky's worker processes in the group of this leader."""
-    found = []
+    workers_of_leader = []
     for folder in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):  # the process has ended
             group = int((folder / "stat").read_text().rpartition(")")[2].split()[2])
             if group == leader and b"popen_loky" in (folder / "cmdline").read_bytes():
-                found.append(folder)
-    return found
+                workers_of_leader.append(folder)
+    return workers_of_leader
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.observations import assert_same
 
 from kepler_core.errors import RecordingError
 from kepler_core.recording import Observations, observe, read_recording
@@ -22,22 +23,6 @@ N_NODES, N_TIMES = 8, 700
 def observations() -> Observations:
     simulation = Simulation(nodes=N_NODES, containers=3, timestamps=N_TIMES, churn=0.3)
     return observe([read_recording(recording(simulation))])
-
-
-def assert_same(one: Observations, other: Observations) -> None:
-    assert (one.streams, one.containers, one.container_names) == (
-        other.streams,
-        other.containers,
-        other.container_names,
-    )
-    assert (one.step, one.digest, one.node_gauges) == (other.step, other.digest, other.node_gauges)
-    for column in ("sample_stream", "sample_time", "row_sample", "row_container"):
-        np.testing.assert_array_equal(getattr(one, column), getattr(other, column), err_msg=column)
-    for columns in ("container_features", "node_features", "power", "windows"):
-        values, others = getattr(one, columns), getattr(other, columns)
-        assert list(values) == list(others)
-        for key in others:
-            np.testing.assert_array_equal(values[key], others[key], err_msg=f"{columns} {key}")
 
 
 def sampled(parts: list[Observations], max_rows: int, seed: int = 0) -> SectionSample:

@@ -156,7 +156,7 @@ def test_forged_index_is_replaced_by_the_files(store: LocalStore, caplog: pytest
 
 
 def test_no_model_of_an_index_with_damaged_texts_is_served(store: LocalStore, caplog: pytest.LogCaptureFixture) -> None:
-    """The files cannot be read either, because a version that is published later is damaged."""
+    """Models cannot be read from files instead, because the files of the next version are damaged."""
     document = msgspec.msgpack.decode(index_of(store).read_bytes()[HEAD_BYTES:])
     document[-3][0][0] = b"not compressed"  # the metadata of the first models
     rewrite(index_of(store), msgspec.msgpack.encode(document))

@@ -46,10 +46,6 @@ class Error(msgspec.Struct, omit_defaults=True):
     """The wrong part of the request: the path of a key in the JSON body, or the name of a parameter or header."""
 
 
-def _no_check(environ: Environ) -> None:
-    """Accept every request."""
-
-
 class App:
     """A WSGI application that serves routes.
 
@@ -66,12 +62,12 @@ class App:
         error: type[msgspec.Struct] = Error,
         http_error: Callable[[KeplerError], HttpError | None] = lambda error: None,
         openapi: bool = True,
-        check: Callable[[Environ], None] = _no_check,
+        check: Callable[[Environ], None] | None = None,
     ) -> None:
         """`name` is the name of the server, e.g. "model server". `error` is the type of the JSON body of an error
         answer, for the OpenAPI document. `http_error` returns the HTTP error for a `KeplerError`; if it returns None,
         the client gets status 503. `openapi` tells whether the OpenAPI document is served under `/openapi.json`.
-        `check` is called before each handler, and may raise `HttpError`."""
+        `check`, if it is given, is called before each handler, and may raise `HttpError`."""
         self._check = check
         self.name = name
         self.observe = observe
@@ -107,7 +103,7 @@ class App:
     def can_call(self, route: Route) -> bool:
         """Return whether `call` can handle requests to a route."""
         parts = (route.guard, route.headers, route.upload, route.error_page)
-        return "<" not in route.path and all(part is None for part in parts) and self._check is _no_check
+        return "<" not in route.path and all(part is None for part in parts) and self._check is None
 
     def call(self, route: Route, body: bytes) -> Answer | Deferred:
         """Return the answer to a request without a query to exactly the path of a route, without bottle and WSGI.
@@ -133,7 +129,8 @@ class App:
             environ = bottle.request.environ
 
             def handle() -> Any:
-                self._check(environ)
+                if self._check is not None:
+                    self._check(environ)
                 return route.handler(**path_parameters, **_arguments(route))
 
             answer = self._answer(route, handle, started, environ)

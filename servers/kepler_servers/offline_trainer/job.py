@@ -40,8 +40,8 @@ class Job:
     stage: str | None
     """The stage that the training entered last: reading, preparing, fitting, publishing or packing."""
     may_be_published: bool
-    """Whether an attempt was permitted to publish, so that it may have published a version even if it did not report
-    this."""
+    """Whether an attempt was permitted to publish. Such an attempt may have published a version without reporting
+    it."""
     expected: int | None
     """Number of models that the training will fit; None before the training has determined it."""
     version: int | None
