@@ -35,6 +35,8 @@ LONG_INTERVAL = 1.5
 def find_windows(laid_out: LaidOut) -> dict[str, IntArray]:
     """Leave out power where a meter stood still; return the windows of meters whose reading is renewed seldom.
 
+    A meter that never moves has no power at all, however short the recording is: a machine that runs draws power.
+
     Such a meter gets a new reading only at some samples. Its power at a sample is the mean over a window of time that
     ends at this sample. The result maps the energy source of each such meter to an array of shape (samples,). The
     array contains the index of the sample at which the window begins, or -1 if this is not known. The windows of all
@@ -49,7 +51,10 @@ def find_windows(laid_out: LaidOut) -> dict[str, IntArray]:
         still: BoolArray = known & np.all(np.nan_to_num(watts) == 0, axis=0)
         begins = np.arange(-1, len(known) - 1)
         is_seldom = False
-        for samples in laid_out.streams(laid_out.any_in_stream(still) & laid_out.any_in_stream(known & ~still)):
+        has_moved = laid_out.any_in_stream(known & ~still)
+        for samples in laid_out.streams(laid_out.any_in_stream(still) & ~has_moved):
+            watts[:, samples] = np.nan
+        for samples in laid_out.streams(laid_out.any_in_stream(still) & has_moved):
             meter = _Meter(laid_out.sample_time[samples], watts[:, samples], known[samples], still[samples])
             watts[:, samples] = meter.watts()
             begins[samples] = np.where(meter.begins >= 0, samples.start + meter.begins, -1)

@@ -170,3 +170,23 @@ def test_a_round_uses_all_metrics_or_none(body: bytes, tmp_path: Path) -> None:
         assert status.problem.startswith(f"{odd}: ")
         assert set(status.problems) <= {"answer", "partial", "refused"}
         assert not trainer.stored_samples()
+
+
+def test_samples_without_power_are_logged_once(
+    content: Content, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Counters of energy that never advance give no power, not 0 W, even in the few samples of the first rounds."""
+    no_power = {
+        metric: [
+            {**series, "values": [[time, "5"] for time, _ in series["values"]]} if "_joules_" in metric else series
+            for series in rows
+        ]
+        for metric, rows in content.items()
+    }
+    with prometheus(tmp_path / "prometheus", no_power) as server:
+        trainer = TrainerUnderTest(tmp_path, server.url)
+        assert trainer.run_round(30)
+        assert trainer.run_round(60)
+    assert trainer.stored_samples() == []
+    assert trainer.rounds.status.lag is None
+    assert len([record for record in caplog.records if "none can be used" in record.message]) == 1

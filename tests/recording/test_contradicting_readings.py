@@ -182,7 +182,7 @@ CASES: dict[str, tuple[Damage, str, set[str]]] = {
     ),
     "a platform that is not measured": (
         both(without(PACKAGE, DRAM), in_metrics("joules", np.zeros_like)),
-        "impossible_power",
+        "frozen_meters",
         set(),
     ),
     "DRAM times ten": (in_metrics("dram", lambda values: values * 10), "contradicting_power", set()),

@@ -105,6 +105,7 @@ class Rounds:
         self._next_skip = 1
         self._progress_restored = False
         self._logged_problem: str | None = None
+        self._said_unusable = False
         self._count_damaged()
 
     def run(self) -> None:
@@ -179,7 +180,7 @@ class Rounds:
         since = self._fetch_since(until)
         if self.samples.has_lost:
             log.warning("a sample file was damaged: fetching its time range again, from %s on", utc(since))
-        added = fetched = 0
+        added = fetched = unusable = 0
         for start, end in time_slices(since, until, 2 * reach):
             if self.stop.is_set():
                 break
@@ -191,8 +192,12 @@ class Rounds:
             for name in ("added", "replaced", "known", "unusable"):
                 self.status.samples[name] += getattr(result, name)
             added += result.added
+            unusable += result.unusable
             self.drift.update(observations, result.fresh)
         self._new_samples += added
+        if unusable > 1 and unusable == fetched and not self._said_unusable:
+            log.warning("%d samples were fetched, and none can be used: they have no features or no power", fetched)
+            self._said_unusable = True
         if not self.stop.is_set():
             self.samples.clear_lost()
         if added:
