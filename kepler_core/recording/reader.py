@@ -158,13 +158,10 @@ def _columns(
     Malformed series are left out and added to `malformed`; returns None if all series of the metric are
     malformed. With `in_parts`, series with equal labels are joined.
     """
-    n_samples = sum(_most_samples(item) for item in series)
-    timestamps, values = np.empty(n_samples), np.empty(n_samples)
+    pieces: list[FloatArray] = []
     labels: list[Mapping[str, str]] = []
-    lengths: list[int] = []
     number_of: list[int] = []
     known: dict[frozenset[tuple[str, str]], int] = {}
-    filled = 0
     for index, item in enumerate(series):
         try:
             flat = decode_export(item.values, item.timestamps) if _is_export(item) else _samples(item)
@@ -176,19 +173,14 @@ def _columns(
         number = known.setdefault(frozenset(item.metric.items()), len(labels)) if in_parts else len(labels)
         if number == len(labels):
             labels.append(item.metric)
-        lengths.append(n := len(flat) // 2)
+        pieces.append(flat)
         number_of.append(number)
-        timestamps[filled : filled + n] = flat[0::2]
-        values[filled : filled + n] = flat[1::2]
-        filled += n
     if series and not labels:
         return None
+    lengths = [len(piece) // 2 for piece in pieces]
+    timestamps, values = (np.concatenate([piece[at::2] for piece in pieces] or [np.empty(0)]) for at in (0, 1))
     metric = metric_from_columns(
-        metric_name,
-        timestamps[:filled],
-        values[:filled],
-        np.repeat(np.array(number_of, dtype=np.int64), lengths),
-        tuple(labels),
+        metric_name, timestamps, values, np.repeat(np.array(number_of, dtype=np.int64), lengths), tuple(labels)
     )
     totals = np.bincount(np.array(number_of, dtype=np.int64), weights=lengths, minlength=len(labels))
     return metric, int(np.count_nonzero(totals == 0))
@@ -200,11 +192,3 @@ def _is_export(series: Series) -> bool:
 
 def _samples(series: Series) -> FloatArray:
     return decode_samples(series.values, strict=False)
-
-
-def _most_samples(series: Series) -> int:
-    """Return an upper bound of a series' number of samples."""
-    if _is_export(series):
-        return bytes(series.timestamps).count(b",") + 1
-    # Each sample has an opening bracket. Strings may contain brackets, too, so the count may be too high.
-    return max(bytes(series.values).count(b"[") - 1, 0)

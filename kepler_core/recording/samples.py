@@ -7,6 +7,7 @@ sample, to accept NaN and infinity, and to name the first wrong value in the err
 from __future__ import annotations
 
 import itertools
+import struct
 
 import msgspec
 import numpy as np
@@ -19,9 +20,11 @@ from kepler_core.messages import quoted
 LATEST_UNIX_SECONDS = 1e11
 """Highest timestamp that is accepted, in the year 5138. Higher timestamps must be in another unit than seconds."""
 
+_flat_numbers = msgspec.json.Decoder(list[float])
 _numbers = msgspec.json.Decoder(list[tuple[float, float]], strict=False)
 _values = msgspec.json.Decoder(list[str | float | None])
 _pairs = msgspec.json.Decoder(list[tuple[str | float, str | float | None]])
+_NUMBER_BYTES = b"0123456789+-.eE"
 
 
 def decode_samples(raw: bytes | msgspec.Raw, *, strict: bool = True) -> FloatArray:
@@ -31,11 +34,31 @@ def decode_samples(raw: bytes | msgspec.Raw, *, strict: bool = True) -> FloatArr
     are not pairs of a timestamp and a value always raise this error. The error's `path` leads from the series to
     the value.
     """
+    if isinstance(raw, msgspec.Raw) and (flat := _decode_flat(bytes(raw))) is not None:
+        return flat
     try:
         pairs = decode_json(raw, _numbers)
     except DocumentError:
         return _decode_each(raw, strict)
     return np.fromiter(itertools.chain.from_iterable(pairs), np.float64, 2 * len(pairs))
+
+
+def _decode_flat(text: bytes) -> FloatArray | None:
+    """Decode samples as one list of numbers, without a Python object for each sample.
+
+    `text` must be valid JSON; msgspec has checked this for the content of a `msgspec.Raw`. Return None if `text` is not
+    `[[number,"number"],...]` without spaces, or if a number is not written as JSON demands.
+    """
+    # Without its numbers, such a text has only the commas, brackets and quotation marks of its samples.
+    skeleton = text.translate(None, _NUMBER_BYTES)
+    n = skeleton.count(b',"')
+    if not n or skeleton != b"[" + (b'[,""],' * n)[:-1] + b"]":
+        return None
+    try:
+        numbers = decode_json(b"[" + text.translate(None, b'[]"') + b"]", _flat_numbers)
+        return np.frombuffer(struct.pack(f"{2 * n}d", *numbers))
+    except (DocumentError, struct.error):
+        return None
 
 
 def check_times(timestamps: FloatArray) -> None:
