@@ -23,6 +23,45 @@ def power_column(component: str) -> str:
 
 
 @attrs.frozen(eq=False, slots=False)
+class RowNumbers:
+    """The stream, the time and the sample of each row of an index, each calculated when it is first needed."""
+
+    index: pd.MultiIndex
+
+    @cached_property
+    def stream_and_time(self) -> tuple[IntArray, IntArray]:
+        recording, node, time = (np.asarray(self.index.codes[at], dtype=np.int64) for at in range(3))
+        return recording * len(self.index.levels[1]) + node, time
+
+    @cached_property
+    def sample(self) -> IntArray:
+        stream, time = self.stream_and_time
+        key = stream * (len(self.index.levels[2]) + 1) + time
+        if len(key) == 0:
+            return key
+        step = np.diff(key)
+        if (step >= 0).all():
+            return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(step > 0)])
+        return np.asarray(np.unique(key, return_inverse=True)[1], dtype=np.int64)
+
+    @cached_property
+    def is_contiguous(self) -> bool:
+        """Whether the rows of each sample follow one another, and the samples are in sorted order."""
+        return bool((np.diff(self.sample) >= 0).all())
+
+    @cached_property
+    def first_rows(self) -> IntArray:
+        if self.is_contiguous:
+            return np.flatnonzero(np.diff(self.sample, prepend=-1))
+        return np.unique(self.sample, return_index=True)[1].astype(np.int64)
+
+    @cached_property
+    def index_of_samples(self) -> pd.MultiIndex:
+        """The recording, node and timestamp of each sample, in a data set by container."""
+        return self.index[self.first_rows].droplevel(["container"])
+
+
+@attrs.frozen(eq=False, slots=False)
 class Dataset:
     """Rows to train a model on, or to estimate power for.
 
@@ -53,6 +92,8 @@ class Dataset:
     """Watts that an isolator subtracted, one row per sample and one power column per component."""
     notes: tuple[str, ...] = ()
     """Remarks for the user who trains models on the data set, one line each."""
+    _row_numbers: RowNumbers | None = attrs.field(default=None, repr=False)
+    """Row numbers that several data sets share. They are used only if `frame` still has their index."""
 
     @property
     def by_container(self) -> bool:
@@ -81,51 +122,42 @@ class Dataset:
         return index
 
     @cached_property
-    def _stream_and_time(self) -> tuple[IntArray, IntArray]:
-        index = self.index
-        recording, node, time = (np.asarray(index.codes[at], dtype=np.int64) for at in range(3))
-        return recording * len(index.levels[1]) + node, time
+    def _rows(self) -> RowNumbers:
+        shared = self._row_numbers
+        return shared if shared is not None and shared.index.is_(self.index) else RowNumbers(self.index)
 
-    @cached_property
+    @property
     def sample(self) -> IntArray:
         """Index of each row's sample, shape (rows,). Samples are numbered 0, 1, … in sorted order."""
-        stream, time = self._stream_and_time
-        key = stream * (len(self.index.levels[2]) + 1) + time
-        if len(key) == 0:
-            return key
-        step = np.diff(key)
-        if (step >= 0).all():
-            return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(step > 0)])
-        return np.asarray(np.unique(key, return_inverse=True)[1], dtype=np.int64)
+        return self._rows.sample
 
     @property
     def stream(self) -> IntArray:
         """Number of each row's stream (node in a recording), shape (rows,). Numbers need not be contiguous."""
-        return self._stream_and_time[0]
+        return self._rows.stream_and_time[0]
 
     @property
     def timestamps(self) -> FloatArray:
         """Unix seconds of each row, shape (rows,)."""
         times: FloatArray = self.index.levels[2].to_numpy(dtype=np.float64)
-        return times[self._stream_and_time[1]]
+        return times[self._rows.stream_and_time[1]]
 
-    @cached_property
+    @property
     def first_rows(self) -> IntArray:
         """Index of each sample's first row, shape (samples,)."""
-        return np.unique(self.sample, return_index=True)[1].astype(np.int64)
+        return self._rows.first_rows
 
     def node_sum(self, columns: Sequence[str]) -> pd.DataFrame:
         """Return the sums of columns over the rows of each sample, indexed by recording, node and timestamp."""
         if not self.by_container:
             return self.frame[list(columns)]
-        starts = self.first_rows
-        contiguous = len(starts) == 0 or bool((np.diff(self.sample) >= 0).all())
+        starts, contiguous = self.first_rows, self._rows.is_contiguous
         sums = {}
         for column in columns:
             values = self.frame[column].to_numpy()
             # the rows of a sample are usually contiguous, and adding up contiguous rows is much faster
             sums[column] = np.add.reduceat(values, starts) if contiguous else sum_by(values, self.sample, len(starts))
-        return pd.DataFrame(sums, index=self.index[self.first_rows].droplevel(["container"]))
+        return pd.DataFrame(sums, index=self._rows.index_of_samples)
 
     @cached_property
     def _node_power(self) -> pd.DataFrame:
@@ -154,7 +186,8 @@ class Dataset:
             frame, sample = frame[~taken], sample[~taken]
         remaining = attrs.evolve(self, frame=frame, output_type="DynPower", background=None)
         at = sample[remaining.first_rows]
-        shared = remaining._sharing(measured.to_numpy()[at] - watts[at])
+        earlier = measured if frame is self.frame else remaining.node_power()
+        shared = remaining._sharing(measured.to_numpy()[at] - watts[at], earlier)
         subtracted = pd.DataFrame(watts[at], index=measured.index[at], columns=self.power_columns)
         return attrs.evolve(shared, background=subtracted)
 
@@ -167,15 +200,14 @@ class Dataset:
         if self.background is None:
             raise ValueError("no background power was subtracted from this data set")
         watts = self.node_power().to_numpy() + self.background[self.power_columns].to_numpy()
-        return attrs.evolve(self._sharing(watts), output_type="AbsPower", background=None)
+        return attrs.evolve(self._sharing(watts, self.node_power()), output_type="AbsPower", background=None)
 
-    def _sharing(self, watts: FloatArray) -> Dataset:
+    def _sharing(self, watts: FloatArray, earlier: pd.DataFrame) -> Dataset:
         """Return a data set with the same rows and the node power `watts`, shape (samples, components).
 
-        Each row keeps its share of its sample's power. If no row of a sample had any power, the rows share the
-        new power in the proportions of the component's main feature.
+        `earlier` is the result of `node_power`. Each row keeps its share of its sample's power. If no row of a sample
+        had any power, the rows share the new power in the proportions of the component's main feature.
         """
-        earlier = self.node_power()
         frame = self.frame.copy(deep=False)
         for at, component in enumerate(self.components):
             column = power_column(component)

@@ -158,10 +158,12 @@ def _columns(
     Malformed series are left out and added to `malformed`; returns None if all series of the metric are
     malformed. With `in_parts`, series with equal labels are joined.
     """
-    pieces: list[FloatArray] = []
+    timestamps, values = np.empty(0), np.empty(0)
     labels: list[Mapping[str, str]] = []
+    lengths: list[int] = []
     number_of: list[int] = []
     known: dict[frozenset[tuple[str, str]], int] = {}
+    filled = 0
     for index, item in enumerate(series):
         try:
             flat = decode_export(item.values, item.timestamps) if _is_export(item) else _samples(item)
@@ -173,14 +175,22 @@ def _columns(
         number = known.setdefault(frozenset(item.metric.items()), len(labels)) if in_parts else len(labels)
         if number == len(labels):
             labels.append(item.metric)
-        pieces.append(flat)
+        lengths.append(n := len(flat) // 2)
         number_of.append(number)
+        if filled + n > len(values):
+            room = max(_likely_samples(series[index:], n), filled // 2)
+            timestamps, values = (np.concatenate([array[:filled], np.empty(room)]) for array in (timestamps, values))
+        timestamps[filled : filled + n] = flat[0::2]
+        values[filled : filled + n] = flat[1::2]
+        filled += n
     if series and not labels:
         return None
-    lengths = [len(piece) // 2 for piece in pieces]
-    timestamps, values = (np.concatenate([piece[at::2] for piece in pieces] or [np.empty(0)]) for at in (0, 1))
     metric = metric_from_columns(
-        metric_name, timestamps, values, np.repeat(np.array(number_of, dtype=np.int64), lengths), tuple(labels)
+        metric_name,
+        timestamps[:filled],
+        values[:filled],
+        np.repeat(np.array(number_of, dtype=np.int64), lengths),
+        tuple(labels),
     )
     totals = np.bincount(np.array(number_of, dtype=np.int64), weights=lengths, minlength=len(labels))
     return metric, int(np.count_nonzero(totals == 0))
@@ -192,3 +202,11 @@ def _is_export(series: Series) -> bool:
 
 def _samples(series: Series) -> FloatArray:
     return decode_samples(series.values, strict=False)
+
+
+def _likely_samples(series: Sequence[Series], n: int) -> int:
+    """Return how many samples some series have if each of them has as many samples as the first, which has `n`.
+
+    The result is not larger than the text of the series allows: a sample has at least two characters.
+    """
+    return max(n, min(n * len(series), sum(memoryview(item.values).nbytes for item in series) // 2))

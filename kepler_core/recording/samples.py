@@ -63,6 +63,8 @@ def _decode_flat(text: bytes) -> FloatArray | None:
 
 def check_times(timestamps: FloatArray) -> None:
     """Raise `RecordingError` if a timestamp cannot be in Unix seconds."""
+    if len(timestamps) and timestamps.min() >= 0 and timestamps.max() < LATEST_UNIX_SECONDS:
+        return  # no timestamp is NaN
     finite = timestamps[np.isfinite(timestamps)]
     if len(finite) and not (finite.min() >= 0 and finite.max() < LATEST_UNIX_SECONDS):
         wrong = finite.max() if finite.max() >= LATEST_UNIX_SECONDS else finite.min()
