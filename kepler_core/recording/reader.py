@@ -178,8 +178,8 @@ def _columns(
         lengths.append(n := len(flat) // 2)
         number_of.append(number)
         if filled + n > len(values):
-            room = max(_likely_samples(series[index:], n), filled // 2)
-            timestamps, values = (np.concatenate([array[:filled], np.empty(room)]) for array in (timestamps, values))
+            length = filled + max(_likely_samples(series[index:], n), filled // 2)
+            timestamps, values = _longer(timestamps, length), _longer(values, length)
         timestamps[filled : filled + n] = flat[0::2]
         values[filled : filled + n] = flat[1::2]
         filled += n
@@ -202,6 +202,12 @@ def _is_export(series: Series) -> bool:
 
 def _samples(series: Series) -> FloatArray:
     return decode_samples(series.values, strict=False)
+
+
+def _longer(array: FloatArray, length: int) -> FloatArray:
+    longer = np.empty(length)
+    longer[: len(array)] = array
+    return longer
 
 
 def _likely_samples(series: Sequence[Series], n: int) -> int:
