@@ -22,21 +22,27 @@ def power_column(component: str) -> str:
     return f"{component}_power"
 
 
+def stream_of(index: pd.MultiIndex) -> IntArray:
+    """Return the number of the stream (node in a recording) of each row of an index, shape (rows,)."""
+    recording, node = (np.asarray(index.codes[at], dtype=np.int64) for at in range(2))
+    return recording * len(index.levels[1]) + node
+
+
+def time_of(index: pd.MultiIndex) -> FloatArray:
+    """Return the Unix seconds of each row of an index, shape (rows,)."""
+    times: FloatArray = index.levels[2].to_numpy(dtype=np.float64)
+    return times[np.asarray(index.codes[2])]
+
+
 @attrs.frozen(eq=False, slots=False)
 class RowNumbers:
-    """The stream, the time and the sample of each row of an index, each calculated when it is first needed."""
+    """The sample of each row of an index, and the first row of each sample, calculated when they are first needed."""
 
     index: pd.MultiIndex
 
     @cached_property
-    def stream_and_time(self) -> tuple[IntArray, IntArray]:
-        recording, node, time = (np.asarray(self.index.codes[at], dtype=np.int64) for at in range(3))
-        return recording * len(self.index.levels[1]) + node, time
-
-    @cached_property
     def sample(self) -> IntArray:
-        stream, time = self.stream_and_time
-        key = stream * (len(self.index.levels[2]) + 1) + time
+        key = stream_of(self.index) * (len(self.index.levels[2]) + 1) + self.index.codes[2]
         if len(key) == 0:
             return key
         step = np.diff(key)
@@ -134,13 +140,12 @@ class Dataset:
     @property
     def stream(self) -> IntArray:
         """Number of each row's stream (node in a recording), shape (rows,). Numbers need not be contiguous."""
-        return self._rows.stream_and_time[0]
+        return stream_of(self.index)
 
     @property
     def timestamps(self) -> FloatArray:
         """Unix seconds of each row, shape (rows,)."""
-        times: FloatArray = self.index.levels[2].to_numpy(dtype=np.float64)
-        return times[self._rows.stream_and_time[1]]
+        return time_of(self.index)
 
     @property
     def first_rows(self) -> IntArray:

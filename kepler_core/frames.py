@@ -8,7 +8,7 @@ loop over rows.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -20,6 +20,11 @@ from kepler_core.grouping import sum_by
 from kepler_core.recording.array_memo import ArrayMemo
 from kepler_core.recording.observations import Observations, has_short_window
 from kepler_core.vocabulary import main_feature
+
+Scalar = TypeVar("Scalar", bound=np.generic)
+
+_MOST_RUNS = 1000
+"""If more runs of rows remain, the rows are copied by their indices."""
 
 
 def node_dataset(
@@ -35,8 +40,8 @@ def node_dataset(
     (samples,). NaN stands for "not known".
     """
     columns = {**{name: _over_windows(observations, node_features[name], source) for name in features}, **power}
-    block, kept = _known_rows(columns)
-    return _dataset(observations, block, features, source, kept, None)
+    block, kept = _known_block(columns)
+    return _dataset(observations, block, features, source, kept, by_container=False)
 
 
 def container_dataset(
@@ -73,11 +78,11 @@ def container_dataset(
     is_known = known_samples[row_sample]
     for name in own:
         is_known &= np.isfinite(container_features[name])
-    kept = _known_indices(is_known)
-    sample = row_sample[kept]
+    kept = _KnownRows(is_known)
+    sample = kept.of(row_sample)
     block = _Block([*features, *power], len(sample))
     for name in own:
-        block.fill(name, container_features[name], kept)
+        kept.of(container_features[name], block.column(name))
 
     def share(component: str) -> FloatArray:
         name = main_feature(own, component)
@@ -85,7 +90,7 @@ def container_dataset(
         shares: FloatArray = _memoized(
             observations,
             "share",
-            (container_features[name], _array_of(kept)),
+            (container_features[name], kept.edges),
             lambda: _shares(block.column(name), sample, len(known_samples)),
         )
         return shares
@@ -98,7 +103,7 @@ def container_dataset(
     for component, watts in power.items():
         column = block.fill(component, watts, sample)
         column *= share(component)
-    return _dataset(observations, block, features, source, sample, observations.row_container[kept])
+    return _dataset(observations, block, features, source, kept, by_container=True)
 
 
 def divided_dataset(
@@ -114,9 +119,8 @@ def divided_dataset(
     value (NaN) are left out.
     """
     columns = {**{name: row_features[name] for name in features}, **row_power}
-    block, kept = _known_rows(columns)
-    sample, container = observations.row_sample[kept], observations.row_container[kept]
-    return _dataset(observations, block, features, source, sample, container)
+    block, kept = _known_block(columns)
+    return _dataset(observations, block, features, source, kept, by_container=True)
 
 
 def _over_windows(observations: Observations, values: FloatArray, source: str) -> FloatArray:
@@ -174,36 +178,42 @@ class _Block:
         view: FloatArray = self.array[self._at[name]]
         return view
 
-    def fill(self, name: str, values: FloatArray, indices: IntArray | slice) -> FloatArray:
+    def fill(self, name: str, values: FloatArray, indices: IntArray) -> FloatArray:
         """Fill a column with `values[indices]` and return it."""
-        if isinstance(indices, slice):
-            column = self.column(name)
-            column[:] = values[indices]
-            return column
         # With the default mode="raise" of np.take, NumPy would write into a copy of `out` first, which is slower.
         return np.take(values, indices, out=self.column(name), mode="clip")
 
 
-def _known_indices(is_known: BoolArray) -> IntArray | slice:
-    """Return the indices at which `is_known` is true, as a slice if they follow one another.
+class _KnownRows:
+    """The rows in which all values are known.
 
-    Usually, only the first timestamp has unknown values. Copying a slice takes half of the time.
+    Usually, a few timestamps have unknown values, so that a few long runs of rows remain. Copying runs takes half of
+    the time of copying row by row.
     """
-    first, number = int(np.argmax(is_known)), int(np.count_nonzero(is_known))
-    return slice(first, first + number) if is_known[first : first + number].all() else np.flatnonzero(is_known)
+
+    def __init__(self, is_known: BoolArray) -> None:
+        self.edges: IntArray = np.flatnonzero(np.diff(is_known, prepend=False, append=False))
+        """First row of each run, and first row after it, alternately. Equal rows have equal edges."""
+        runs = self.edges.reshape(-1, 2).tolist()
+        self._slices = [slice(first, end) for first, end in runs] if len(runs) <= _MOST_RUNS else None
+        self._indices = None if self._slices else np.flatnonzero(is_known)
+
+    def of(self, values: NDArray[Scalar], out: NDArray[Scalar] | None = None) -> NDArray[Scalar]:
+        """Return the values of these rows, which are also written to `out`."""
+        if self._slices:
+            return np.concatenate([values[rows] for rows in self._slices], out=out)
+        assert self._indices is not None
+        # See `_Block.fill` for mode="clip".
+        return np.take(values, self._indices, out=out, mode="clip")
 
 
-def _array_of(indices: IntArray | slice) -> IntArray:
-    """Return indices as an array for `_memoized`. The array of a slice differs from all arrays of indices."""
-    return np.array([indices.start, indices.stop, -1]) if isinstance(indices, slice) else indices
-
-
-def _known_rows(columns: Mapping[str, FloatArray]) -> tuple[_Block, IntArray]:
-    """Return the rows in which all columns are known (not NaN), and the numbers of these rows."""
-    kept = np.flatnonzero(np.logical_and.reduce([np.isfinite(column) for column in columns.values()]))
-    block = _Block(list(columns), len(kept))
+def _known_block(columns: Mapping[str, FloatArray]) -> tuple[_Block, _KnownRows]:
+    """Return the rows in which all columns are known (not NaN)."""
+    is_known = np.logical_and.reduce([np.isfinite(column) for column in columns.values()])
+    kept = _KnownRows(is_known)
+    block = _Block(list(columns), int(np.count_nonzero(is_known)))
     for name, column in columns.items():
-        block.fill(name, column, kept)
+        kept.of(column, block.column(name))
     return block, kept
 
 
@@ -212,19 +222,20 @@ def _dataset(
     block: _Block,
     features: Sequence[str],
     source: str,
-    sample: IntArray,
-    container: IntArray | None,
+    kept: _KnownRows,
+    *,
+    by_container: bool,
 ) -> Dataset:
-    """Return the data set with the columns of a block.
+    """Return the data set with the columns of a block. `kept` are its rows among all rows, or among all samples."""
+    name = "container index" if by_container else "node index"
 
-    `sample` and `container` hold the number of each row's sample and container, shape (rows,). `container` is None if
-    each row is a whole node at a timestamp.
-    """
-    arrays = (sample,) if container is None else (sample, container)
-    name = "node index" if container is None else "container index"
-    numbers: RowNumbers = _memoized(
-        observations, name, arrays, lambda: RowNumbers(_index(observations, sample, container))
-    )
+    def numbers_of_rows() -> RowNumbers:
+        if by_container:
+            sample, container = kept.of(observations.row_sample), kept.of(observations.row_container)
+            return RowNumbers(_index(observations, sample, container))
+        return RowNumbers(_index(observations, kept.of(np.arange(len(observations.sample_time))), None))
+
+    numbers: RowNumbers = _memoized(observations, name, (kept.edges,), numbers_of_rows)
     components = tuple(block.names[len(features) :])
     columns = [*features, *(power_column(component) for component in components)]
     frame = pd.DataFrame(block.array.T, columns=columns, index=numbers.index, copy=False)
