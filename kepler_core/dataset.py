@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from typing import Any
 
 import attrs
 import numpy as np
@@ -62,7 +63,7 @@ class RowNumbers:
         return np.unique(self.sample, return_index=True)[1].astype(np.int64)
 
     @cached_property
-    def index_of_samples(self) -> pd.MultiIndex:
+    def index_of_samples(self) -> pd.Index[Any]:
         """The recording, node and timestamp of each sample, in a data set by container."""
         return self.index[self.first_rows].droplevel(["container"])
 

@@ -25,6 +25,8 @@ _numbers = msgspec.json.Decoder(list[tuple[float, float]], strict=False)
 _values = msgspec.json.Decoder(list[str | float | None])
 _pairs = msgspec.json.Decoder(list[tuple[str | float, str | float | None]])
 _NUMBER_BYTES = b"0123456789+-.eE"
+_SHORT_BYTES = 1500
+"""Shorter texts are decoded faster as pairs: up to about 50 samples."""
 
 
 def decode_samples(raw: bytes | msgspec.Raw, *, strict: bool = True) -> FloatArray:
@@ -34,8 +36,10 @@ def decode_samples(raw: bytes | msgspec.Raw, *, strict: bool = True) -> FloatArr
     are not pairs of a timestamp and a value always raise this error. The error's `path` leads from the series to
     the value.
     """
-    if isinstance(raw, msgspec.Raw) and (flat := _decode_flat(bytes(raw))) is not None:
-        return flat
+    if isinstance(raw, msgspec.Raw):
+        text = bytes(raw)
+        if len(text) > _SHORT_BYTES and (flat := _decode_flat(text)) is not None:
+            return flat
     try:
         pairs = decode_json(raw, _numbers)
     except DocumentError:
@@ -51,7 +55,7 @@ def _decode_flat(text: bytes) -> FloatArray | None:
     """
     # Without its numbers, such a text has only the commas, brackets and quotation marks of its samples.
     skeleton = text.translate(None, _NUMBER_BYTES)
-    n = skeleton.count(b',"')
+    n = len(skeleton) // len(b'[,""],')
     if not n or skeleton != b"[" + (b'[,""],' * n)[:-1] + b"]":
         return None
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import attrs
 import numpy as np
@@ -45,7 +46,8 @@ class MinIdleIsolator(Isolator):
     def isolate(self, dataset: Dataset, context: IsolationContext) -> Dataset:
         power = dataset.node_power()
         background = power * 0.0
-        stream, time = stream_of(power.index), time_of(power.index)
+        index = cast("pd.MultiIndex", power.index)
+        stream, time = stream_of(index), time_of(index)
         load = _load(dataset)
         codes = {(s.recording, s.node): code for code, s in enumerate(context.observations.streams)}
         notes = list(dataset.notes)
