@@ -26,7 +26,7 @@ from kepler_plugins.model_formats.row_masks import MAX_ROWS, RowMasks, row_masks
 
 MIN_ROWS = 8
 """Minimum number of rows for which the cache is used. For fewer rows, the leaf masks alone are as fast."""
-FIRST_SLOT_BITS = 11
+FIRST_SLOT_BITS = 13
 """Logarithm to base 2 of the number of slots of a new cache. A small cache stays in the processor's cache."""
 SLOT_BITS = 15
 """Logarithm to base 2 of the maximum number of slots. Each slot takes 8 bytes, and 4 bytes for each ensemble. So the
