@@ -276,7 +276,7 @@ def estimate(machine: MachineDescription, load: float, *, idle_watts: float | No
 
 
 def package_watts(whole: Estimate) -> Estimate:
-    """Return the part of the processors (RAPL's packages) in the power of a whole machine.
+    """Return the power of the processors (RAPL's packages), computed from the power of the whole machine.
 
     The shares of idle power and of the remaining power come from one two-socket server. The interval assumes that the
     processors of other machines draw 8 % to 50 % of the idle power, and 50 % to 95 % of the remaining power. No table
@@ -312,11 +312,12 @@ def guest_share(
     """Return the power of a virtual machine that has `virtual_cpus` threads of a host.
 
     `busy` is the share of the guest's CPU time that is busy, from 0 to 1. The guest's power is the sum of two parts.
-    The first part is a share of the host's idle power, in proportion to the reserved threads (or 0 W, if `idle_share`
-    is "none"). The second part is the dynamic power of the guest's work. A host's power is not linear, so the watts of
-    the same work depend on the work of all guests. If `host_load` is not known, the interval allows for the factors
-    0.72 to 1.75, which cover 90 % of all loads of the measured machines. `idle_watts` is the measured idle power of the
-    host. `powers` estimates the host's power; by default, it is the formula with the shipped coefficients.
+    The first part is a share of the host's idle power, in proportion to the reserved threads. If `idle_share` is
+    "none", this part is 0 W. The second part is the dynamic power of the guest's work. A host's power is not linear, so
+    equal work draws a different power at each load of the host. `host_load` is this load. If it is not known, the lower
+    end of the interval uses 0.72 times the dynamic power, and the upper end 1.75 times. These factors cover 90 % of all
+    loads of the measured machines. `idle_watts` is the measured idle power of the host. `powers` estimates the host's
+    power; by default, it is the formula with the shipped coefficients.
 
     Returns `NoEstimate` if the guest has more virtual CPUs than its host has threads, or if the host has no estimate.
     Raises `UsageError` if a number is out of its range.
@@ -347,8 +348,8 @@ def guest_share(
         slope = _at(load, powers.shape(host)) / load
         low, high = slope, slope
     idle = share * at_idle.idle if idle_share == "reservation" else 0.0
-    # The interval of the dynamic part contains the errors of the formula at full load, and the effect of the host's
-    # load.
+    # The interval of the dynamic power is wide for two reasons: the formula has errors at full load, and the load of
+    # the host changes the dynamic power.
     error_low, error_high = at_full.lower / at_full.watts, at_full.upper / at_full.watts
     idle_low, idle_high = at_idle.lower / at_idle.watts, at_idle.upper / at_idle.watts
     return GuestPower(
@@ -365,7 +366,7 @@ def guest_share(
 
 
 def _check_load(load: float) -> None:
-    if not 0 <= load <= 1:  # the condition is also true for NaN
+    if not 0 <= load <= 1:  # rejects NaN, too
         raise UsageError(f"{load} is not a load; give a number from 0 (idle) to 1 (all CPUs busy)")
 
 

@@ -37,7 +37,7 @@ class MachinePipeline:
     pipeline: Path
     features: tuple[str, ...]
     listener: FactorListener
-    """Adds the factors of the intervals to the pipeline when it is published."""
+    """Listener that adds `IntervalFactors` to the pipeline when the pipeline is published."""
 
 
 def write_machine_pipeline(
@@ -85,8 +85,8 @@ def write_machine_pipeline(
 def nodes_of(machines: Sequence[MeasuredMachine]) -> list[str]:
     """Return the name of each machine's node.
 
-    Validation holds out whole nodes. Machines with equal facts share a node: if one of them were held out alone, the
-    model would know its power from the others. If there are at least `MIN_PROCESSORS` processors, all machines with the
+    Validation holds out whole nodes. Machines with equal facts share a node, because the power of one of them tells
+    the power of the others. If there are at least `MIN_PROCESSORS` processors, all machines with the
     same processor share a node.
     """
     processors = [_processor(machine) for machine in machines]

@@ -27,7 +27,7 @@ LAYOUT = 1
 """Version of the layout of both files. A file with another version is rejected."""
 
 _BEGINNINGS = ("", "Intel ", "Intel Xeon ", "Intel Core ", "AMD ", "AMD EPYC ", "AMD Ryzen ", "AWS ")
-"""Texts that `lookup` puts before a name, one after another, until it finds the name in the table."""
+"""`lookup` puts these texts before a name, one after another, until the table contains the result."""
 _SHOWN_CHARACTERS = 60
 _AZURE_SIZE = re.compile(r"standard_[a-z]+([0-9]{1,4})[a-z]*(?:-[0-9]+[a-z]*)?(?:_v[0-9]+)?")
 _AMAZON_SIZE = re.compile(r"[a-z0-9]+\.(?:large|([0-9]{1,3})?xlarge)")
@@ -183,7 +183,7 @@ def instances() -> tuple[InstanceFamily, ...]:
 
 
 def sources() -> Mapping[str, str]:
-    """Return the description of each source that the two tables name, by the source's key."""
+    """Return the sources of the table of processors and of the table of instances: key -> description."""
     return {**_processor_table().sources, **_instance_table().sources}
 
 
