@@ -38,7 +38,7 @@ class Response:
     status: str
     description: str
     content: list[tuple[str, str]]
-    """(media type, type of the content) of each possible content."""
+    """The forms that the answer may have: pairs of media type and type of the content."""
     headers: Mapping[str, str]
 
 
