@@ -204,7 +204,7 @@ def _serve(publishing: Publishing, settings: MeterSettings) -> None:
         stack.callback(collectors.close)
         try:
             collectors.open()
-        except CollectorError as error:  # power sources that measure work without features
+        except CollectorError as error:  # without features, the meter can still read devices that measure power
             log.warning("no features, retrying: %s", printable(str(error)))
         zones = Zones(tuple(_ZONES[zone] for zone in publishing.zones), _ZONES[publishing.zone])
         log.info("publishing through %s", ", ".join(outputs))

@@ -309,8 +309,8 @@ def _run(rounds: Rounds, stop: threading.Event) -> None:
 
     thread = threading.Thread(target=work, name="rounds", daemon=True)
     thread.start()
-    # The loop does not wait for the event `stop`, because the signal handler that sets the event runs in this thread.
-    # If this thread held the event's lock at that moment, the handler would wait for ever.
+    # The loop does not call `stop.wait`. The signal handler that sets `stop` runs in this thread. If it ran while this
+    # thread held the lock of `stop`, it would wait for ever.
     while thread.is_alive() and not stop.is_set():
         thread.join(_POLL_SECONDS)
     thread.join(STOP_SECONDS)
