@@ -35,10 +35,10 @@ class DescriptorReserve:
         self.refill()
 
     def accept(self, listener: socket.socket) -> socket.socket:
-        """Accept a connection. Raise `OSError` if no client waits, or if no free or reserved descriptor is left.
+        """Accept a connection. Raise `OSError` if no client waits, or if no descriptor is left for the connection.
 
-        If no descriptor is free, the reserve closes one of its own, which the connection then gets. If another thread
-        takes this descriptor first, the reserve closes the next one.
+        If no descriptor is free, the reserve closes a reserved descriptor, so that the connection can use its number.
+        If another thread uses the number first, the reserve closes the next reserved descriptor.
         """
         while True:
             try:

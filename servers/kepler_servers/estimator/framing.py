@@ -22,9 +22,8 @@ class NotAnObjectError(ValueError):
 class RequestBuffer:
     """Buffer that collects received bytes until they contain one complete JSON object.
 
-    The buffer scans each received piece once, with array operations. So the time is linear in the size
-    of the request for any content. The scan follows only braces and strings. All other JSON errors are
-    found later, by the decoder.
+    The buffer scans each received byte once, with array operations. So no content can make the scan slow.
+    The scan only counts braces outside of strings. The decoder finds all other errors of the JSON later.
     """
 
     def __init__(self) -> None:

@@ -160,7 +160,7 @@ class ModelServerProvider:
             # that it uses.
             raise UnreachableError(f"HTTP 400: no linear weights that fit; {WHAT_TO_DO}", document=self.name)
         self._check_status(answer)
-        # If the request names the linear trainer, the weights do not stand in for another model.
+        # If the request names the linear trainer, the client wants these weights. Then they replace no other model.
         wanted = "" if request.trainer == LINEAR_TRAINER else request.trainer or "the models of kepler-model-server"
         return self._offer_of_weights(answer, request, wanted)
 
@@ -313,9 +313,9 @@ class UrlProvider:
         self.name = "configured URLs"
         self._urls = dict(urls)
         self._models: dict[tuple[str, str], UrlModels] = {}
-        """(configuration key, energy source) -> the model at the URL.
+        """The models that were read from the URLs, by configuration key and energy source.
 
-        In an old archive, the metadata do not name an energy source. The provider uses such a model for the requested
+        The metadata in old archives do not name an energy source. The provider uses such a model for any requested
         energy source.
         """
 
@@ -360,8 +360,8 @@ def init_url_keys(output_type: OutputType, *, total: bool) -> list[str]:
 def _measure_platform(sources: Collection[str]) -> bool:
     """Return whether the energy sources of a request measure the whole platform.
 
-    Either all or none of the energy sources that match a request measure the platform. So only one of them is looked
-    up.
+    The energy sources that match a request either all measure the platform, or all measure components. So the function
+    checks only one of them.
     """
     for name in sources:
         return registry.energy_sources.preferred(name).components == PLATFORM_COMPONENTS
