@@ -23,7 +23,7 @@ class JsonSchema:
 
     schema: Mapping[str, Any]
     components: Mapping[str, Any] = attrs.field(factory=dict)
-    """Name -> schema that `schema` references as `#/components/schemas/<name>`."""
+    """The schemas that `schema` references as `#/components/schemas/<name>`, by name."""
 
 
 @attrs.frozen
@@ -73,12 +73,12 @@ class Route:
     returns: Any = attrs.field(default=None, kw_only=True)
     """Type of the JSON body of an answer with status 200, or a sequence of `Returns`; for the OpenAPI document."""
     errors: Sequence[int] = attrs.field(default=(), kw_only=True)
-    """Statuses of error answers, for the OpenAPI document. Status 400 is added if `query` is set."""
+    """Statuses of error answers, for the OpenAPI document. Status 400 is added if the route has query parameters."""
     quick: bool = attrs.field(default=False, kw_only=True)
     """Whether the event loop itself calls the handler, instead of a thread. Set `quick` only if the handler takes
     microseconds and never waits, and if the path has no parameters."""
     listed: bool = attrs.field(default=True, kw_only=True)
     """Whether the OpenAPI document describes the endpoint. The value is False for web pages."""
     error_page: Callable[[HttpError, Mapping[str, Any]], Answer] | None = attrs.field(default=None, kw_only=True)
-    """Function that makes the answer for an error from the error and the WSGI environment of the request. If it is
-    None, the answer is a JSON object."""
+    """Function that makes the answer to a request that failed. It gets the error and the WSGI environment of the
+    request. If it is None, the answer is a JSON object."""
