@@ -40,7 +40,7 @@ class MeterStatus(msgspec.Struct, frozen=True):
     reason: str
     """Reason why there is no estimate; empty if there is an estimate."""
     kind: str
-    """Kind of the power source: measured, model or formula; empty if there is no estimate."""
+    """Kind of the power source (measured, model or formula); empty if there is no estimate."""
     source: str
     version: str
     description: str

@@ -109,8 +109,8 @@ def _ioctl_number(direction: int, number: int, size: int) -> int:
 
 SEND_COMMAND = _ioctl_number(2, 13, ctypes.sizeof(_Request))
 RECEIVE_MESSAGE = _ioctl_number(3, 11, ctypes.sizeof(_Received))
-"""Number of the ioctl IPMICTL_RECEIVE_MSG_TRUNC. It truncates a message that is too long; IPMICTL_RECEIVE_MSG would
-leave the message in the queue."""
+"""Number of the ioctl IPMICTL_RECEIVE_MSG_TRUNC. If a message is too long, this ioctl truncates it; IPMICTL_RECEIVE_MSG
+would leave it in the queue."""
 
 
 @attrs.define

@@ -105,7 +105,7 @@ class RedfishController:
     """A management controller that answers Redfish requests."""
 
     def __init__(self, settings: RedfishSettings) -> None:
-        """Raises `MeterError` if the file with credentials or certificates cannot be read."""
+        """Read the files with credentials and certificates. Raises `MeterError` if one of them cannot be read."""
         parts = urlsplit(settings.url)
         self._host = parts.hostname or ""
         self._port = parts.port
