@@ -325,7 +325,8 @@ class ModelServer:
     def _not_ready(self) -> str | None:
         """Return the reason why the server cannot answer requests for models yet; None if it can answer them.
 
-        Deployments start Kepler as soon as `GET /best-models` has status 200, and Kepler requests a model only once.
+        Kepler requests a model only once, when it starts. Deployments start Kepler as soon as `GET /best-models` has
+        status 200, so the status must be different until the server can answer.
         """
         live = self.live
         if not self.initial.settled:
