@@ -68,7 +68,7 @@ class Rejected(msgspec.Struct, tag=True):
 
 
 class StageStarted(msgspec.Struct, tag=True):
-    """The training entered a stage: reading, preparing, fitting, publishing or packing."""
+    """Message: the training has begun a stage (reading, preparing, fitting, publishing or packing)."""
 
     name: str
 

@@ -207,7 +207,7 @@ def _pipeline(document: Mapping[str, Any]) -> PipelineSpec:
         return _simple_pipeline(_structured(document, SimpleRequest))
     for key in ("name", "energy_source", "trainer", "use_vm_metrics"):
         if key in document:
-            raise RequestError(key, "a key of the pipeline; write it inside of the object pipeline")
+            raise RequestError(key, "this is a key of the pipeline; write it inside the object pipeline")
     request = _structured(document, PipelineRequest)
     try:
         return resolved(request.pipeline, "pipeline")
@@ -247,11 +247,11 @@ def _simple_pipeline(request: SimpleRequest) -> PipelineSpec:
 
 
 def _request_path(path: tuple[str | int, ...], section: TrainerSection) -> tuple[str | int, ...]:
-    """Convert a path in a pipeline to the path in the `SimpleRequest` from which the pipeline was made.
+    """Convert the path of a wrong key in a pipeline to the path of the corresponding key in the client's request.
 
-    `section` is the request's object `trainer`.
+    The pipeline was made from this request, a `SimpleRequest`. `section` is the request's object `trainer`.
     """
-    if not path:  # the error is that the pipeline has no trainers
+    if not path:  # such an error means that the pipeline has no trainers
         return ("trainer",)
     match path:
         case ("isolator", "args", argument, *_) if argument in section.isolator_args:
