@@ -17,7 +17,7 @@ LEVELS = tuple(level / 10 for level in range(11))
 """The loads at which errors were measured: active idle, 10 %, …, 100 % of the highest throughput."""
 
 Coefficients = dict[Text, Number]
-"""Name of a term (see `kepler_profiler.formula.terms`) -> its coefficient."""
+"""Coefficients by the name of their term (see `kepler_profiler.formula.terms`)."""
 Levels = Annotated[list[Number], msgspec.Meta(min_length=len(LEVELS), max_length=len(LEVELS))]
 """List with one number for each load in `LEVELS`."""
 
@@ -77,7 +77,7 @@ class FormulaDocument(msgspec.Struct, forbid_unknown_fields=True):
     """
     shape: Shape
     imputed: dict[Text, Coefficients]
-    """Name of a fact that may be unknown -> coefficients that predict a usual value of this fact."""
+    """Coefficients that predict a usual value of each fact that may be unknown, by the name of the fact."""
     residuals: dict[Text, Residuals]
     """Errors of the formula by the facts that are unknown.
 

@@ -32,7 +32,7 @@ _CLOUDS = re.compile(
 _VIRTUAL_BOARDS = re.compile(r"qemu|dummy-virt|riscv-virtio|xen", re.IGNORECASE)
 # the line that names the hypervisor of an s390 machine, e.g. "VM00 Control Program: KVM/Linux"
 _S390_HYPERVISOR = re.compile(r"^VM[0-9]{2} Control Program:(.*)$", re.MULTILINE)
-# names of CPU models that hypervisors invent, together with the family, model and stepping
+# names of CPU models that hypervisors invent; the numbers of the family, model and stepping are invented, too
 _EMULATED = re.compile(r"qemu|virtual|common|kvm|tcg", re.IGNORECASE)
 # names of cloud products that are bare metal, not virtual machines
 _METAL = re.compile(r"\.metal", re.IGNORECASE)
@@ -44,9 +44,9 @@ class Discovery:
 
     spec: MachineSpec
     found_in: dict[str, str]
-    """Name of an attribute -> the file that the attribute was read from."""
+    """The files from which attributes were read, by the name of the attribute."""
     unknown: dict[str, str]
-    """Name of an attribute -> the reason why the attribute is not known."""
+    """The reasons why attributes are not known, by the name of the attribute."""
     virtual: str | None
     """The evidence that the machine is virtual; None if there is no evidence."""
 

@@ -79,7 +79,7 @@ class MachineModel:
     model: PowerModel
     honesty: Honesty
     facts: Mapping[str, float] = attrs.field(factory=dict)
-    """Name -> value of the known facts among `EXTRA_FACTS`."""
+    """The values of the known facts among `EXTRA_FACTS`, by name."""
     vendor: str | None = None
     """Vendor of the machine."""
     factors: IntervalFactors | None = None
@@ -279,7 +279,7 @@ def machine_honesty(
     facts = facts or {}
     unknown = [name for name in _needed_facts(features, honesty) if name not in facts]
     if unknown:
-        raise ModelError(f"needs facts that are not stated: {', '.join(unknown)} (--fact {unknown[0]}=VALUE)")
+        raise ModelError(f"the model needs facts that are not stated: {', '.join(unknown)} (--fact {unknown[0]}=VALUE)")
     known = machine_features(MachineDescription(threads=1), facts, {}, [], 1.0)
     strange = [name for name in features if name not in known and name != LOAD and VENDOR_PREFIX not in name]
     if strange:

@@ -54,7 +54,7 @@ class MeasuredMachine:
     watts: FloatArray
     """AC power at each load in watts, shape (loads,)."""
     facts: Mapping[str, float]
-    """Name -> value of the known facts among `EXTRA_FACTS`."""
+    """The values of the known facts among `EXTRA_FACTS`, by name."""
     words: Mapping[str, str]
     """Facts about the machine that are words, if the table has them: vendor, form_factor, architecture …"""
 

@@ -69,7 +69,7 @@ class ProcessorTable(msgspec.Struct, forbid_unknown_fields=True):
 
     layout: int
     sources: dict[Text, Text]
-    """Key of a source -> description of the source."""
+    """Descriptions of the sources, by the key of the source."""
     processors: Annotated[list[Processor], msgspec.Meta(max_length=MAX_ROWS)]
 
 
@@ -79,7 +79,7 @@ class InstanceFamily(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     provider: Text
     """"aws", "azure", "gcp" or "hetzner"."""
     family: Text
-    """Beginning of the names of the instances: "m5" for m5.large, "n2" for n2-standard-4."""
+    """Prefix of the names of the family's instances: "m5" for m5.large, "n2" for n2-standard-4."""
     processors: Annotated[list[Text], msgspec.Meta(min_length=1, max_length=20)]
     """Names of the processors that the hosts may have. All of them are in the table of processors."""
     source: Text
@@ -183,7 +183,7 @@ def instances() -> tuple[InstanceFamily, ...]:
 
 
 def sources() -> Mapping[str, str]:
-    """Return the sources of the table of processors and of the table of instances: key -> description."""
+    """Return the descriptions of all sources in the tables of processors and instances, by key."""
     return {**_processor_table().sources, **_instance_table().sources}
 
 

@@ -47,7 +47,7 @@ _WEIGHT = np.array(list(WEIGHTS.values()))
 _SAME_VENDOR = 0.2
 _SAME_BEGINNING = 0.75
 _KEPT_NUMBERS = 500_000
-"""Maximum size of a table's cache of columns, as a count of 8-byte numbers: 4 MB."""
+"""Maximum number of 8-byte numbers in a table's cache of columns. They take 4 MB."""
 
 
 @attrs.frozen
@@ -58,7 +58,7 @@ class Likeness:
     looseness: float
     uncertainty: float
     attributes: dict[str, float | None]
-    """Attribute -> likeness of the two values, in [0, 1]; None if only one of the two specs has the attribute."""
+    """Likeness of the two values of each attribute, in [0, 1]; None if only one of the two specs has the attribute."""
 
 
 @attrs.frozen(eq=False)
@@ -128,7 +128,7 @@ class SpecTable:
         return self._compared(spec).similarity
 
     def likeness(self, spec: Spec, row: int) -> Likeness:
-        """Return how similar `spec` is to the spec in row `row` of the table, also for each attribute."""
+        """Compare `spec` with the spec in row `row` of the table: all attributes together, and each one alone."""
         return self._compared(spec).likeness(row)
 
     def _compared(self, spec: Spec) -> _Comparison:

@@ -97,12 +97,13 @@ class NodeProfile(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     layout: int
     machine_spec: dict[str, Any]
     power: dict[str, dict[str, ComponentPower]]
-    """Energy source -> component -> power of the component."""
+    """The power of each component, by energy source and component."""
     quiet: Quiet
     features: dict[str, Range]
     """The range of the values of each feature in the recordings, by the name of the feature."""
     feature_groups: dict[str, list[str]]
-    """Feature group -> its features. Only groups whose features are all in the recordings are listed."""
+    """The features of each feature group, by the name of the group. Only groups whose features are all in the
+    recordings are listed."""
     recordings: list[Recorded]
     background: list[str] = []
     """Names of the containers in the recordings of the idle machine."""
@@ -111,7 +112,7 @@ class NodeProfile(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     node_type: int | None = None
 
     def idle_power(self, source: str) -> dict[str, ComponentPower]:
-        """Return component -> power for an energy source.
+        """Return the power of each component for an energy source, by component.
 
         Raises `ProfileError` if the profile does not have the source.
         """

@@ -1,4 +1,5 @@
-"""Plots of profiles: power against the main feature, with the idle power and a band that holds 90 % of the samples."""
+"""Plots of profiles: power against the feature that represents the load best, with the idle power and a band that holds
+90 % of the samples."""
 
 from __future__ import annotations
 
