@@ -26,7 +26,7 @@ _PORTS = {
     "online-trainer": ("ONLINE_TRAINER_PORT", 8103),
     "meter": ("METER_METRICS_PORT", 8104),
 }
-"""Server -> configuration key of its port, and its default port."""
+"""Configuration key of each server's port, and the default port."""
 _SOCKETS = ("/tmp/estimator.sock", "/tmp/estimator.socket")  # noqa: S108 - Kepler uses the first path
 _MAX_BODY_BYTES = 2**20
 _REASON_KEYS = ("problem", "not_ready", "store_problem", "error")

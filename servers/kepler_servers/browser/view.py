@@ -44,7 +44,7 @@ class Site:
     name: str
     """Key of the server's name in the catalogue of texts."""
     links: tuple[tuple[str, str], ...]
-    """The links at the top of each page: (key of the link's text, path)."""
+    """The links at the top of each page, as pairs: key of the link's text, and path."""
 
     def error_page(self, error: HttpError, environ: Mapping[str, Any]) -> Answer:
         """Return the page that reports an error."""

@@ -35,7 +35,7 @@ class Counters:
         self.too_long = 0
         self.connections = 0
         self.dropped: Counter[str] = Counter()
-        """Reason -> number of connections that were closed without a reply."""
+        """Number of connections that were closed without a reply, by reason."""
         self._latencies: deque[float] = deque(maxlen=MAX_LATENCIES)
 
     def add_latency(self, seconds: float) -> None:

@@ -55,7 +55,7 @@ def mean_half_widths(loaded: LoadedModel, latest: CheckedWatts, host_name: str) 
 
 
 def half_widths_of(loaded: LoadedModel, checked: CheckedWatts, host_name: str) -> dict[str, FloatArray]:
-    """Return, by component, the half-width of each row's interval in watts.
+    """Return the half-width of each row's interval in watts, for each component.
 
     The result is empty if there are no intervals.
     """

@@ -56,7 +56,8 @@ class RequestBuffer:
         return None if end is None else start + end
 
     def _scan(self, piece: bytes) -> int | None:
-        """Return the position after the object's closing brace in `piece`; None if the object does not end in it."""
+        """Return the position after the object's closing brace in `piece`; None if the object does not end in
+        `piece`."""
         if self._after_backslash:
             piece = b"_" + piece[1:]
             self._after_backslash = False

@@ -76,7 +76,7 @@ def _listen(path: Path) -> Listening:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Keep other processes from listening on the path: lock the file `<path>.lock`, and remove it at the end.
+    """Keep other processes from listening on the path: lock the file `<path>.lock`, and remove this file at the end.
 
     Raises `UsageError` if another process has the lock for longer than `_LOCK_TIMEOUT_SECONDS`.
     """

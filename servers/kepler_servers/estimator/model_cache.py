@@ -84,7 +84,7 @@ class _Reason:
 class _SearchResult:
     loaded: LoadedModel | None = None
     reasons: list[_Reason] = attrs.field(factory=list)
-    """The reasons why providers were passed over, i.e. why their models are not used: one reason for each provider."""
+    """The reasons why models of providers are not used, one reason for each provider."""
     unreachable: bool = False
     """Whether a provider did not answer, or a provider's model could not be loaded."""
     still_running: bool = False
@@ -117,8 +117,8 @@ class ModelCache:
         self._key_bytes = 0
         """Total size of all model keys in `_entries`, in bytes."""
         self._models: dict[str, LoadedModel] = {}
-        """Digest -> loaded model. If the same model was selected for several model keys, the keys share one loaded
-        model."""
+        """The loaded models, by digest. If the same model was selected for several model keys, the keys share one
+        loaded model."""
         self._queue: deque[ModelKey] = deque()
         self._wake = threading.Condition()
         self._stopped = False
@@ -324,7 +324,7 @@ class ModelCache:
     def _use(self, key: ModelKey, entry: CacheEntry, loaded: LoadedModel) -> None:
         current = entry.loaded
         if current is not None and current.model is loaded.model and current.offer.is_logged_as(loaded.offer):
-            entry.loaded = loaded  # it may have a new explanation or twin
+            entry.loaded = loaded  # the offer may have a new explanation or twin
             return
         before = "" if current is None else f" in place of {current.offer.name}"
         log.info("%s: %s from %s%s", _described(key), printable(loaded.offer.name), loaded.offer.provider, before)

@@ -156,7 +156,7 @@ def _shorter_reply(
             rounded = round_jointly(list(decimals), used, decimals, turn, concentrate_core=concentrate_core)
         left_out = tuple(name for name in ("uncore", "core", "dram") if name in components and name not in decimals)
         if way is not _SHORTER[-1] and _least_bytes(rounded) > limit:
-            tried = None  # so that the last way is tried even if it equals this way: it must make a reply
+            tried = None  # the last way must be tried even if it equals this way, because it must make a reply
             continue
         content = _encoded_whole(dict(zip(decimals, rounded, strict=True)), _with_left_out(tail, left_out))
         if len(content) <= limit:
@@ -213,7 +213,7 @@ def _least_bytes(rounded: FloatArray) -> int:
 
 
 def _with_left_out(tail: Mapping[str, Any], left_out: Sequence[str]) -> Mapping[str, Any]:
-    """Return the JSON members that follow `powers` in a reply, with the components `left_out` named in `msg`."""
+    """Return the JSON members that follow `powers` in a reply. `msg` also names the components in `left_out`."""
     if not left_out:
         return tail
     message = f"{tail['msg']}; " if tail["msg"] else ""

@@ -245,7 +245,7 @@ def _model_key(
 
 
 _cached_model_key = lru_cache(maxsize=_CACHED_KEYS)(_model_key)
-"""`_model_key` with a cache, because the requests of a client usually differ only in their values."""
+"""Return the same as `_model_key`, with a cache. Most requests of a client differ only in their values."""
 
 
 def _watts_request(key: ModelKey, metrics: tuple[str, ...], values: FloatArray, *, explain: bool) -> WattsRequest:

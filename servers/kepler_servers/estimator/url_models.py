@@ -105,7 +105,7 @@ class _Model:
 
 
 def read_url_models(init: InitUrl, source: str) -> UrlModels:
-    """Read the model at a URL. If it contains only pickles, read linear weights that are used in its place.
+    """Read the model at a URL. If the model contains only pickles, read linear weights that are used in its place.
 
     `source` is the energy source of a model whose metadata name no energy source. Raises `StoreError` if the URL
     cannot be read, or if neither a model of Kepler Core nor linear weights are found.

@@ -106,7 +106,7 @@ class App:
         return "<" not in route.path and all(part is None for part in parts) and self._check is None
 
     def call(self, route: Route, body: bytes) -> Answer | Deferred:
-        """Return the answer to a request without a query to exactly the path of a route, without bottle and WSGI.
+        """Answer a request without bottle and WSGI. The request must have no query, and exactly the path of the route.
 
         bottle takes a third of the time of a short request.
         """

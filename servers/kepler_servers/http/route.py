@@ -31,11 +31,11 @@ class Returns:
     """One kind of answer of an endpoint, as the OpenAPI document describes it."""
 
     content: Mapping[str, Any]
-    """Media type -> Python type of the content. The type `bytes` stands for any content."""
+    """Python type of the content, by media type. The type `bytes` stands for any content."""
     status: int = 200
     description: str = "The answer."
     headers: Mapping[str, str] = attrs.field(factory=dict)
-    """Name of a response header -> description of the header."""
+    """Descriptions of the response headers, by name."""
 
 
 @attrs.frozen
@@ -61,7 +61,7 @@ class Route:
     query: type[msgspec.Struct] | None = attrs.field(default=None, kw_only=True)
     """Struct whose fields declare the parameters of the query string; see the module `params`."""
     parameters: Mapping[str, str] = attrs.field(factory=dict, kw_only=True)
-    """Name of a parameter of the path -> description, for the OpenAPI document."""
+    """Descriptions of the parameters in the path, by name, for the OpenAPI document."""
     headers: type[msgspec.Struct] | None = attrs.field(default=None, kw_only=True)
     """Struct whose fields declare the headers that the handler reads; see the module `params`."""
     body: Any = attrs.field(default=None, kw_only=True)

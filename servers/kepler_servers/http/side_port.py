@@ -95,7 +95,7 @@ class _BoundedServer(WSGIServer):
 
     def __init__(self, host: str, port: int) -> None:
         self._ends: dict[socket.socket, float] = {}
-        """Open connection -> time at which its time limit ends. The oldest connection is first."""
+        """The time at which the time limit of each open connection ends. The oldest connection is first."""
         self._without_request: dict[socket.socket, None] = {}
         """Open connections whose request is not complete yet. The oldest connection is first."""
         self._changed = threading.Condition()
@@ -160,7 +160,7 @@ class _BoundedServer(WSGIServer):
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Log a failed request only at debug level, because a slow or vanished client is not this process's error."""
-        log.debug("a request to the side port failed", exc_info=True)
+        log.debug("a request for health or metrics failed", exc_info=True)
 
     def _serve(self, request: socket.socket, client_address: Any) -> None:
         try:

@@ -84,7 +84,7 @@ def _listening_ports() -> set[int]:
 
 
 def _end_slow_readers(ports: set[int], limit: int, warnings: RateLimitedLog) -> None:
-    """End each connection to one of the ports whose client has taken no data for `STALL_TIMEOUT_SECONDS`.
+    """End the connections to `ports` whose clients have taken no data for `STALL_TIMEOUT_SECONDS`.
 
     If there are more than `limit` slow readers, also end the connections that have made no progress for the longest
     time, until `limit` slow readers are left.
