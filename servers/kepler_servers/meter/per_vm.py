@@ -49,7 +49,7 @@ class PerVmOutput(Output):
         self.folder = Path(folder)
         self._scanner = GuestScanner(root)
         self._trees: dict[str, _GuestTree] = {}
-        """Name of a guest's folder -> what is published in this folder."""
+        """What is published for each guest, by the name of the guest's folder."""
         self._host: dict[str, float] = {}
         """Values of the host's energy counters in joules, at the latest call of `write` or `advance`."""
         self._log = RateLimitedLog(log)

@@ -76,7 +76,7 @@ class _MeterCollector(Collector):
         self._state = state
         self._cpus = read_cpus(state.root) if state.kepler_names else []
         self._shown: dict[str, float] = {}
-        """Component -> highest value of its energy counter that was served so far."""
+        """Highest value of each component's energy counter that was served so far."""
         self._lock = threading.Lock()
 
     def collect(self) -> Iterable[Metric]:

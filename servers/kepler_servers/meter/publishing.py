@@ -60,14 +60,14 @@ class Publisher:
     """
 
     def __init__(self, outputs: Mapping[str, Output], valid_seconds: float) -> None:
-        """`outputs` maps names, which messages use, to outputs. See `EnergyCounters` for `valid_seconds`."""
+        """`outputs` has the outputs by name. Messages use these names. See `EnergyCounters` for `valid_seconds`."""
         self._outputs = dict(outputs)
         self._valid_seconds = valid_seconds
         self._energy = EnergyCounters()
         self._due: dict[str, float] = {}
         """Time of the next call of `advance`, by the name of the output. Not all outputs have such calls."""
         self.problems: dict[str, str] = {}
-        """Name of a failing output -> the reason."""
+        """The reasons why outputs fail, by the name of the output."""
 
     def open(self) -> None:
         """Continue the counters from the last values of earlier processes, and open all outputs.

@@ -40,7 +40,7 @@ class Guest:
 class GuestScanner:
     """Lists the QEMU guests of a host. The command line of a process is read once, its CPU time at each call.
 
-    The scanner is not thread-safe.
+    The class is not thread-safe.
     """
 
     def __init__(self, root: str = "/") -> None:

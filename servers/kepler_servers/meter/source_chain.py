@@ -105,7 +105,8 @@ class SourceChain:
                 log.debug("closing the source %s failed", link.source.name, exc_info=True)
 
     def _take_better(self, observation: Observation, end: int) -> Reading | None:
-        """Read the `end` most trusted sources. If one of them can be used now, switch to it and return its reading."""
+        """Read the first `end` sources, which are the most trusted. If one of them can be used now, switch to it and
+        return its reading."""
         waiting = False
         taken: tuple[int, Reading] | None = None
         for index, link in enumerate(self._links[:end]):

@@ -49,7 +49,7 @@ class MeterStatus(msgspec.Struct, frozen=True):
     features: dict[str, float]
     problems: list[str]
     output_problems: dict[str, str]
-    """Name of a failing output -> the reason."""
+    """The reasons why outputs fail, by the name of the output."""
     collect_seconds: float
     """Duration of the latest collection of features."""
     estimate_seconds: float

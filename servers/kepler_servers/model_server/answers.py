@@ -62,7 +62,7 @@ class SelectedNodeType(msgspec.Struct):
 
 
 class HonestyReasons(msgspec.Struct):
-    """The errors and intervals that the metadata of the selected model state."""
+    """The errors and intervals of the selected model, as its metadata state them."""
 
     mae: dict[str, float | None]
     """Mean absolute error in watts for each split (kind of held-out data); null if it was never measured."""
@@ -73,7 +73,7 @@ class HonestyReasons(msgspec.Struct):
     """Typical half-width of the interval in watts, by component, for a machine of the model's node type. For a client's
     machine of another node type, the half-width is larger, because it includes the differences between machines."""
     flags: dict[str, str]
-    """Reasons to doubt all estimates of the model: key of the reason -> sentence."""
+    """Reasons to doubt all estimates of the model. Each reason has a key and a sentence."""
     twin: str | None
     """The twin: a second model with fewer features that checks the selected model; null if there is none."""
 

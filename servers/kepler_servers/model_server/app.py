@@ -106,7 +106,7 @@ class BestModelsQuery(Conditions, frozen=True, kw_only=True, rename="kebab"):
 
 def _one_of(old_name: str, old: T | None, name: str, value: T | None) -> T | None:
     if old is not None and value is not None:
-        raise RequestError(old_name, f"also given as {name}; one of them is enough")
+        raise RequestError(old_name, f"this value is also given as {name}; one of them is enough")
     return value if old is None else old
 
 

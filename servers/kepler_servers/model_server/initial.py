@@ -143,7 +143,8 @@ def _database_pipeline(location: str) -> str | None:
 
 
 def _is_served_folder(store: Store, name: str) -> bool:
-    """Return whether the store has a folder with the pipeline's name that was not written by kepler-model. Log it.
+    """Return whether the store has a folder with the pipeline's name that was not written by kepler-model. Log such a
+    folder.
 
     kepler-model-server writes such folders. The store serves their models, but cannot publish under their names.
     """

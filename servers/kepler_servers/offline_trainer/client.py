@@ -51,9 +51,9 @@ class Submission:
     """A training request. Its recordings stay in files until they are sent block by block."""
 
     members: Mapping[str, Any]
-    """Key -> value of the request's JSON object, without the recordings."""
+    """The members of the request's JSON object, without the recordings."""
     recordings: Mapping[str, Path]
-    """Key of a recording in the request -> JSON file of the recording. The files may be gzipped."""
+    """JSON files with the recordings, by the key of the recording in the request. The files may be gzipped."""
 
     @property
     def size(self) -> int:

@@ -42,7 +42,8 @@ class Train(msgspec.Struct, tag=True):
 
 
 class MayPublish(msgspec.Struct, tag=True):
-    """Command to publish the pipeline. It answers `ReadyToPublish` if the job was not cancelled."""
+    """Command to publish the pipeline. The HTTP process sends it after `ReadyToPublish` if the job was not
+    cancelled."""
 
 
 Command = Check | Train | MayPublish
@@ -74,31 +75,31 @@ class StageStarted(msgspec.Struct, tag=True):
 
 
 class FitsPlanned(msgspec.Struct, tag=True):
-    """The training has determined the number of models that it will fit."""
+    """Message: the training has determined the number of models that it will fit."""
 
     models: int
 
 
 class ModelTrained(msgspec.Struct, tag=True):
-    """A model was trained, or its training failed."""
+    """Message: a model was trained, or its training failed."""
 
     model: dict[str, Any]
     """The model, in the format of `kepler-model train --json`. A failed model has the key `reason`."""
 
 
 class LogLine(msgspec.Struct, tag=True):
-    """A line that the training logged."""
+    """Message: a line that the training logged."""
 
     level: str
     text: str
 
 
 class ReadyToPublish(msgspec.Struct, tag=True):
-    """All models are trained, and the training process waits for `MayPublish` before it publishes."""
+    """Message: all models are trained, and the training process waits for `MayPublish` before it publishes."""
 
 
 class Done(msgspec.Struct, tag=True):
-    """The pipeline is published, and its zip is written."""
+    """Message: the pipeline is published, and its zip is written."""
 
     report: dict[str, Any]
     """Report of the training, in the format of `kepler-model train --json`."""

@@ -57,7 +57,7 @@ class _JobsCollector(Collector):
         self._jobs = jobs
 
     def describe(self) -> Iterable[Metric]:
-        # Without this method, the registry would call `collect` at registration, to get the metrics' names.
+        # Without this method, prometheus_client would call `collect` at registration, to get the metrics' names.
         return ()
 
     def collect(self) -> Iterable[Metric]:

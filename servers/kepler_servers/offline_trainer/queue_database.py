@@ -110,7 +110,7 @@ def _check_schema(database: sqlite3.Connection, path: Path) -> None:
 
 
 def _tables(database: sqlite3.Connection) -> dict[str, set[str]]:
-    """Return the names of the columns of each table."""
+    """Return the column names of each table in the database."""
     names = [
         row[0]
         for row in database.execute(

@@ -125,14 +125,16 @@ def request_from(body: bytes | mmap.mmap) -> TrainRequest:
         trainer = _members(members.pop("trainer"), "trainer")
         if IDLE_KEY in trainer:
             if _has_value(recordings.get(IDLE_KEY)):
-                raise RequestError(f"trainer.{IDLE_KEY}", f"also given as {IDLE_KEY}; one of them is enough")
+                raise RequestError(
+                    f"trainer.{IDLE_KEY}", f"this value is also given as {IDLE_KEY}; one of them is enough"
+                )
             recordings[IDLE_KEY] = trainer.pop(IDLE_KEY)
     document = _document(members, trainer)
     spec = _pipeline(document)
     machine = _machine(document.get("machine_spec"))
     recording_keys = [key for key in (OLD_RECORDING_KEY, RECORDING_KEY) if _has_value(recordings.get(key))]
     if len(recording_keys) > 1:
-        raise RequestError(RECORDING_KEY, f"also given as {OLD_RECORDING_KEY}; one of them is enough")
+        raise RequestError(RECORDING_KEY, f"this value is also given as {OLD_RECORDING_KEY}; one of them is enough")
     if not recording_keys:
         raise RequestError(RECORDING_KEY, "missing: the recording to train from")
     idle = recordings.get(IDLE_KEY)
@@ -168,7 +170,7 @@ def _has_value(raw: msgspec.Raw | None) -> bool:
 
 
 def _document(members: Mapping[str, msgspec.Raw], trainer: Mapping[str, msgspec.Raw] | None) -> dict[str, Any]:
-    """Decode the members of a request, and the members of its object `trainer` if any.
+    """Decode the members of a request, and of its object `trainer` if it has one.
 
     Leave out optional keys that are null.
     """
@@ -229,7 +231,9 @@ def _simple_pipeline(request: SimpleRequest) -> PipelineSpec:
     isolator = section.isolator
     isolator_args = isolator_arguments(isolator.name, section.isolator_args)
     if duplicates := sorted(isolator.args.keys() & isolator_args.keys()):
-        raise RequestError(f"trainer.isolator_args.{duplicates[0]}", "also given in trainer.isolator.args")
+        raise RequestError(
+            f"trainer.isolator_args.{duplicates[0]}", "this value is also given in trainer.isolator.args"
+        )
     try:
         return pipeline_from(
             {

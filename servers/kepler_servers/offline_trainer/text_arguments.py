@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 ARGUMENTS_KEY = "trainer.isolator_args"
 """Key of the isolator's arguments in training requests of older clients."""
 OLD_NAMES = {"background_hints": "bg_hints"}
-"""Name of an isolator's argument -> name of the argument in kepler-model-server 0.7."""
+"""Names that isolators' arguments have in kepler-model-server 0.7, by the present name."""
 IGNORED = "abs_pipeline_name"
 """Name of an argument that names a pipeline. The isolator of kepler-model-server 0.7 uses the models of this pipeline.
 Isolators of Kepler Core do not need a pipeline."""
@@ -54,7 +54,9 @@ def _renamed(isolator: str, arguments: Mapping[str, Any], types: Mapping[str, An
     for name, old in OLD_NAMES.items():
         if old in renamed and old not in types and name in types:
             if name in renamed:
-                raise RequestError(f"{ARGUMENTS_KEY}.{old}", f"also given as {name}; one of them is enough")
+                raise RequestError(
+                    f"{ARGUMENTS_KEY}.{old}", f"this value is also given as {name}; one of them is enough"
+                )
             renamed[name] = renamed.pop(old)
     return renamed
 

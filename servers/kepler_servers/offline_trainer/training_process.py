@@ -39,7 +39,7 @@ class ProcessEndedError(Exception):
 
 
 class TrainingProcess(SessionProcess):
-    """A training process, for use in the HTTP process, which sends commands to it and receives its messages."""
+    """A training process. The HTTP process uses this class to send it commands and to receive its messages."""
 
     def __init__(self, state: str, memory_limit: int) -> None:
         """Start the process. `state` is the path of the state folder; `memory_limit` is the process' limit in bytes."""

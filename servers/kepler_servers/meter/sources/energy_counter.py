@@ -29,7 +29,7 @@ class EnergyCounter:
     """Name of the counter in messages, usually its file."""
     component: str
     read: Callable[[], int]
-    """Function that returns the counter in microjoules. Raises `MeterError`."""
+    """Function that returns the value of the counter in microjoules. Raises `MeterError`."""
     range_microjoules: int = 0
     """Highest value of the counter, after which it restarts at 0. The attribute is 0 if the highest value is not
     known."""

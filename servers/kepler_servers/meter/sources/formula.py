@@ -40,7 +40,7 @@ BUSY_HOST_SECONDS = 60.0
 """The interval has its smallest width only if the host has been busy for this time without an interruption. Steal time
 changes from second to second, and the interval should not."""
 _GAP_SECONDS = 1.0
-"""A longer time between two readings interrupts the time in which the host was busy."""
+"""If the time between two readings is longer than this, the time in which the host is busy counts as interrupted."""
 _LOWER_QUANTILE, _MEDIAN, _UPPER_QUANTILE = 0.05, 0.5, 0.95
 _MIN_VALUES = 10
 

@@ -25,7 +25,7 @@ def measured_reading(
     problems: list[str],
     waiting: bool,
 ) -> Reading | None:
-    """Return the reading of a power source that measures; None if the source needs a further period.
+    """Return the reading of a power source that measures power; None if the source needs a further period.
 
     Raises `MeterError` if neither the platform nor the package was measured; `problems` are the reasons.
     """

@@ -74,7 +74,7 @@ class ModelSource:
             machine_spec=machine.spec.as_dict(),
             refresh_seconds=REFRESH_SECONDS,
             on_search_end=lambda: None,
-            logs_problems=False,  # the source chain logs the reasons of all energy sources in one line
+            logs_problems=False,  # `SourceChain` logs the reasons of all energy sources in one line
         )
         self._cache.start()
         self._used: dict[str, LoadedModel] = {}

@@ -100,7 +100,8 @@ class PowercapSource:
         self._counters = [self._counter(self._folder / zone, component) for zone, component in zones]
 
     def _find_zones(self) -> list[tuple[str, str]]:
-        """Return the name of each zone's directory, and the zone's component. No energy is counted twice."""
+        """Return the directory name and the component of each zone. If two zones count the same energy, only one is
+        returned."""
         names = entries_of(self._folder, self._own_trees, MAX_ZONES)
         self._skipped = ""
         zones: dict[tuple[str, str], str] = {}
@@ -120,7 +121,7 @@ class PowercapSource:
             socket = (
                 label if component == "package" else name.removeprefix("intel-rapl-mmio:").removeprefix("intel-rapl:")
             )
-            zones[component, socket] = name  # the names are sorted, so intel-rapl replaces intel-rapl-mmio
+            zones[component, socket] = name  # intel-rapl comes last, and replaces intel-rapl-mmio
         return [(name, component) for (component, _), name in sorted(zones.items())]
 
     def _is_measurement(self, zone: Path) -> bool:

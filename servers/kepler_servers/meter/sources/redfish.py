@@ -250,5 +250,5 @@ def _credentials(path: Path) -> bytes:
     except OSError as error:
         raise MeterError(f"{path}: {error.strerror or error}") from error
     if b":" not in content or len(content) > MAX_CREDENTIALS_BYTES or len(content.splitlines()) != 1:
-        raise MeterError(f"{path}: not one line user:password")
+        raise MeterError(f"{path}: the file must have one line of the form user:password")
     return content
