@@ -1,4 +1,4 @@
-"""Discovery of the machine that this process runs on, from /proc, /sys and DMI.
+"""Discover the machine that this process runs on, from /proc, /sys and DMI.
 
 An attribute that is not known is left out, and the reason is recorded. In a virtual machine, attributes that differ
 from the hardware are left out, too. For example, many virtual machines show a socket for every virtual CPU.

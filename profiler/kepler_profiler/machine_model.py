@@ -73,7 +73,7 @@ class MachineModel:
     """
 
     name: str
-    """The pipeline, and the model's path in it."""
+    """Name of the model: its pipeline, and its path in the pipeline."""
     version: str
     """Version of the pipeline; empty if it has none."""
     model: PowerModel
@@ -159,7 +159,7 @@ class MachineModel:
         The values never fall as the load rises.
         """
         if self.needs_idle:
-            return published().shape(machine)  # the idle power is not known here
+            return published().shape(machine)  # the model needs the idle power, which is not known here
         watts = self._curve(machine, None).watts
         span = float(watts[-1] - watts[0])
         return tuple(float(part) for part in (watts - watts[0]) / span) if span > 0 else LEVELS
@@ -210,7 +210,7 @@ def find_machine_model(
     facts: Mapping[str, float] | None = None,
     vendor: str | None = None,
 ) -> MachineModel:
-    """Return the best model of a store whose features are all known for a described machine.
+    """Return the store's best model for a described machine. All features of the model must be known for this machine.
 
     If the idle power is known, models that use it are preferred. Among equally preferred models, the model with the
     smallest error on held-out machines is the best. `facts` are the values of known `EXTRA_FACTS`. Raises `StoreError`
@@ -301,8 +301,8 @@ def _factors(stored: StoredModel) -> IntervalFactors | None:
 def _needed_facts(features: Sequence[str], honesty: Honesty) -> list[str]:
     """Return the facts that a model needs.
 
-    In the training data, the value 0 means that a fact is not known. So if the training has the value 0 of a fact, the
-    model also works without this fact.
+    In the training data, the value 0 means that a fact is not known. So if the value 0 of a fact occurs in the
+    training, the model also works without this fact.
     """
     seen = honesty.seen.features
     return [

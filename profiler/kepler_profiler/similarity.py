@@ -66,7 +66,7 @@ class _Column:
     """The comparison of one attribute of a spec with all specs of a table."""
 
     scores: FloatArray
-    """Likeness of the two values, shape (specs,); NaN unless both specs have the attribute."""
+    """Likeness of the two values, shape (specs,); NaN if one of the two specs lacks the attribute."""
     terms: FloatArray
     """Weight, looseness, uncertainty and number of differences (0 or 1) of the attribute; shape (4, specs).
 

@@ -34,7 +34,7 @@ class ComponentPower(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     counted_twice: bool = False
     """Whether the meter's idle and dynamic energy increase by nearly equal amounts.
 
-    Such a meter probably counts the energy twice: once as idle energy, and once as dynamic energy.
+    If so, the meter probably counts the energy twice: as idle energy, and again as dynamic energy.
     """
 
 
@@ -112,7 +112,7 @@ class NodeProfile(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     node_type: int | None = None
 
     def idle_power(self, source: str) -> dict[str, ComponentPower]:
-        """Return the power of each component for an energy source, by component.
+        """Return the power of each component for an energy source.
 
         Raises `ProfileError` if the profile does not have the source.
         """

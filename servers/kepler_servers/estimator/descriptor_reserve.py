@@ -16,7 +16,7 @@ If the process may open only few files, the reserve is therefore smaller than `R
 
 
 class DescriptorReserve:
-    """Accepts clients even if the process has no free file descriptor, because other threads have used them up.
+    """Accepts clients even if other threads have used up all free file descriptors of the process.
 
     The metrics port, downloads and the reading of the store open files and connections in other threads. Therefore the
     reserve keeps some descriptors open (on `/dev/null`). It closes one of them if no other descriptor is free for a new

@@ -1,4 +1,4 @@
-"""Detection of the end of a request in the bytes that a client sends.
+"""Find the end of a request in the bytes that a client sends.
 
 Kepler sends one JSON object without a delimiter after it, and keeps the connection open. So only the
 JSON text itself shows where the request ends.

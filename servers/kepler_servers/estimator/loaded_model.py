@@ -34,7 +34,7 @@ class Check:
     twin_digest: str = ""
     """Digest of the twin: its `ModelOffer.digest`; empty if there is no twin."""
     problem: str = ""
-    """The reason why the model has no twin although its metadata name one, or why its block `honesty` is not used."""
+    """The reason why the twin that the metadata name is not used, or why the block `honesty` is not used."""
 
 
 @attrs.frozen(eq=False)

@@ -275,7 +275,7 @@ class Loop:
         self._pending = still_pending
 
     def _finish_oldest_pending(self) -> bool:
-        """Answer the oldest pending request before its model is found. Return False if no request is pending."""
+        """Answer the oldest pending request without waiting for its model. Return False if no request is pending."""
         while self._pending:
             connection = self._pending.popleft()
             if (pending := connection.pending) is not None:

@@ -54,7 +54,8 @@ class ModelOffer:
     machine_spec: Mapping[str, Any]
     """Description of the machine that the model was trained on."""
     _source: Any
-    """The files of the model by name, or an object with the method `load`. None after `without_files`."""
+    """The files of the model by name, or an object that loads the model with its method `load`. None after
+    `without_files`."""
     remark: str = ""
     """Text about linear weights for replies and for the log (see `stand_in_remark`). Empty for all other models."""
     _find_twin: Callable[[Twin], ModelOffer] | None = None

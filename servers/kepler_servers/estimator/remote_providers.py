@@ -90,9 +90,9 @@ class ModelServerProvider:
     def _twin_finder(self, name: str, metadata: Mapping[str, Any]) -> Callable[[Twin], ModelOffer]:
         """Download a model's twin, and return a function that returns the offer of the twin.
 
-        `name` consists of the model's pipeline and path. The twin is downloaded at once, because only the method
-        `offer` runs in a thread that may be slow. If the download fails, the returned function raises the error,
-        because the model can be used without its twin.
+        `name` consists of the model's pipeline and path. The twin is downloaded now, and not when the returned function
+        is called: only now may the thread wait for a download. If the download fails, the returned function raises the
+        error, because the model can be used without its twin.
         """
         result: ModelOffer | KeplerError
         try:

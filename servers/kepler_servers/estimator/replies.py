@@ -1,4 +1,4 @@
-"""Encoding of replies. Kepler reads a reply with a single read of at most 4096 bytes, so replies should be short."""
+"""Encode replies. Kepler reads a reply with a single read of at most 4096 bytes, so replies should be short."""
 
 from __future__ import annotations
 

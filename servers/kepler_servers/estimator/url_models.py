@@ -250,7 +250,7 @@ def _fetch_beside(init: InitUrl, name: str) -> tuple[str, bytes | KeplerError]:
 
 
 def _node_type_index(init: InitUrl) -> bytes | None:
-    """Return the file with the node types of the model's pipeline, as bytes; None if it cannot be read."""
+    """Return the content of the file with the pipeline's node types; None if it cannot be read."""
     if init.place() is None:
         return None
     url = beside(init.url, NODE_TYPE_INDEX, up=3)

@@ -101,7 +101,7 @@ class App:
         return HttpError(500, f"a defect of the {self.name}; its log says more")
 
     def can_call(self, route: Route) -> bool:
-        """Return whether `call` can handle requests to a route."""
+        """Return whether the method `call` can answer requests to a route."""
         parts = (route.guard, route.headers, route.upload, route.error_page)
         return "<" not in route.path and all(part is None for part in parts) and self._check is None
 

@@ -1,4 +1,4 @@
-"""Start and stop of Granian's worker processes, which serve an application over HTTP."""
+"""Start and stop Granian's worker processes, which serve an application over HTTP."""
 
 from __future__ import annotations
 

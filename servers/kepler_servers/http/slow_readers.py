@@ -1,4 +1,4 @@
-"""Protection of a server against clients that do not read the answers to their requests.
+"""Protect a server against clients that do not read the answers to their requests.
 
 Granian 2.8 waits for such clients (slow readers) without a time limit. Each slow reader occupies a connection, and its
 answer stays in memory. So each worker process has a thread that ends a connection if no byte of the answer was taken

@@ -1,4 +1,4 @@
-"""Reception of large request bodies. Each body is written into an `Upload` while it arrives, with time limits."""
+"""Receive large request bodies. Each body is written into an `Upload` while it arrives, with time limits."""
 
 from __future__ import annotations
 

@@ -28,7 +28,8 @@ class NodeEnergy:
         self.idle: dict[str, float] = {}
 
     def add(self, joules: Mapping[str, float], usage_ratio: float) -> None:
-        """Divide the energy of each zone since the last call into active and idle energy, and add it to their sums.
+        """Divide the energy that each zone has used since the last call into active and idle energy. Add both to the
+        sums of the zone.
 
         `joules` maps zones to the values of their counters. The sums of a new zone start at 0.
         """

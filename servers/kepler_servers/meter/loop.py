@@ -112,7 +112,7 @@ class MeterLoop:
             now = time.monotonic()
             if now < due:
                 continue
-            if self._reason is None:  # before the first reading, no program waits for a value
+            if self._reason is None:  # before the first reading, no program waits for values
                 self._latest_delay = max(self._latest_delay, now - due)
             if now >= self._next_reading:
                 self._measure()

@@ -109,7 +109,7 @@ class PerVmOutput(Output):
         self._trees.clear()
 
     def _divide(self, joules: Mapping[str, float]) -> None:
-        """Add each guest's share of the host's energy since the previous call to the guest's counters.
+        """Distribute the energy that the host has used since the previous call: add each guest's share to its counters.
 
         So the counters of all guests together rise as much as the host's counters.
         """

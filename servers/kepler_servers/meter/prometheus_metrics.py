@@ -70,7 +70,7 @@ def metrics_application(state: MeterState) -> WsgiApplication:
 
 
 class _MeterCollector(Collector):
-    """Collector that makes the metrics at each scrape."""
+    """Collector of prometheus_client, which makes the metrics at each scrape."""
 
     def __init__(self, state: MeterState) -> None:
         self._state = state

@@ -96,7 +96,7 @@ def build_collectors(settings: MeterSettings) -> CollectorSet:
 
 
 def build_chain(settings: MeterSettings, machine: ThisMachine | None = None) -> SourceChain:
-    """Return the power sources that the settings name, in the order of trust.
+    """Return the power sources that the settings name, the most trusted first.
 
     `machine` is the result of `settings.machine()`, if the caller already has it. Raises `UsageError` if a source is
     unknown, or if each of the named sources needs a setting that is not set.

@@ -1,4 +1,4 @@
-"""Selection of the power source: the most trusted source that works is used."""
+"""Select the power source: the meter uses the most trusted source that works."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class SourceChain:
     """
 
     def __init__(self, sources: Sequence[PowerSource]) -> None:
-        """`sources` are in the order of trust, the most trusted first."""
+        """The most trusted of the `sources` is first."""
         self.start_periods = START_PERIODS
         """Number of periods at the start in which the meter waits for a more trusted source."""
         self._links = [_Link(source) for source in sources]

@@ -7,7 +7,8 @@ from typing import Any
 import msgspec
 
 NAME_TAKEN_STATUS = 409
-"""HTTP status if the store has a folder with the pipeline's name that `kepler-model` has not published."""
+"""HTTP status for this error: the store has a folder with the pipeline's name, which `kepler-model` has not
+published."""
 
 # --- commands from the HTTP process to the training process ---
 

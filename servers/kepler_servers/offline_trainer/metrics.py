@@ -51,7 +51,7 @@ class TrainerMetrics(RequestMetrics):
 
 
 class _JobsCollector(Collector):
-    """Collector of the gauge that counts jobs by state; it reads the queue at each scrape."""
+    """Collector of prometheus_client for the number of jobs by state. It reads the queue at each scrape."""
 
     def __init__(self, jobs: Jobs) -> None:
         self._jobs = jobs

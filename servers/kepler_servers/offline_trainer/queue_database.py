@@ -94,7 +94,7 @@ def _check_undamaged(database: sqlite3.Connection, path: Path) -> None:
 
 
 def _check_schema(database: sqlite3.Connection, path: Path) -> None:
-    """Raise `QueueError` unless the database is empty or has the tables and columns of a queue."""
+    """Check that the database is empty, or has the tables and columns of a queue. Otherwise, raise `QueueError`."""
     (version,) = database.execute("PRAGMA user_version").fetchone()
     if version not in (0, _FORMAT):
         raise QueueError(

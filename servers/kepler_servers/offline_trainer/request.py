@@ -77,7 +77,7 @@ class SimpleRequest:
     prome_response: dict[str, Any] | None = None
     """The recording: Prometheus range-query results by metric name."""
     prom_response: dict[str, Any] | None = None
-    """The recording, under a newer key. A request has either `prome_response` or `prom_response`."""
+    """The recording. This key is newer than `prome_response`; a request has only one of the two keys."""
     idle_prom_response: dict[str, Any] | None = None
     """A recording of the idle machine. `trainer.idle_prom_response` is an alternative key."""
     machine_spec: dict[str, Any] | None = None

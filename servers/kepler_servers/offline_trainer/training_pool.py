@@ -296,7 +296,7 @@ class TrainingPool:
         return current is not None and current.state == RUNNING
 
     def _persist(self, change: Callable[[], T]) -> T:
-        """Make a change to the queue's database. Repeat it until it is on the disk.
+        """Make a change to the queue's database. Repeat the change until it is stored on the disk.
 
         Raises `sqlite3.Error` if the server stops first. The job then stays in the state running, and the server
         requeues it when it starts again.

@@ -41,7 +41,7 @@ class MachinePage:
         self._live = live
 
     def routes(self) -> list[Route]:
-        """Return the route of the page."""
+        """Return the route of the page about machines."""
         return [page_route(self._site, "/ui/machines", self.machines, query=MachineQuery)]
 
     def machines(self, view: View, query: MachineQuery) -> Answer:

@@ -118,7 +118,7 @@ class ModelFacts:
     def lineage_rows(self) -> list[tuple[str, str]]:
         """Return the lineage (the origin of the model) as (name, text) pairs.
 
-        The metadata may contain any JSON values under this key.
+        The key `lineage` of the metadata may have any JSON value.
         """
         return list(_rows(self.metadata.get("lineage"), ""))[:_MAX_LINEAGE_ROWS]
 

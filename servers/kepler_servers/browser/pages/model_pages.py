@@ -64,7 +64,7 @@ class ModelPages:
         self._curves = PowerCurves()
 
     def routes(self) -> list[Route]:
-        """Return the routes of the pages."""
+        """Return the routes of the pages about pipelines and models."""
         site = self._site
         return [
             page_route(site, "/", self.overview),

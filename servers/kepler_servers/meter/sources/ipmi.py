@@ -33,7 +33,7 @@ REQUEST = bytes((DCMI, 0x01, 0x00, 0x00))
 """Request for the present power of the system (mode 1)."""
 _ANSWER_BYTES = 19
 _MEASURES = 0x40
-"""Bit in the last byte of an answer: the controller measures power at present."""
+"""Bit in the last byte of an answer. It is set if the controller measures power at present."""
 _CODES = {
     0xC1: "the management controller does not know DCMI's power reading",
     0xC7: "the management controller rejects the length of the request",
