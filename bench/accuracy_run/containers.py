@@ -1,4 +1,4 @@
-"""The power that DynPower models predict for an idle container, and the sum over the containers of a node."""
+"""Measure two powers that DynPower models predict: for an idle container, and in total for the containers of a node."""
 
 from __future__ import annotations
 
@@ -69,5 +69,5 @@ def measure(settings: Settings) -> list[Figure]:
 
 
 def _worst(percents: Iterable[float]) -> float:
-    """Return the percentage that is farthest from 0. Return 0 if `percents` is empty, because all power is constant."""
+    """Return the percentage that is farthest from 0. Return 0 if there are no percentages."""
     return max(percents, key=abs, default=0.0)
