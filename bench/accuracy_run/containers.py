@@ -56,14 +56,14 @@ def measure(settings: Settings) -> list[Figure]:
         ),
         *(
             Figure(
-                f"the same: sum over the containers against the node, {times}, worst component",
+                f"DynPower on CoreMark: sum over the containers against the node, {times}, worst component",
                 "100 W",
                 f"≤ {SUM_ASKED_PERCENT:g} %",
                 f"{_worst(sums.values()):+.1f} % (median of the models {np.median(np.abs(list(sums.values()))):.1f} %)",
                 abs(_worst(sums.values())) <= SUM_ASKED_PERCENT,
                 {"percent": sums},
             )
-            for times, sums in (("on the same times as in training", used), ("on held-out times", held_out))
+            for times, sums in (("at the times of the training", used), ("at held-out times", held_out))
         ),
     ]
 

@@ -52,6 +52,6 @@ class Settings:
 def table(figures: Sequence[Figure]) -> str:
     """Return the results as a Markdown table."""
     marks = {True: "yes", False: "**no**", None: "–"}
-    lines = ["| what | before | asked | now | as asked |", "|---|---|---|---|---|"]
+    lines = ["| test | before | goal | now | reached |", "|---|---|---|---|---|"]
     lines += [f"| {f.what} | {f.before} | {f.asked} | {f.now} | {marks[f.met]} |" for f in figures]
     return "\n".join(lines)

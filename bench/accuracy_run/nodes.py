@@ -36,7 +36,7 @@ def measure(settings: Settings) -> tuple[list[Figure], list[Comparison]]:
     of_mean = float(half.mean() / predicted.mean())
     covering = sum(one.coverage >= COVERAGE_ASKED for one in results)
     figure = Figure(
-        f"{NODES} simulated nodes of one type, σ = {100 * SPREAD:g} %, {len(results)} seeds: interval on the sixth",
+        f"{NODES} simulated nodes of one type, σ = {100 * SPREAD:g} %, {len(results)} seeds: the sixth node",
         "none",
         f"coverage ≥ {100 * COVERAGE_ASKED:g} %, half-width ≤ {100 * HALF_WIDTH_ASKED:g} %",
         f"coverage {100 * coverage:.0f} %, half-width {100 * width:.1f} % "

@@ -97,7 +97,7 @@ def _figures(as_is: Mapping[str, Comparison], after: Mapping[str, list[Compariso
     worst = {group: max(one.mae for one in results) for group, results in after.items()}
     return [
         Figure(
-            f"stress-ng → CoreMark (another day) as is, {names}: coverage of the 90 % interval",
+            f"models of stress-ng on another day (CoreMark), {names}: coverage of the 90 % interval",
             "none",
             f"≥ {100 * COVERAGE_ASKED:g} %, or flagged",
             "; ".join(
@@ -108,7 +108,7 @@ def _figures(as_is: Mapping[str, Comparison], after: Mapping[str, list[Compariso
             {group: one.values() for group, one in as_is.items()},
         ),
         Figure(
-            f"the same after two metered minutes, {names}: MAE on the rest",
+            f"recalibrated models of stress-ng on another day, {names}: MAE without the two metered minutes",
             "17–18 W",
             " / ".join(f"≤ {asked:g}" for asked in ASKED.values()) + " W",
             " / ".join(f"{means[group]:.1f} (worst {worst[group]:.1f})" for group in GROUPS) + " W",

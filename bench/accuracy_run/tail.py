@@ -70,7 +70,7 @@ def _figures(tail: Tail) -> list[Figure]:
             {"models": [model.values() for model in tail.models]},
         ),
         Figure(
-            "the same: the model that is selected, from all features / CounterOnly",
+            "stress-ng, last 30 %: package MAE of the selected model, with all features / CounterOnly",
             "11.7 / 15.4 W",
             f"≤ {SELECTED_ASKED:g} / {SELECTED_ASKED:g} W",
             " / ".join(f"{one.mae:.1f} W" for one in chosen.values()),
@@ -78,7 +78,7 @@ def _figures(tail: Tail) -> list[Figure]:
             {name: one.values() for name, one in chosen.items()},
         ),
         Figure(
-            "the same: its 90 % interval: coverage, mean full width",
+            "stress-ng, last 30 %: coverage and mean full width of the selected model's 90 % interval",
             "none",
             f"≥ {100 * COVERAGE_ASKED:g} %, ≤ {WIDTH_ASKED:g} W",
             " / ".join(f"{100 * one.coverage:.0f} %, {one.width:.0f} W" for one in chosen.values()),
