@@ -96,7 +96,7 @@ def measure(path: str) -> dict[str, Any]:
 
 
 def cases(arguments: argparse.Namespace) -> Iterator[tuple[str, int, int]]:
-    """Yield for each case the name of its table, the number of nodes, and the number of scrapes of each node."""
+    """Yield the cases: name of the case's table, number of nodes, and number of scrapes of each node."""
     for nodes in arguments.nodes:
         yield "same times", nodes, arguments.times
     for nodes in arguments.nodes:

@@ -139,7 +139,7 @@ def train(folder: Path, data: Path, idle: Path) -> float:
 
 
 def overhead(data: Path, idle: Path, runs: int) -> dict[str, Any]:
-    """Train alternately with `kepler-model train` and with `POST /train`. Return the times of both."""
+    """Train alternately with `kepler-model train` and with `POST /train`. Return both times."""
     by_command, by_server = [], []
     with tempfile.TemporaryDirectory() as name, serving(Path(name), 1) as server:
         folder = Path(name)

@@ -67,7 +67,7 @@ class Comparison:
     predicted: FloatArray
     measured: FloatArray
     half_width: FloatArray
-    """Half-width of the interval in watts. It does not take into account that power cannot be below 0 W."""
+    """Half-width of the interval in watts. The interval may begin below 0 W."""
     flags: tuple[str, ...]
 
     @property
