@@ -27,7 +27,7 @@ from kepler_core.contracts import Predictor
 from kepler_core.plugins import registry
 
 FEATURES = (2, 5)
-"""Numbers of features. Models with two features become step tables. Models with five features become leaf masks."""
+"""Numbers of features of the models. Models with two features become step tables, others become leaf masks."""
 COMPONENTS = 4
 ROWS = (1, 100, 500)
 
