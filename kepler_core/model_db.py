@@ -42,7 +42,10 @@ where it has no meaning in Markdown."""
 
 @attrs.frozen
 class Publication:
-    """What the exported metadata state about the pipeline's origin. None keeps the value of the stored pipeline."""
+    """What the exported metadata state about the pipeline's origin.
+
+    If an attribute is None, the value of the stored pipeline is used.
+    """
 
     publisher: str | None = None
     """Account or name of the publisher."""

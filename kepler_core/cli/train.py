@@ -358,7 +358,7 @@ def _shown(listeners: Hooks, trace_hooks: bool) -> Iterator[None]:
 
 
 def _print_call(started: float) -> Callable[[HookCall], None]:
-    """Return a function that prints one line about a listener call, with the seconds since `started`."""
+    """Return a function that prints one line about each call of a listener, with the seconds since `started`."""
 
     def print_call(call: HookCall) -> None:
         at = time.perf_counter() - started - call.seconds

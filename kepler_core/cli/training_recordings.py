@@ -38,7 +38,10 @@ def observe_recordings(
     scheduler: str | None,
     jobs: int | None,
 ) -> Observations:
-    """Read recordings into observations as the pipeline prescribes. Of recordings in Parquet, a sample is taken."""
+    """Read recordings, and return their observations as the pipeline prescribes.
+
+    From recordings in Parquet, only a sample of the observations is kept.
+    """
     from kepler_core.pipeline.observing import observe_for
     from kepler_core.pipeline.part_sampling import SAMPLE_ROWS, observe_sample
     from kepler_core.recording import RecordingParts

@@ -33,11 +33,11 @@ class Report:
     pairs: list[dict[str, Any]] = attrs.field(factory=list)
     """The pairs of a host and a guest from which models of virtual machines were trained: `Pair.description`."""
     node_type: int = 0
-    """Number of the models' node type; with several types, of the type with the most samples."""
+    """Number of the node type of the models. With several node types, it is the type with the most samples."""
     node_types: list[int] = attrs.field(factory=list)
-    """Numbers of all node types with models of this training."""
+    """Numbers of all node types for which this training has published models."""
     nodes: list[dict[str, Any]] = attrs.field(factory=list)
-    """The comparisons of nodes: `kepler_core.pipeline.node_tables.NodeTable`."""
+    """The tables of nodes, which compare the nodes of a type (`kepler_core.pipeline.node_tables.NodeTable`)."""
     seconds: dict[str, float] = attrs.field(factory=dict)
     page: str | None = None
     """Path of the report for people (`report.html`) in the pipeline; None if no listener has added it."""

@@ -1,8 +1,8 @@
-"""Meters that stand still: meters whose reading is renewed seldom, and meters that freeze for some time.
+"""Meters that stand still: slow meters, which have a new reading only at some scrapes, and meters that freeze.
 
-A platform's meter (BMC, ACPI) may be read every 30 s while its exporter is scraped every 3 s. The meter's counter
-then stands still for nine samples, and the tenth sample shows the energy of 30 s. The power is only known over
-the whole window of 30 s, so that features must be averaged over the same window. `kepler_core.frames` does that.
+A platform's meter (BMC, ACPI) may be read every 30 s while its exporter is scraped every 3 s. The meter's counter then
+stands still for nine samples, and the tenth sample shows the energy of 30 s. The power is only known over the whole
+window of 30 s, so the features must be averaged over the same window. `kepler_core.frames` does that.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from kepler_core.recording.laid_out import LaidOut
 from kepler_core.recording.node_rows import row_medians
 
 SELDOM = 0.2
-"""If a meter stands still in more than this fraction of the samples, its reading is renewed seldom.
+"""If a meter stands still in more than this fraction of the samples, its reading changes only at some scrapes.
 
 If it stands still in fewer samples, the meter froze for some time.
 """

@@ -248,8 +248,8 @@ CURVE_FAULTS: list[tuple[str, dict[str, Any], str]] = [
     ("LogarithmicRegressionTrainer", {"package": curve([2, 0.5, -1])}, "-1 W at idle"),
     ("ExponentialRegressionTrainer", {"package": curve([2, 0.5, -3])}, "-1 W at idle"),
     ("LogisticRegressionTrainer", {"package": curve([2, 0, 1, -3])}, "-2 W at idle"),
-    ("LogarithmicRegressionTrainer", {"package": curve([2, 0.5])}, "2 curve weights, Kepler takes 3"),
-    ("LogisticRegressionTrainer", {"package": curve([2, 0.5, 1])}, "3 curve weights, Kepler takes 4"),
+    ("LogarithmicRegressionTrainer", {"package": curve([2, 0.5])}, "2 curve weights, but Kepler needs 3"),
+    ("LogisticRegressionTrainer", {"package": curve([2, 0.5, 1])}, "3 curve weights, but Kepler needs 4"),
     ("ExponentialRegressionTrainer", {"package": linear()}, "no curve weights"),
     ("ExponentialRegressionTrainer", {"package": curve([2, 1, 3], scale=5.0)}, "Kepler does not divide"),
 ]
