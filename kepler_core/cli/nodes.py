@@ -82,7 +82,7 @@ def nodes(
 
 
 def _stored(location: str, pipeline: str) -> list[NodeTable]:
-    """Return the tables that the training of a pipeline has stored."""
+    """Return the tables of node gains that the training of a pipeline has stored."""
     from kepler_core.pipeline.node_tables import read_node_tables
     from kepler_core.store import open_store
 

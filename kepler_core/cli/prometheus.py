@@ -118,7 +118,7 @@ def open_client(
 
 
 def headers_of(options: Sequence[str], configuration: Configuration) -> dict[str, str]:
-    """Return the headers from the option `--header` and the configuration key PROM_HEADERS: name -> value.
+    """Return a dictionary of the HTTP headers in the option `--header` and in the configuration key PROM_HEADERS.
 
     An option replaces a configured header of the same name. Error messages never contain a header's
     value, because it may be a secret.

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 SEPARATOR = "  "
-"""Text between two columns, and indentation of the numbers of a record."""
+"""Blanks between two columns of a table."""
 NARROWEST_TEXT_CHARACTERS = 10
 """Minimum width of a column of text. In a narrower column, the pieces of names would be too short to be readable."""
 
