@@ -19,7 +19,7 @@ def examples(*commands: str) -> str:
 
 
 def _lines(command: str) -> Iterator[str]:
-    """Yield the lines of an example. A long example is broken before an option."""
+    """Yield the lines of an example. If an example is too long for one line, the next line begins with an option."""
     line = " "
     for part in re.split(r" (?=-)", command):
         if line.strip() and len(line) + 1 + len(part) > WIDEST_CHARACTERS:

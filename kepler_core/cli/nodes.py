@@ -129,7 +129,7 @@ def print_node_tables(tables: Sequence[NodeTable], most: int | None) -> None:
             indent="  ",
         )
         if len(shown) < len(table.nodes):
-            click.echo(f"  and {len(table.nodes) - len(shown)} more (--all)")
+            click.echo(f"  and {len(table.nodes) - len(shown)} more nodes (--all shows them)")
         for reason in dict.fromkeys(node.reason for node in table.nodes if node.reason):
             count = sum(node.reason == reason for node in table.nodes)
             click.echo(f"  not tested: {count} nodes: {reason}")

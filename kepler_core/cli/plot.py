@@ -263,7 +263,7 @@ class _Figure:
 
         conditions = attrs.asdict(self._choice)
         if self._best is not None and not strict:
-            # Without --kind, other panels show the best model. Draw only the errors of comparable models.
+            # Without --kind, other panels show the best model. Draw only the errors of models that are similar to it.
             best = self._best
             conditions |= {"source": best.source, "output_type": best.output_type}
             conditions |= {"pipeline": best.pipeline, "node_type": best.node_type}

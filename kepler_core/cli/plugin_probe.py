@@ -60,7 +60,7 @@ def _probe(request: dict[str, Any]) -> list[ImportResult]:
 
 def _probe_entry(entry: PluginEntry, *, checks: bool) -> ImportResult:
     plugin, result = observe_import(partial(_load, entry))
-    if not isinstance(plugin, type):  # a listener, which is no class, or None after a failed import
+    if not isinstance(plugin, type):  # it is a listener, or None because the import failed
         return result
     if missing := missing_modules(plugin):
         needs = f"needs {', '.join(missing)}: pip install 'kepler-core[{plugin.extra}]'"  # type: ignore[attr-defined]

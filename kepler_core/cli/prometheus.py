@@ -147,7 +147,7 @@ def _parsed_headers(lines: Sequence[str], origin: str) -> dict[str, str]:
 
 
 def matchers_of(selector: str | None) -> tuple[str, ...]:
-    """Return the label matchers of the option `--selector`, without braces around them; () if it has none."""
+    """Return the label matchers in the option `--selector`, without braces; an empty tuple if there are none."""
     text = (selector or "").strip()
     if text.startswith("{") and text.endswith("}"):
         text = text[1:-1]

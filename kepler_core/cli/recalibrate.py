@@ -114,7 +114,7 @@ def _pipeline(store: Store, pipeline: str | None) -> str:
     if pipeline is None:
         if len(names) != 1:
             raise UsageError(
-                f"the store has {len(names)} pipelines ({', '.join(names) or 'none'}); name one: --pipeline"
+                f"the store has {len(names)} pipelines ({', '.join(names) or 'none'}); choose one with --pipeline"
             )
         return names[0]
     if pipeline not in names:

@@ -122,7 +122,7 @@ def _print_power(report: Preflight) -> None:
             "  ",
         )  # fmt: skip
     if report.missing_sources:
-        click.echo(f"  no power of {', '.join(report.missing_sources)}: no energy counter has this source label")
+        click.echo(f"  no power of {', '.join(report.missing_sources)} (not in the label source of any energy counter)")
 
 
 def _print_groups(report: Preflight) -> None:

@@ -92,7 +92,9 @@ def history(pipeline: str, store: str, most: int, as_json: bool) -> None:
         )
         pages = [entry["page"] for entry in decisions if isinstance(entry.get("page"), str)]
         if pages:
-            click.echo(f"\nReport of the latest decision not to publish: {printable(pages[-1])} in the store")
+            click.echo(
+                f"\nReport page of the latest decision that published nothing: {printable(pages[-1])} in the store"
+            )
 
 
 @store.command(epilog=examples("store rollback quickstart -s models", "store rollback quickstart 3 -s models"))

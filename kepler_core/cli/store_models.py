@@ -88,7 +88,7 @@ def _print_seen(models: list[StoredModel]) -> None:
 @click.argument("second", metavar="PIPELINE[@VERSION]")
 @store_option()
 @click.option(
-    "--other-store", metavar="DIR|URL", help="The model store of the second pipeline.  [default: the first one's store]"
+    "--other-store", metavar="DIR|URL", help="The model store of the second pipeline.  [default: the value of --store]"
 )
 @click.option(
     "--report",
