@@ -233,7 +233,7 @@ def _context(
     def abs_model(dataset: Dataset) -> PowerModel:
         if slot is None or slot.snapshot is None:
             where = "--store" if slot is None else f"a store with the pipeline {spec.name!r}"
-            raise PluginError(f"needs an AbsPower model of {', '.join(dataset.features)}: give {where}")
+            raise PluginError(f"needs an AbsPower model with the features {', '.join(dataset.features)}: give {where}")
         return best_abs_model(slot.snapshot, dataset.source, dataset.features, slot.node_type)
 
     context = isolation_context(observations, idle_observations, stored, spec_of_machine)
