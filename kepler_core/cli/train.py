@@ -177,7 +177,7 @@ def train(
     if machine_specs is not None:
         others = {"--machine-spec": machine_spec, "--machine-id": machine_id, "--profile": profile}
         if unusable := [option for option, value in others.items() if value]:
-            raise UsageError(f"{unusable[0]} describes one machine, so it does not go with --machine-specs")
+            raise UsageError(f"{unusable[0]} describes one machine, so it cannot be used with --machine-specs")
     result = run(
         pipeline,
         inputs,
