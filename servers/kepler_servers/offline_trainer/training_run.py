@@ -37,8 +37,8 @@ class UntrainableError(Exception):
 def train_job(command: Train, channel: Channel, progress: ProgressReporter, store: Store) -> dict[str, Any]:
     """Train and publish the pipeline of a job. Return the report in the format of `kepler-model train --json`.
 
-    If an earlier attempt has published a version already, only write the zip, and return the parts of that
-    attempt's report that the store contains.
+    If an earlier attempt at the job has already published a version, only write the zip file. The returned report
+    then has only the parts that the store contains.
     """
     channel.send(StageStarted("reading"))
     request = read_request(Path(command.body))
