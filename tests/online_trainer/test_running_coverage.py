@@ -114,7 +114,7 @@ def test_a_missing_twin_does_not_end_the_watch(tmp_path: Path, caplog: pytest.Lo
     description = {"model_name": "SGDRegressorTrainer_0", "feature_group": "CPUTime", "limits": {"package": 1.0}}
     (watched,) = watch(tmp_path, model(honesty=honesty(twin=description)))
     assert watched.known_windows()["package"].coverage is not None
-    assert "is watched without a twin" in caplog.text
+    assert "is checked without its twin" in caplog.text
 
 
 def test_the_model_that_selection_prefers_is_watched(tmp_path: Path) -> None:

@@ -285,8 +285,8 @@ class Rounds:
         self.status.last_decision = decision
         self.status.decisions[decision["decision"]] += 1
         self.status.power_shifts += len(decision.get("law_changes", ()))
-        # The refresh precedes the call of the hook `kepler_model_published`, because a listener with
-        # `hookimpl(strict=True)` that raises an exception ends the round.
+        # Load the new models before the hook `kepler_model_published` is called. If a strict listener raises an
+        # exception, the round ends there.
         self.drift.refresh()
         if decision["decision"] == "published":
             self._rounds_to_skip, self._next_skip = 0, 1

@@ -33,7 +33,7 @@ _DAMAGED, _LOST = ".damaged", ".lost"
 
 
 class SampleStoreError(KeplerError):
-    """Error of a sample store that cannot be read or written."""
+    """Raised if a sample store cannot be read or written."""
 
 
 class FileHeader(msgspec.Struct):

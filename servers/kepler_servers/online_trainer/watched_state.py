@@ -29,9 +29,9 @@ class WatchedModelState(msgspec.Struct):
     interval_level: float | None
     """Probability with which an interval is meant to contain the true power; null if the model states no intervals."""
     samples_outside: float | None
-    """Fraction of the samples that are outside the range of the training; null if there are too few samples."""
+    """Fraction of the samples with a feature outside its training range; null if there are too few samples."""
     disagreements: float | None
-    """Fraction of the samples in which the model and its twin disagree; null if there are too few samples."""
+    """Fraction of the samples for which model and twin predict too different watts; null if too few samples."""
     components: dict[str, WatchedComponentState]
     """Component -> results. Components with too few samples are left out."""
 

@@ -24,7 +24,7 @@ from kepler_core.vocabulary import OutputType, load_feature
 from kepler_servers.online_trainer.retraining.holdout import MIN_SAMPLES, HeldOut
 
 EXTRAPOLATION_FACTOR = 1.05
-"""A model extrapolates for a sample if a feature exceeds this factor · the feature's highest value in the training."""
+"""A model extrapolates if a feature is higher than this factor times the feature's highest value in training."""
 MAX_SAMPLES_ON_ALL = 2000
 """An evaluation on all samples uses at most this number of samples, evenly spaced in time."""
 
@@ -171,7 +171,7 @@ def _with_intervals(evaluation: Evaluation, metadata: Mapping[str, Any]) -> Eval
     """Add the half-widths of the intervals to an evaluation, if the model's metadata state intervals."""
     try:
         honesty = read_honesty(metadata)
-    except ModelError:  # a malformed block `honesty`: the model can be used, but has no intervals
+    except ModelError:  # the metadata's block `honesty` is malformed: the model has no intervals
         return evaluation
     if honesty is None:
         return evaluation

@@ -36,11 +36,11 @@ class HeldOut:
 
     starts: FloatArray
     ends: FloatArray
-    """`starts` has the first time of each range, and `ends` has the last time (Unix seconds, inclusive), in order of
-    time."""
+    """`starts` has the first time of each held-out time range, and `ends` has the last time (Unix seconds, inclusive).
+    Both are sorted."""
     gap: float
-    """Length in seconds of the gap before and after each range. Samples in a gap are used neither for training nor for
-    evaluation."""
+    """Length in seconds of the gaps before and after each held-out time range. Samples in a gap are not used at all,
+    neither for training nor for evaluation."""
 
     def covers(self, time: FloatArray) -> BoolArray:
         """Return, for each time, whether it is within one of the held-out ranges."""

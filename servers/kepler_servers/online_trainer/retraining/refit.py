@@ -46,7 +46,7 @@ def refit_winners(
         needed = _restrict(spec, [winners[path].candidate.metadata for path in evaluations])
         _, refitted = trainer.train(needed, observations)
     except TrainingError as error:
-        log.warning("the winners could not be trained once more on all samples: %s", error)
+        log.warning("the better models could not be trained again on all samples: %s", error)
         return {}
     accepted = {}
     for path, evaluation in evaluations.items():
@@ -69,7 +69,7 @@ def _restrict(spec: PipelineSpec, metadata: Sequence[Mapping[str, Any]]) -> Pipe
         spec,
         energy_sources=sorted({m["source"] for m in metadata}),
         feature_groups=sorted({m["feature_group"] for m in metadata}),
-        # to train DynPower models, train all AbsPower models, too: an isolator may use any of them
+        # An isolator for DynPower may use any AbsPower model. So train all AbsPower models if DynPower is trained.
         abs_trainers=spec.abs_trainers if dyn_trainers else needed("AbsPower", spec.abs_trainers),
         dyn_trainers=dyn_trainers,
     )

@@ -121,7 +121,7 @@ def main() -> None:
         result = retrain(task)
     except KeplerError as error:
         result = {"error": str(error)}
-    # if the online trainer was killed meanwhile, the decision cannot be sent, but it is in the model store
+    # If the online trainer was killed, it cannot receive the decision. The decision is in the model store, too.
     with contextlib.suppress(BrokenPipeError), answer:
         answer.write(msgspec.json.encode(result))
 
