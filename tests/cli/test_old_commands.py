@@ -174,7 +174,7 @@ def test_lines_for_the_new_program_are_not_refused(tmp_path: Path) -> None:
     (tmp_path / "rec.json").rename(rec)
     done = kepler("extract", "-i", rec, "-o", table, "--energy-source", "rapl-sysfs", "--feature-group", "BPFOnly")
     assert (done.returncode, table.is_file()) == (0, True), done.stderr
-    # The error is about the name of the table. The recording exists, so the suggested command keeps its name.
+    # Only the name of the table is wrong. The suggested command keeps the name of the recording, which exists.
     assert f"--input {rec}" in message("extract", "-i", rec, "-o", tmp_path / "table", cwd=tmp_path)
 
 
