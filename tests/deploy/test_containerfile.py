@@ -106,7 +106,7 @@ def test_compiled_modules_do_not_depend_on_times(image: Image) -> None:
     compiled = list((image.root / "opt" / "kepler-core" / "lib").rglob("*.pyc"))
     assert len(compiled) > 300
     flags = {path.read_bytes()[4:8] for path in compiled}
-    # PEP 552: with these flags, a file contains a hash of its source that Python does not check, and no time.
+    # By PEP 552, these flags mean: the file has a hash of its source instead of a time, and Python ignores the hash.
     assert flags == {b"\x01\x00\x00\x00"}
 
 
