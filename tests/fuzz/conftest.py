@@ -20,7 +20,7 @@ _INPUTS = "fuzz inputs"
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Divide the time in `TOTAL_VARIABLE` equally between the chosen targets."""
+    """Divide the seconds in `TOTAL_VARIABLE` equally among the fuzz tests that run."""
     targets = sum(Path(__file__).parent in item.path.parents for item in items)
     total = os.environ.get(TOTAL_VARIABLE)
     if total and targets and not os.environ.get(fuzzing.SECONDS_VARIABLE):
