@@ -336,7 +336,7 @@ def test_the_latest_answer_is_used_until_it_is_stale() -> None:
     asked = Controller()
     asked.answers.clear()
     source = PolledSource("redfish", "about", lambda: asked, interval=5.0, clock=lambda: now[0])
-    assert source.read(OBSERVATION) is None  # `read` does not wait for the controller's answer
+    assert source.read(OBSERVATION) is None  # the controller has not answered yet, and `read` does not wait
     asked.answers.set()
     reading = until_read(source)
     asked.answers.clear()

@@ -1,4 +1,4 @@
-"""Tests of the sources that estimate watts, on synthetic machines: models of a store, and the machine formula."""
+"""Tests of power sources that estimate watts: a model from a store, and a formula for machines without a model."""
 
 from __future__ import annotations
 
@@ -331,7 +331,7 @@ def test_store_that_goes_away_keeps_the_loaded_model(tmp_path):
     now = observation(features={"bpf_cpu_time_ms": 5000.0})
     wait_for_reading(source, now)
     shutil.rmtree(tmp_path / "store")
-    # Another set of features makes the source search the store again. This search fails.
+    # With other features, the source searches the store for another model. This search fails.
     more = observation(features={"bpf_cpu_time_ms": 5000.0, "page_faults": 1.0})
     assert wait_for_reading(source, more).power["package"].watts == pytest.approx(50.0)
     source.close()
