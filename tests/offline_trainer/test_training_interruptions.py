@@ -116,7 +116,7 @@ def test_kills_of_the_server_do_not_count_as_attempts(own: TrainerFolder, breakp
 
 
 def test_a_stop_signal_to_all_processes_does_not_fail_the_job(own: TrainerFolder, breakpoints: Breakpoints) -> None:
-    """A job does not fail if all processes of the server get SIGTERM, which is how systemd stops a service.
+    """A training job does not fail if all processes of the server get SIGTERM, as systemd sends it to stop a service.
 
     In this test, the training process gets the signal first.
     """
