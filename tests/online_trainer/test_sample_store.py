@@ -187,7 +187,7 @@ def test_leftovers_of_a_kill_are_ignored_and_removed(two_nodes: Content, tmp_pat
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     (folder / ".6.parquet.part").write_bytes(b"half a file")
     store.max_bytes, store.overlap = 1, 1e9
-    assert store.tidy() == 0  # no sample is thinned out, because all samples are within the overlap
+    assert store.tidy() == 0  # no sample is removed, because with this overlap, all samples may be fetched again
     assert [path.name for path in folder.glob("*.parquet")] == ["5.base.parquet"]
     for name, data in before.items():  # restore the merged files, as if a kill had prevented their removal
         (folder / name).write_bytes(data)
@@ -277,7 +277,7 @@ def test_the_capacity_is_divided_evenly(sizes: list[int], capacity: int) -> None
     assert ((quotas >= 0) & (quotas <= counts)).all()
     is_cut = quotas < counts
     if is_cut.any():
-        # a reduced group keeps as many elements as the group that keeps the most, or one less
+        # all groups that lose elements keep nearly the same number: the largest number or one less
         assert quotas.max() <= quotas[is_cut].min() + 1
 
 
