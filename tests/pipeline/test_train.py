@@ -210,7 +210,7 @@ def test_estimate_is_what_the_model_says(stressng: tuple[Path, dict[str, Any]], 
     assert package["compared"] == len(rows) == 1541
     errors = [abs(float(row["package_predicted"]) - float(row["package_measured"])) for row in rows]
     assert package["mae"] == pytest.approx(np.mean(errors), rel=1e-4)
-    assert package["mae"] < 5.0  # lower than the validated error, because the model was fitted on the same rows
+    assert package["mae"] < 5.0  # below the validated error, because the model was fitted on these rows
     assert summary["validated_mae"] > package["mae"]
 
 

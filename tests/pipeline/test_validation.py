@@ -45,7 +45,7 @@ def test_blocks_are_apart_in_time(n: int, step: float, n_folds: int, streams: in
             train, test = time[rows & fold.train], time[rows & fold.test]
             if len(train) and len(test):
                 nearest = np.min(np.abs(train[:, None] - test[None, :]))
-                # training rows and test rows are at least a gap or a step apart, whichever is shorter
+                # training rows and test rows are at least a gap apart, or a step if this is shorter
                 assert nearest >= min(gap, step) - 1e-6
 
 
@@ -58,7 +58,10 @@ def test_every_timestamp_is_tested_once() -> None:
 
 @pytest.mark.parametrize("levels", [2, 5, 10])
 def test_a_periodic_load_is_not_held_out_level_by_level(levels: int) -> None:
-    """Each fold trains on all levels of load, even if each block has one level and the levels repeat periodically."""
+    """The load changes periodically, so each held-out block of time has a single level of load.
+
+    Nevertheless, each fold trains on all levels of load.
+    """
     block, n = 60.0, 1500
     time = 1e9 + 3.0 * np.arange(n)
     level = ((time - time[0]) // block).astype(int) % levels
@@ -113,7 +116,7 @@ def test_score_by_hand() -> None:
     errors = score(predicted, measured, load)
     assert errors.mae == pytest.approx(2.25)
     assert errors.mape_floor == pytest.approx(2.0)
-    assert errors.mape == pytest.approx(100 * (0.2 + 0.1 + 0.1) / 3)  # rows below `mape_floor` are left out
+    assert errors.mape == pytest.approx(100 * (0.2 + 0.1 + 0.1) / 3)  # without rows of less power than `mape_floor`
     assert errors.idle_error == pytest.approx(1.0)
     assert errors.r2 == pytest.approx(1 - (1 + 4 + 4 + 16) / np.sum((measured[:4] - 17.5) ** 2))
 
