@@ -1,4 +1,4 @@
-"""Fixtures with site folders, into which pip has installed third-party plugins from wheels."""
+"""Fixtures with site folders. Pip has installed wheels of third-party plugins into these folders."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def broken_site(plugin_folder):
 
 @pytest.fixture(scope="session")
 def odd_site(plugin_folder):
-    """A site folder with trainers that cannot be instantiated, plugins with clashing names, and unusual listeners."""
+    """A folder of installed plugins: trainers that raise errors, plugins with equal names, and unusual listeners."""
     folder = plugin_folder / "odd-wheels"
     folder.mkdir()
     return install(plugin_folder / "odd", *odd_wheels(folder))

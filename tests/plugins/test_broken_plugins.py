@@ -163,9 +163,9 @@ def test_training_with_a_broken_plugin_is_refused_in_one_line(broken_site, recor
 
 @pytest.fixture(scope="module")
 def messages(broken_site, odd_site, plugin_folder):
-    """The error messages of pipelines that name broken plugins or pass a wrong argument.
+    """Return the error messages of pipelines with broken plugins or a wrong argument, by name of the pipeline.
 
-    Returns a dict with the keys of `documents` and `unmakeable` below.
+    The function defines the pipelines in the dicts `documents` and `unmakeable`.
     """
     documents = {name: {"abs_trainers": [name]} for name, *_ in BROKEN_TRAINERS.values()}
     documents["argument"] = {"abs_trainers": [{"name": "kepler-core:SGDRegressorTrainer", "args": {"alpha": 1}}]}

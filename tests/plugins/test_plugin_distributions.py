@@ -52,7 +52,7 @@ def workshop(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def wheels(workshop):
-    """Name of a distribution -> its wheel.
+    """Return the wheel of each distribution, by name of the distribution.
 
     The distributions are kepler-core, the examples, the documentation's examples, and the plugins that `plugins new`
     creates.
@@ -261,7 +261,7 @@ def test_good_plugins_train_and_serve_beside_broken_ones(broken_environment, rec
     pipeline.write_text(PIPELINE + "abs_trainers: [BrokenFitTrainer, BrokenProcessTrainer, ridge]\n")
     store = tmp_path / "models"
     command = ("train", pipeline, "--input", recording, "--store", store, "--json", "--trace-hooks")
-    # One job and two jobs use different code to pass models to the processes that fit them.
+    # --jobs 1 and --jobs 2 run different code, which passes the models to the processes that fit them.
     for jobs in (1, 2):
         done = broken_environment.kepler(*command, "--jobs", jobs, cwd=tmp_path, check=3)
         report = json.loads(done.stdout)
