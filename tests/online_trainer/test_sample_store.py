@@ -189,7 +189,8 @@ def test_leftovers_of_a_kill_are_ignored_and_removed(two_nodes: Content, tmp_pat
     store.max_bytes, store.overlap = 1, 1e9
     assert store.tidy() == 0  # no sample is removed, because with this overlap, all samples may be fetched again
     assert [path.name for path in folder.glob("*.parquet")] == ["5.base.parquet"]
-    for name, data in before.items():  # restore the merged files, as if a kill had prevented their removal
+    # restore the files that were merged, as if the process had been killed before it removed them
+    for name, data in before.items():
         (folder / name).write_bytes(data)
     reopened = SampleStore(folder, overlap=30)
     check_equal(reopened, observed(two_nodes, START + 300))
