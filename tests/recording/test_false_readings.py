@@ -42,7 +42,7 @@ def freeze(samples: int, *, catches_up: bool, at: int = 100) -> Change:
 
 
 def renew(every: int) -> Change:
-    """Return a change after which a counter has a new value only at one of `every` samples."""
+    """Return a function that lets a counter change only at every `every`-th sample, and stand still in between."""
     return lambda values: values[np.arange(len(values)) // every * every]
 
 

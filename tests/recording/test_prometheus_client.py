@@ -336,7 +336,7 @@ def test_a_query_that_is_too_large_is_split(kind: str) -> None:
         return ok()
 
     with answering(reply) as url:
-        client = PrometheusClient(Server(url), patience=600)  # timeouts must not be retried for ten minutes
+        client = PrometheusClient(Server(url), patience=600)  # a client that repeated timeouts would need ten minutes
         ((query, results),) = answers(client, plan_queries([Selection("m")], 0, 999, 3))
     assert query.metric == "m"
     assert len(results) == len(spans) == 16
@@ -345,7 +345,10 @@ def test_a_query_that_is_too_large_is_split(kind: str) -> None:
 
 
 def test_later_queries_of_a_metric_are_split_before_they_fail() -> None:
-    """After the first timeouts of a metric, the client splits later queries at once: each timeout can take minutes."""
+    """After a query of a metric has timed out, the client divides the metric's later queries into shorter time ranges.
+
+    It does not wait until they fail, because each timeout can take minutes.
+    """
     lengths: list[float] = []
 
     def reply(path: str, headers: Mapping[str, str]) -> Reply:
