@@ -1,4 +1,4 @@
-"""Test recordings in Parquet at URLs: they are read where the process is that observes them."""
+"""Test Parquet recordings at URLs. The process that needs a recording reads it directly from the URL."""
 
 from __future__ import annotations
 
