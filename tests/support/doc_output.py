@@ -11,9 +11,9 @@ import re
 from collections.abc import Sequence
 
 TOLERANCE = 0.05
-"""Allowed relative difference of a number with decimals."""
+"""Allowed relative difference between a number with decimals in a page and in the real output."""
 TOLERANCE_ABSOLUTE = 0.05
-"""Allowed absolute difference of a number with decimals."""
+"""Allowed absolute difference between a number with decimals in a page and in the real output."""
 
 GAP = "…"
 _DECIMAL = re.compile(r"-?\d+\.\d+(?:e-?\d+)?")

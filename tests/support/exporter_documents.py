@@ -37,9 +37,9 @@ NODE_A = {"a" * 64: 1.0, "system": 0.5}
 NODE_B = {"b" * 64: 2.0, "system": 0.7}
 """For each of two nodes: name of a container -> load. Both nodes have a container "system"."""
 DRAM_IS_DYNAMIC_ONLY = {"dynamic_only": {"rapl-sysfs dram": 2}}
-"""Counts of irregularities in the recording of one `machine`.
+"""Findings in the recording of one `machine`: two series of dynamic energy have no series of idle energy.
 
-Both processor packages have a series of dynamic DRAM energy, but no series of idle DRAM energy.
+They are the DRAM series of the two processor packages.
 """
 
 

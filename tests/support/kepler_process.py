@@ -25,7 +25,7 @@ class SimulatedKepler:
         self._lock = threading.Lock()
         self._window = 0
         self.changes: Mapping[str, Any] = changes
-        """Metric -> series that replace the metric's series, or None if /metrics must lack the metric."""
+        """Metric -> series that replace the metric's series in /metrics. None removes the metric."""
 
     def reply(self, path: str, headers: Mapping[str, str]) -> Reply:
         if path != "/metrics":
@@ -51,7 +51,7 @@ def simulated_kepler(host: SimulatedHost, **changes: Any) -> Iterator[str]:
 
 
 def without_power() -> dict[str, None]:
-    """Return changes for a Kepler that reports no power, because it cannot read the executables of all processes."""
+    """Return changes that remove all power from /metrics, as if Kepler could not read the executables of processes."""
     kept = (names.BUILD_INFO, names.CPU_INFO)
     return {metric: None for metric in SimulatedHost().recording() if metric not in kept}
 

@@ -8,11 +8,11 @@ from pathlib import Path
 MAX_UINT64 = 2**64 - 1
 _INDEX = re.compile(r"^(.*)-[0-9]+$")
 PRIMARY = ("psys", "package", "core", "dram", "uncore")
-"""Kepler's order of preference of the zone that stands for the node."""
+"""Kepler reports the power of the first of these zones that exists as the node's power."""
 
 
 class ReadError(Exception):
-    """Kepler would export no power metric at all in this refresh, or would not start."""
+    """Raised where Kepler would export no power metric at all in a refresh, or would not start."""
 
 
 def unsigned(path: Path) -> int:
@@ -59,9 +59,9 @@ class KeplerRapl:
         return next(zone for zone in PRIMARY if zone in self._paths)
 
     def refresh(self, now: float) -> dict[str, float]:
-        """Return the watts of each zone in the window since the latest refresh; empty in the first one.
+        """Return the watts of each zone since the latest refresh. The first refresh returns an empty dict.
 
-        Raises `ReadError` if one zone cannot be read: then the whole refresh fails.
+        Raises `ReadError` if one zone cannot be read, because Kepler's whole refresh fails then.
         """
         counters = {
             zone: sum(unsigned(folder / "energy_uj") for folder in folders) for zone, folders in self._paths.items()
@@ -72,7 +72,7 @@ class KeplerRapl:
                 before, highest = self._before[zone], self._ranges[zone]
                 if counter >= before:
                     joules = (counter - before) / 1e6
-                else:  # the counter has wrapped, or its writer has lost it
+                else:  # the counter has overflowed, or was reset to 0
                     joules = (highest - before + counter) / 1e6 if highest > 0 else 0.0
                 watts[zone] = joules / (now - self._time)
         self._before, self._time = counters, now

@@ -69,10 +69,10 @@ def observations_of(content: Document) -> Observations:
 
 
 def errors_of(observations: Observations) -> dict[str, float]:
-    """Return for each component the largest relative difference between a fitted line and the law.
+    """Return for each component the largest relative difference between a fitted line and the true power.
 
-    The line is fitted to the observed watts over the node's CPU time. It is compared with the law at CPU times of 0,
-    1000 and 3000 milliseconds per second. Components with too few observations are left out.
+    The line is fitted to the observed watts over the node's CPU time. It is compared with the true power at CPU times
+    of 0, 1000 and 3000 milliseconds per second. Components with too few observations are left out.
     """
     errors = {}
     for source, components in observations.sources.items():

@@ -67,9 +67,9 @@ def senseless_powers(answer: Mapping[str, Any], scale: Mapping[str, float], firs
 
 
 def sweep(model: StoredModel) -> list[str]:
-    """Return a description of each power above a megawatt that Kepler computes from the served weights of a model.
+    """Return a text for each power above a megawatt that Kepler would compute from the weights of a model.
 
-    The list is empty if the model's components are curves over different features: no server serves such a model.
+    The list is empty if the model's components are curves over different features, because such weights are not served.
     """
     weights = model.weights
     assert weights is not None
