@@ -75,7 +75,7 @@ def _train(
     except TrainingError as error:
         raise UntrainableError(str(error), _findings(request)) from error
     except Exception as error:
-        # If a listener fails after the pipeline was published, the job is done nevertheless.
+        # If a listener fails after the pipeline was published, the job counts as done nevertheless.
         version = None
         if progress.may_publish:
             with contextlib.suppress(StoreError):

@@ -101,7 +101,7 @@ class WarmWorker:
         """End the process. Running and later calls of `check` raise `HttpError`."""
         self._stopping = True
         if (process := self._process) is not None:
-            process.kill()  # a thread that waits in `check` then returns and releases the lock
+            process.kill()  # then `check` in another thread returns, and releases the lock
         with self._lock:
             self._end()
 

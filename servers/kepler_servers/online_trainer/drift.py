@@ -77,7 +77,7 @@ def _newest(values: FloatArray, more: FloatArray) -> FloatArray:
 
 @attrs.define
 class WatchedModel:
-    """A served model and its results on the newest samples.
+    """A served model, and its errors and intervals on the newest samples.
 
     The thread of the rounds updates the results while threads of the HTTP server read them. Therefore attributes are
     only replaced, and no array or dict is changed in place.
@@ -93,7 +93,7 @@ class WatchedModel:
     """The errors, intervals and training range of the model, which are the block `honesty` of its metadata. None if the
     block is missing or malformed."""
     windows: Mapping[str, Window] = attrs.field(factory=dict)
-    """Component -> results on the newest samples."""
+    """Component -> errors and intervals of the component on the newest samples."""
     outside: FloatArray = attrs.field(factory=_empty)
     """For each of the newest samples: 1 if a feature is outside its range in the training data, otherwise 0."""
     disagrees: FloatArray = attrs.field(factory=_empty)
@@ -181,7 +181,7 @@ class DriftMonitor:
         return True
 
     def update(self, observations: Observations, fresh: IntArray) -> None:
-        """Compare the predictions of the watched models with the power of new samples.
+        """Compare the predictions of the served models with the measured power of new samples.
 
         `fresh` holds the indices of the new samples in `observations`.
         """
@@ -214,7 +214,7 @@ def _preferred(entries: list[StoredModel]) -> list[StoredModel]:
 
 
 def _watched(entry: StoredModel) -> WatchedModel | None:
-    """Load a served model, with its twin if possible. If it cannot be watched, log the reason and return None."""
+    """Load a served model, with its twin if possible. If the model is not usable, log the reason and return None."""
     honesty = None
     try:
         try:

@@ -54,7 +54,7 @@ class Schedule:
     delay: float = 10.0
     """Minimum age of values to fetch. The Prometheus server may not have all younger values yet."""
     backfill: float = 3600.0
-    """Length of the time range before now that the very first round fetches."""
+    """The very first round fetches a time range of this length, which ends now."""
     catch_up: float = 6 * 3600.0
     """Maximum length of the time range that a round fetches after a pause of the online trainer."""
     retrain_after: int = 200

@@ -54,7 +54,7 @@ class FileHeader(msgspec.Struct):
 
 @attrs.frozen
 class FileName:
-    """The parts of a sample file's name."""
+    """The name of a sample file, divided into its parts."""
 
     number: int
     is_base: bool

@@ -94,7 +94,7 @@ class SampleStore:
     ) -> None:
         """Open the store, and read the keys (node and time) of all samples.
 
-        See `reach` for `overlap`, which is in seconds. Use `read_only` if the folder belongs to another process: then
+        `overlap` is a number of seconds (see `reach`). Use `read_only` if the folder belongs to another process: then
         no file is changed, and damaged files are not renamed.
         """
         self._read_only = read_only
@@ -104,7 +104,7 @@ class SampleStore:
         self.max_bytes = max_bytes
         self._files: list[SampleFile] = []
         self._completeness: dict[str, dict[float, int]] = {}
-        """Node -> time -> number of present values, for every sample in the store."""
+        """Node -> time -> number of values that are not missing, for every sample in the store."""
         self._first_lost: int | None = None
         """Number of the oldest damaged file whose time range must be fetched again; None if there is no such file."""
         self.damaged: list[str] = []

@@ -25,7 +25,7 @@ _HIGHEST_LOAD_RANK = 5
 If the highest load itself were used, a single outlier could move all other samples into the bin of idle samples.
 """
 _MAX_OCTAVES = 4
-"""The ratio of two features counts as at most 2^4 times and at least 2^-4 times its median. This is the exponent."""
+"""Exponent of the limits of a ratio of two features: 2^-4 to 2^4 times the median of the ratio."""
 _LOAD_FEATURES = ("cpu_instructions", "bpf_cpu_time_ms", "cpu_cycles")
 _WORKLOAD_RATIOS = (
     ("cpu_instructions", "cpu_cycles"),
@@ -86,10 +86,10 @@ def assign_strata(node: IntArray, features: Mapping[str, FloatArray]) -> IntArra
 
 
 def _octaves(numerator: FloatArray, denominator: FloatArray) -> IntArray:
-    """Return, for each sample, the ratio numerator / denominator as a small integer.
+    """Return the ratio numerator / denominator of each sample as a small integer, on a logarithmic scale.
 
-    The integer is `_MAX_OCTAVES` + 1 at the median ratio. It is higher by 1 for each power of two above the median, and
-    lower by 1 for each power of two below it, limited to 1 … 2 · `_MAX_OCTAVES` + 1. It is 0 if the ratio is undefined.
+    The median ratio gives `_MAX_OCTAVES` + 1. Each doubling of the ratio adds 1, and each halving subtracts 1. Results
+    are limited to 1 … 2 · `_MAX_OCTAVES` + 1. If the ratio is undefined, the result is 0.
     """
     defined = np.isfinite(numerator) & np.isfinite(denominator) & (numerator > 0) & (denominator > 0)
     octaves = np.zeros(len(numerator), dtype=np.int64)

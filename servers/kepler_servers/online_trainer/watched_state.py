@@ -21,7 +21,7 @@ class WatchedComponentState(msgspec.Struct):
 
 
 class WatchedModelState(msgspec.Struct):
-    """A served model and its results on the newest samples."""
+    """A served model, and its errors and intervals on the newest samples."""
 
     source: str
     feature_group: str
@@ -33,11 +33,11 @@ class WatchedModelState(msgspec.Struct):
     disagreements: float | None
     """Fraction of the samples for which model and twin predict too different watts; null if too few samples."""
     components: dict[str, WatchedComponentState]
-    """Component -> results. Components with too few samples are left out."""
+    """Component -> results of the component. Components with too few samples are left out."""
 
 
 def watched_state(watched: WatchedModel) -> WatchedModelState:
-    """Return the results of a served model on the newest samples."""
+    """Return the errors, and the coverage of the intervals, of a served model on the newest samples."""
     return WatchedModelState(
         watched.entry.source,
         watched.entry.feature_group,

@@ -60,7 +60,7 @@ class CandidateResult:
     comparison: Comparison
 
     def as_dict(self) -> dict[str, Any]:
-        """Return this result as a JSON object, for the record of a decision."""
+        """Return this result as a JSON object, which becomes a part of the recorded decision."""
         return {
             "path": self.path,
             "kind": self.candidate.kind,

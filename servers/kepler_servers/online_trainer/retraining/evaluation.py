@@ -56,7 +56,7 @@ class Evaluation:
     load: FloatArray
     """Values of the feature that represents the load (`vocabulary.load_feature`), summed over the rows of a node."""
     is_extrapolated: BoolArray
-    """Whether the model extrapolates for the sample (`EXTRAPOLATION_FACTOR`)."""
+    """For each sample: whether a feature is so high that the model extrapolates (see `EXTRAPOLATION_FACTOR`)."""
     half_widths: Mapping[str, FloatArray] = attrs.field(factory=dict)
     """Component -> half-widths of the model's intervals in watts. Components without intervals are left out."""
 
@@ -99,7 +99,7 @@ class Evaluation:
         return coverage
 
     def as_dict(self) -> dict[str, Any]:
-        """Return this evaluation as a JSON object, for the record of a decision."""
+        """Return this evaluation as a JSON object, which becomes a part of the recorded decision."""
         coverage = self.coverage()
         components = {name: {**errors, **coverage.get(name, {})} for name, errors in self.errors().items()}
         return {"instants": len(self.samples), "components": components}

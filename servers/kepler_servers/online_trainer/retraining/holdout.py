@@ -61,7 +61,7 @@ NOTHING = HeldOut(np.empty(0), np.empty(0), 0.0)
 
 
 def hold_out(time: FloatArray, trained_until: float, step: float, *, drift: bool) -> HeldOut:
-    """Choose the samples after the time `trained_until` that are held out.
+    """Choose the samples to hold out, from all samples after the time `trained_until`.
 
     `time` has the times of all samples (Unix seconds) in any order. `trained_until` is the time of the newest sample
     that any served model was trained on. `step` is the number of seconds between a node's samples; NaN if it is

@@ -31,7 +31,7 @@ class Outcome:
     """Path -> model whose stated errors were increased (see the module `restated_errors`)."""
 
     def failure(self) -> dict[str, Any]:
-        """Return the members of the decision if nothing is published."""
+        """Return the members that a decision gets if nothing is published."""
         reasons = [result.comparison.reason for result in self.results]
         reason = reasons[0] if reasons else self.candidates.problem or "no model could be trained"
         return {"decision": "kept aside" if self.results else "failed", "version": None, "reason": reason}
@@ -45,7 +45,7 @@ def publish_better(
     decision: dict[str, Any],
     page_of: Callable[[Mapping[str, Any]], bytes | None],
 ) -> None:
-    """Publish a new version if there are winners, or if changed stated errors make other served models the best.
+    """Publish a new version if there are better models, or if changed stated errors make other served models the best.
 
     The retraining may have increased the stated errors of served models (`Outcome.restated`).
 
@@ -96,8 +96,8 @@ def _reason(outcome: Outcome, changed: set[str]) -> str:
 def _compose(base: Snapshot, served: ServedModels, outcome: Outcome, decision: Mapping[str, Any]) -> dict[str, bytes]:
     """Return the files of the next version: file name -> content.
 
-    The models are the winners, and the served models at all other paths. All other files, such as the profiles of node
-    types, come from `base`.
+    The models are the new, better models, and the served models at all other paths. All other files, such as the
+    profiles of node types, come from `base`.
     """
     kept = {path: entry for path, entry in served.all.items() if path not in outcome.winners}
     trained_until = {path: served.trained_until.get(path, -1.0) for path in kept}

@@ -29,11 +29,11 @@ def refit_winners(
     evaluator: Evaluator,
     trainer: ChallengerTrainer,
 ) -> dict[str, Candidate]:
-    """Train all winners except recalibrated models on all observations. Return path -> new model.
+    """Train the better challengers once more, on all observations. Return path -> new model.
 
-    The held-out samples are the newest samples, and may be the only samples that show how the machine behaves now. If a
-    new model is worse than the winner on the held-out samples, although it was trained on them, it is left out of the
-    result. Then the winner itself is published.
+    Recalibrated models are not trained. The held-out samples are the newest samples, and may be the only samples that
+    show how the machine behaves now. If the new model is worse than the challenger on these samples, although it was
+    trained on them, it is left out of the result. Then the challenger itself is published.
     """
     evaluations = {
         path: winner.evaluation

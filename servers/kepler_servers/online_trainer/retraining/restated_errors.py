@@ -65,7 +65,7 @@ def restate_models(
 
 
 def restate(metadata: Mapping[str, Any], files: Mapping[str, bytes], evaluation: Evaluation) -> Model | None:
-    """Return the model with higher stated errors, where its errors in the evaluation are higher.
+    """Raise the stated errors of a model to its errors in the evaluation, and return the changed model.
 
     In the metadata's block `honesty`, the errors on held-out blocks of time and the quantiles of the intervals are
     raised in the same way. Returns None if no stated error is lower than the error in the evaluation.
