@@ -30,7 +30,7 @@ def test_the_tail_is_measured_and_plotted(tmp_path: Path) -> None:
     result = run(tmp_path, "--only", "tail", "--plots", tmp_path / "plots")
     worst, chosen, interval = result["figures"]
     maes = [model["mae"] for model in worst["values"]["models"]]
-    assert len(maes) == 4  # one model for each of two trainers and two feature groups
+    assert len(maes) == 4  # two trainers and two feature groups: four models
     assert f"{max(maes):.1f} W" in worst["now"]
     for one in chosen["values"].values():
         assert one["timestamps"] == 443  # the split `tail30` of the public tables has this number of test rows

@@ -168,7 +168,7 @@ def test_an_old_line_of_a_command_prints_its_new_form(old: str, new: str, tmp_pa
 
 
 def test_lines_for_the_new_program_are_not_refused(tmp_path: Path) -> None:
-    """A recording whose name has no suffix is accepted, although old commands used such names, too."""
+    """The name of a recording needs no suffix. Such names must not be confused with arguments of old commands."""
     rec, table = tmp_path / "rec", tmp_path / "table.csv"
     assert kepler("simulate", "--output", f"{rec}.json", "--minutes", "2").returncode == 0
     (tmp_path / "rec.json").rename(rec)
