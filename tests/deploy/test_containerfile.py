@@ -28,7 +28,7 @@ from kepler_core import __version__
 CONTAINERFILE = ROOT / "deploy" / "Containerfile"
 CONSTRAINTS = ROOT / "deploy" / "constraints.txt"
 TARGET = os.environ.get("KEPLER_IMAGE_TARGET", "server")
-"""Target of the Containerfile that the tests build. Building the target `train` takes several minutes."""
+"""The tests build this target of the Containerfile. Another target, `train`, would take several minutes."""
 MAX_MEGABYTES = {"server": 150, "train": 800}
 """Maximum size of the files that each target adds to the Python image, in MB."""
 START_SECONDS = 300.0
