@@ -20,7 +20,7 @@ from support.server_process import free_port
 from kepler_servers.estimator.descriptor_reserve import DescriptorReserve
 
 MANY = 1020
-"""Number of idle connections: nearly the usual limit of a process, 1024 descriptors."""
+"""Number of idle connections. A process may usually open 1024 files, so this is nearly the limit."""
 
 
 @pytest.fixture(autouse=True)
@@ -66,7 +66,7 @@ def test_1020_idle_connections_to_the_metrics_port(store: Path, tmp_path: Path) 
 
 
 def test_the_metrics_port_cannot_take_the_descriptors_of_kepler(store: Path, tmp_path: Path) -> None:
-    """Kepler gets its answers although idle clients of the metrics port use all descriptors that are not reserved."""
+    """Kepler gets answers even if idle clients of the metrics port use all file descriptors that are not reserved."""
     port = free_port()
     with running_estimator(tmp_path / "e.sock", "-s", store, "--metrics-port", str(port)) as estimator:
         estimator.wait_answer(REQUEST, WATTS)

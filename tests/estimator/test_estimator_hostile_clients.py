@@ -1,4 +1,4 @@
-"""Tests with hostile clients of an estimator. At the same time, a good client must get the right answers."""
+"""Tests with hostile clients of an estimator. At the same time, another client must get the right answers."""
 
 from __future__ import annotations
 
