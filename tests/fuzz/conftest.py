@@ -29,14 +29,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def count_inputs(record_property: Any) -> Iterator[None]:
-    """Record in a target's report how many inputs the target has checked."""
+    """Record in the report of a fuzz test how many inputs it has checked."""
     before = fuzzing.inputs_checked
     yield
     record_property(_INPUTS, fuzzing.inputs_checked - before)
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Report the number of inputs of each target."""
+    """Report the number of inputs of each fuzz test."""
     inputs = {
         report.nodeid: dict(report.user_properties)[_INPUTS]
         for reports in terminalreporter.stats.values()
