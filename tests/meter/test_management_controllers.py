@@ -304,7 +304,7 @@ class Controller:
     def __init__(self) -> None:
         self.power: float | None = 250.0
         self.answers = threading.Event()
-        """Whether the controller answers. If not, requests wait."""
+        """While this event is not set, requests wait for an answer of the controller."""
         self.answers.set()
 
     def watts(self, _: threading.Event) -> float:

@@ -171,7 +171,7 @@ def test_guest_that_knows_less_has_a_wider_interval(tmp_path):
 
 
 def intervals_of_a_guest(folder, steals, pause_before=()):
-    """Return the readings of a guest with full load, one for each second; a pause comes before some of them."""
+    """Return the readings of a guest with full load, one for each second. Before some readings, there is a pause."""
     SyntheticMachine(folder, cpus=4, virtual=True)
     source, readings, now = FormulaSource(this_machine(folder)), [], 1.7e9
     for number, steal in enumerate(steals):
