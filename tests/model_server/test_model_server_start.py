@@ -143,7 +143,7 @@ def zips(tmp_path: Path) -> Path:
 
 
 def test_initial_pipelines(tmp_path: Path, zips: Path) -> None:
-    """If one of two initial pipelines cannot be downloaded, the server imports the second one, and retries later."""
+    """If one of two initial pipelines cannot be downloaded, the server imports the other one, and retries later."""
     port = free_port()
     urls = f"file://{zips / 'local.zip'} , http://127.0.0.1:{port}/remote.zip,"
     store = LocalStore(tmp_path / "store")
