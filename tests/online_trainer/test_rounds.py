@@ -1,4 +1,4 @@
-"""Test rounds of the online trainer: with failing servers, clocks and files, and with several online trainers."""
+"""Test rounds of the online trainer with failing servers, wrong clocks, unusable files, and several trainers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Test that the sample store contains each sample once, and that its size is limited while rare loads are kept."""
+"""Test that the sample store contains each sample once, and that a full store still contains rare loads."""
 
 from __future__ import annotations
 
@@ -219,7 +219,7 @@ def test_the_time_range_of_a_damaged_file_is_fetched_again(two_nodes: Content, t
     for until in (100, 160, 220, 280):
         fetch(store, two_nodes, START + until)
     (folder / "2.parquet").write_bytes(b"no Parquet")
-    for _ in range(2):  # open the store twice: the first process was killed before it fetched the time range again
+    for _ in range(2):  # twice, as if the first process was killed before it fetched the samples again
         reopened = SampleStore(folder, overlap=30)
         assert reopened.has_lost
         assert reopened.cursor(START + 280) == START + 100
