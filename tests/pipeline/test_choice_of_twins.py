@@ -1,4 +1,4 @@
-"""Test that a training chooses a model's twin by the rule by which the model server ranks models."""
+"""Test that a training chooses a model's twin by the same rule by which model selection ranks models."""
 
 from __future__ import annotations
 

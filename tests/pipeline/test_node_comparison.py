@@ -74,7 +74,7 @@ def test_false_alarms_are_as_rare_as_promised(nodes: int) -> None:
         bool((outlier_test(0.02 * rng.standard_normal(nodes), errors)[2] <= FALSE_ALARMS).any())
         for _ in range(repetitions)
     )
-    # three standard deviations of a binomial distribution
+    # the tolerance is three standard deviations of a binomial distribution
     most = FALSE_ALARMS + 3 * np.sqrt(FALSE_ALARMS * (1 - FALSE_ALARMS) / repetitions)
     assert alarms / repetitions <= most
 

@@ -165,7 +165,7 @@ def test_rows_of_a_short_recording_are_apart() -> None:
 def test_load_is_the_cpu_load_for_every_component(by_container: bool) -> None:
     page_cache = "kepler_container_bpf_page_cache_hit_total"
     content = power_law.document(samples=100)
-    # The machine reads files while its CPUs are idle, so the main feature of dram is lowest at the highest CPU load.
+    # The machine reads files while its CPUs are idle, so the page cache hits are lowest at the highest CPU load.
     content[page_cache] = json.loads(json.dumps(content[CPU_TIME]))
     for series in content[page_cache]:
         series["metric"]["__name__"] = page_cache
