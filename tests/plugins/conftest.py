@@ -28,7 +28,7 @@ def recording(plugin_folder):
 
 @pytest.fixture(scope="session")
 def ridge_site(plugin_folder):
-    """A site folder with the example plugin, which is built from a copy, because a build leaves files behind."""
+    """A folder with the example plugin installed. It is built from a copy, because a build leaves files behind."""
     source = plugin_folder / "example"
     shutil.copytree(EXAMPLE, source, ignore=shutil.ignore_patterns("build", "*.egg-info", "__pycache__"))
     wheels = plugin_folder / "ridge-wheels"
@@ -38,7 +38,7 @@ def ridge_site(plugin_folder):
 
 @pytest.fixture(scope="session")
 def broken_site(plugin_folder):
-    """A site folder with all broken plugins and two good listeners."""
+    """A folder in which all broken plugins and two good listeners are installed."""
     folder = plugin_folder / "broken-wheels"
     folder.mkdir()
     return install(plugin_folder / "broken", *broken_wheels(folder))

@@ -131,7 +131,7 @@ def test_broken_listeners_are_named_and_the_others_are_called(mixed_training):
     assert "Traceback" not in done.stderr
     calls = (folder / "marks" / "calls").read_text().splitlines()
     for call in ("SGDRegressorTrainer", "RaisingTrainer failed", "published mine 1"):
-        assert calls.count(call) == 2  # one call of each of the two good listeners
+        assert calls.count(call) == 2  # each of the two good listeners was called once
 
 
 def test_a_trainer_that_writes_into_its_data_does_not_change_other_models(

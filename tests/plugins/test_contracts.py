@@ -209,8 +209,8 @@ def test_sgd_weights_are_the_non_negative_optimum(what, X, y, output_type):
 
 
 def test_sgd_is_better_than_clipped_least_squares():
-    # If unbounded least squares gives negative weights, setting them to 0 gives a larger error than the best weights
-    # that are at least 0.
+    # Least squares without bounds gives negative weights here. If they are replaced by 0, the error is larger than the
+    # error of the best weights that are not negative.
     X = loads()
     y = np.maximum(60 + 90 * X[:, 1] - 40 * X[:, 0], 0)
     A = np.column_stack([X, np.ones(len(X))])
@@ -377,7 +377,7 @@ def test_the_order_of_columns_does_not_matter(name, output_type):
         order = rng.permutation(len(names))
         predicted = model.predict(wide[:, order], [names[column] for column in order])
         for component, watts in expected.items():
-            # the tolerance is for numbers that are added up in another order
+            # allow a tolerance, because the numbers may be added up in another order
             np.testing.assert_allclose(predicted[component], watts, rtol=1e-9)
 
 
@@ -513,7 +513,7 @@ def test_sgd_weights_are_not_negative_on_the_wire(output_type):
 
 def one_component(name, y_of, output_type="AbsPower"):
     X = loads() * SCALE
-    X = X[X[:, 2] > 0.4 * SCALE[2]]  # no idle rows, so predictions of idle power are extrapolations
+    X = X[X[:, 2] > 0.4 * SCALE[2]]  # the table has no idle rows, so the model must extrapolate to idle power
     scaled_X = scaled(X, SCALE).astype(np.float64)
     y = y_of(scaled_X)
     fitted = regressor(name, task(output_type=output_type)).fit(scaled_X, y)

@@ -35,7 +35,7 @@ BROKEN = sorted(path.name for path in (EXAMPLES / "broken").iterdir() if path.is
 DOCS = ROOT / "docs" / "plugins"
 PAGES = sorted(path.name for path in DOCS.glob("*.md") if "`pyproject.toml`:" in path.read_text())
 NEW = "some-demo"
-"""Argument NAME of `plugins new`. The names of the distributions that this command writes end with NAME."""
+"""Argument NAME of `plugins new`. It becomes the end of the names of the distributions that this command writes."""
 
 PIPELINE = """
 energy_sources: [kepler-core:acpi]
@@ -113,7 +113,7 @@ def request(source, output_type="AbsPower", trainer=""):
 
 @pytest.fixture(scope="module")
 def good_environment(workshop, wheels):
-    """An environment with all good distributions except the LightGBM trainer, which a later test installs."""
+    """A Python environment with all good distributions except the LightGBM trainer, which a later test installs."""
     broken = {*BROKEN, "kepler-trainer-lightgbm"}
     return make_site(workshop / "good", [path for name, path in wheels.items() if name not in broken])
 
@@ -215,7 +215,7 @@ def served(site, store, folder):
 
 @pytest.fixture(scope="module")
 def broken_environment(workshop, wheels):
-    """An environment with all broken distributions, kepler-core and the ridge trainer."""
+    """A Python environment with all broken distributions, kepler-core and the ridge trainer."""
     good = ("kepler-core", "kepler-trainer-ridge")
     return make_site(workshop / "broken-site", [wheels[name] for name in (*good, *BROKEN)])
 

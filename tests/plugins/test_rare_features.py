@@ -1,4 +1,4 @@
-"""Test that `SGDRegressorTrainer` gives the weight 0 to features that the training data say nothing about."""
+"""Test that `SGDRegressorTrainer` gives the weight 0 to features that were constant or rare in the training data."""
 
 from __future__ import annotations
 
