@@ -1,4 +1,4 @@
-"""Tests of `kepler-model machines fit`, and of the errors of the machine formula on the public table."""
+"""Tests of `kepler-model machines fit`, and of the errors of its machine formula for publicly measured machines."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def test_watts_gets_a_model_of_machines_from_a_model_server(store: Path, tmp_pat
         assert (report["source"]["kind"], report["source"]["name"], report["source"]["version"]) == ("model", own, "1")
         of_store = json.loads(kepler("watts", "-s", store, *sources).stdout)
         assert report["full"] == of_store["full"]
-        # if the idle power is given, the model that has the idle power as a feature is used
+        # with a known idle power, the model for machines with known idle power is used
         report = json.loads(kepler("watts", "--model-server", url, "--idle-watts", "90", *sources).stdout)
         assert report["source"]["name"].startswith("own-idle/")
 
