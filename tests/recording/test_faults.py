@@ -1,6 +1,6 @@
 """Tests of faults in simulated recordings: if a fault makes the power wrong, a finding reports the fault.
 
-Recordings without faults have only the `USUAL` findings.
+Recordings without faults have only findings of the kinds in `USUAL`.
 """
 
 from __future__ import annotations

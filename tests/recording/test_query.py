@@ -175,7 +175,7 @@ def server(tmp_path: Path) -> Iterator[PrometheusProcess]:
 
 
 def start_query(server: PrometheusProcess, out: Path, patience: str) -> subprocess.Popen[str]:
-    """Start a process of `query` that fetches all samples of the server, with one request at a time."""
+    """Start a process of `kepler-model query` that fetches all samples of the server, with one request at a time."""
     span = ["--start", str(START), "--end", str(START + 6000)]
     command = [sys.executable, "-m", "kepler_core", "query", "--server", server.url, *span, "-j", "1", "-o", str(out)]
     return subprocess.Popen([*command, "--patience", patience], stderr=subprocess.PIPE, text=True)

@@ -118,7 +118,7 @@ def test_irregularities_of_the_coremark_recording(recordings: Path) -> None:
     _, report = report_of(recordings / "kepler_coremark.json")
     (node,) = report["nodes"]
     assert 105 < node["timestamps"] < 120
-    assert node["containers"] > 40  # many containers, because pods start and end
+    assert node["containers"] > 40  # many containers were recorded, because pods start and end
     assert "one_sample_series" in kinds(report)
     process = validate(recordings / "kepler_coremark.json")
     assert (process.returncode, process.stderr) == (0, "")
