@@ -1,4 +1,4 @@
-"""Test that untrusted ONNX graphs are accepted only if they just calculate, within limits of memory and time."""
+"""Test that untrusted ONNX graphs are accepted only if they do nothing except calculate, in little memory and time."""
 
 from __future__ import annotations
 

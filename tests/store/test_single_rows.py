@@ -29,7 +29,7 @@ FEATURES = ("bpf_cpu_time_ms", "cache_miss", "cpu_cycles", "cpu_instructions", "
 SCALE = dict(zip(FEATURES, (3.2e4, 2e8, 5e10, 8e10, 7.0), strict=True))
 COUNTERS = ("cache_miss", "cpu_cycles", "cpu_instructions")
 HIGHEST = 1e16
-"""The highest value of a feature that the estimator accepts."""
+"""The estimator accepts no feature values above this number."""
 
 LIMIT_WATTS = 40.0
 
