@@ -146,7 +146,7 @@ class ComposeServices:
 
     @staticmethod
     def _ports(name: str) -> Mapping[str, str]:
-        """Return settings that hide all other services from the health check of a service, as in a container."""
+        """Return settings with which the health check of a service sees only this service, as in a container."""
         keys = {
             "model-server": "MODEL_SERVER_PORT", "offline-trainer": "OFFLINE_TRAINER_PORT",
             "online-trainer": "ONLINE_TRAINER_PORT", "meter": "METER_METRICS_PORT",

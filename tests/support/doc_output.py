@@ -45,7 +45,7 @@ def _text_pattern(text: str) -> str:
 
 
 def content_lines(lines: Sequence[str]) -> list[str]:
-    """Return the lines to compare: all lines except empty lines and lines below the headers of tables."""
+    """Return the lines to compare. Empty lines, and lines below the headers of tables, are left out."""
     return [line for line in lines if line.strip() and not set(line) <= {"-", " "}]
 
 

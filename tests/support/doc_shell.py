@@ -34,7 +34,7 @@ OTHER_PORTS = (8104, 8105, 8106, 9090, 9101, 28282)
 """More ports in the documentation. They are always part of the commands, so tests need no configuration key."""
 SERVER_PORTS = {"model-server": 8100, "offline-trainer": 8102, "online-trainer": 8103}
 COMMAND_SECONDS = 1800.0
-"""Time after which a command counts as hanging. A training can take minutes on a machine with other load."""
+"""Number of seconds after which a command counts as hanging. A training can take minutes on a busy machine."""
 
 
 @attrs.frozen
@@ -205,7 +205,7 @@ class Setups:
         self.prepared: dict[tuple[str, ...], Path] = {}
 
     def copy(self, commands: Sequence[Command], target: Path) -> None:
-        """Copy the folder that the commands prepare. Run the commands first, unless another page has run them."""
+        """Run the commands of a page in a new folder, and copy the folder to `target`. Equal commands run only once."""
         target.mkdir(parents=True)
         if commands:
             shutil.copytree(self._prepare(commands), target, symlinks=True, dirs_exist_ok=True)

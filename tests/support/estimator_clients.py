@@ -120,7 +120,7 @@ class CheckingClient:
                 self.seen.add(index)
                 if problem and len(self.wrong) < 10:
                     self.wrong.append(problem)
-            # pause, so that the estimator gets the processor
+            # pause, so that the estimator can use the processor
             time.sleep(0.002)
 
     def wait(self, count: int = 3) -> None:

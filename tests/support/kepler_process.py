@@ -18,7 +18,7 @@ from support.simulated_host import SimulatedHost
 
 
 class SimulatedKepler:
-    """Serves the windows of a simulated host, one after the other."""
+    """Serves the metrics of a simulated host. Each request for /metrics gets the next time window."""
 
     def __init__(self, host: SimulatedHost, **changes: Any) -> None:
         self._content = host.recording()

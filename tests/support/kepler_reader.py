@@ -80,7 +80,7 @@ class KeplerRapl:
 
 
 def kepler_hwmon(root: Path) -> dict[str, float]:
-    """Return the watts by zone of Kepler's meter `hwmon`. A zone is a cleaned sensor label."""
+    """Return the watts by zone of Kepler's meter `hwmon`. A zone is a sensor label in a normalised form."""
     watts: dict[str, float] = {}
     for chip in sorted((root / "class" / "hwmon").iterdir()):
         if not (chip / "name").exists():

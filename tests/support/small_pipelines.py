@@ -192,7 +192,7 @@ def evaluate(answer: Mapping[str, Any], columns: Mapping[str, Sequence[float]], 
     return watts
 
 
-# The following functions return infinity or NaN where Python's functions raise an error. Go's functions do so, too.
+# The following functions return infinity or NaN, like Go's functions. Python's functions would raise an error.
 
 
 def _exp(x: float) -> float:

@@ -1,4 +1,4 @@
-"""An offline trainer as a real process, requests to the trainer, and breakpoints in its trainings."""
+"""Runs an offline trainer as a real process, sends requests to it, and stops its trainings at breakpoints."""
 
 from __future__ import annotations
 

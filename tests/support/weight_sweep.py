@@ -17,7 +17,7 @@ from support.kepler_powers import unsigned_milliwatts
 from support.small_pipelines import evaluate
 
 MAX_MILLIWATTS = 10**9
-"""One megawatt. No machine has this power, so a higher number has wrapped around or makes no sense."""
+"""One megawatt. No machine has so much power, so a higher number comes from an overflow or another error."""
 
 
 def answer_of(weights: KeplerWeights, node_type: int = 0) -> dict[str, Any]:
