@@ -88,7 +88,7 @@ def _train(
 
 
 def _observe(request: TrainRequest, channel: Channel, listeners: Hooks) -> tuple[Observations, Observations | None]:
-    """Return the observations in the recording, and those in the recording of the idle machine (None if there is none).
+    """Return the observations in two recordings: of the machine under load, and of the idle machine (or None).
 
     The recording is dropped from memory before the recording of the idle machine is read, because the memory may be too
     small for both recordings.

@@ -50,14 +50,14 @@ class Window:
     """Half-widths of the intervals in watts, shape (samples,); None if the model states no interval."""
 
     def followed_by(self, errors: FloatArray, half_widths: FloatArray | None) -> Window:
-        """Return a window to which the results of new samples are appended."""
+        """Return a `Window` that also contains the results of new samples."""
         if half_widths is not None:
             half_widths = _newest(_empty() if self.half_widths is None else self.half_widths, half_widths)
         return Window(_newest(self.errors, errors), half_widths)
 
     @property
     def running_error(self) -> float:
-        """The mean absolute error over the window, in watts."""
+        """The mean absolute error over the newest samples, in watts."""
         return float(self.errors.mean())
 
     @property
@@ -195,7 +195,7 @@ class DriftMonitor:
 
     @property
     def alarm(self) -> bool:
-        """Whether the running error of any watched model exceeds its limit."""
+        """Whether the running error of any served model that is compared with new samples exceeds its limit."""
         return any(any(watched.alarms().values()) for watched in self.watched)
 
 

@@ -66,7 +66,7 @@ class Schedule:
 
 
 class Rounds:
-    """The rounds of one online trainer, with the state that they share."""
+    """Runs the rounds of one online trainer, and holds the state that they share."""
 
     def __init__(
         self,

@@ -49,7 +49,7 @@ class Evaluation:
     """Predictions of a model and the measured power; all arrays have shape (samples,), in order of time."""
 
     samples: tuple[tuple[str, float], ...]
-    """(node, Unix seconds) of each sample."""
+    """The pair (node, Unix seconds) of each sample."""
     predicted: Mapping[str, FloatArray]
     """Component -> predicted watts of the node; for DynPower, the sum over the node's containers."""
     measured: Mapping[str, FloatArray]

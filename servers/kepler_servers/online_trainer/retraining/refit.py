@@ -1,6 +1,6 @@
 """Train the winners of a comparison once more before they are published.
 
-This time, they are trained on all samples, including the held-out samples.
+The second time, they are trained on all samples, including the held-out samples.
 """
 
 from __future__ import annotations
