@@ -30,7 +30,7 @@ CONSTRAINTS = ROOT / "deploy" / "constraints.txt"
 TARGET = os.environ.get("KEPLER_IMAGE_TARGET", "server")
 """The tests build this target of the Containerfile. Another target, `train`, would take several minutes."""
 MAX_MEGABYTES = {"server": 150, "train": 800}
-"""Maximum size of the files that each target adds to the Python image, in MB."""
+"""Maximum size of the files that each build target adds to the Python image, in MB."""
 START_SECONDS = 300.0
 """Seconds that a test waits for a program of the image. The time is long, because programs are read from disk."""
 PROGRAMS = ("sh", "env", "install", "chroot")
