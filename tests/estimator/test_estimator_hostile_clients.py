@@ -95,7 +95,7 @@ CASES: dict[str, Callable[[Attack], None]] = {}
 
 
 def case(run: Callable[[Attack], None]) -> Callable[[Attack], None]:
-    """Decorator that adds a function to `CASES`, the hostile behaviours to test."""
+    """Decorator that adds a function to `CASES`. The function attacks an estimator like a hostile client."""
     CASES[run.__name__.replace("_", " ")] = run
     return run
 

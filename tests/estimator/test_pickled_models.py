@@ -67,7 +67,7 @@ def write_database(folder: Path, *models: SmallModel, weights_in_zip: bool = Fal
 def ask(tmp_path: Path, *arguments: str | Path, request: Mapping[str, Any] = REQUEST, **environ: str) -> dict[str, Any]:
     """Return the reply of an estimator on the machine `MINE`.
 
-    If weights stand in for a model, checks that the estimator has logged this once.
+    If the estimator uses weights in place of a model, check that it has logged this once.
     """
     (tmp_path / "machine.json").write_text(json.dumps(MINE))
     arguments = (*arguments, "--machine-spec", tmp_path / "machine.json")
