@@ -1,4 +1,4 @@
-"""Sets the duration of each fuzz target (a test that checks random inputs), and reports its number of inputs."""
+"""Sets the duration of each fuzz test (a test that checks random inputs), and reports the number of its inputs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from support import fuzzing
 
 TOTAL_VARIABLE = "KEPLER_FUZZ_TOTAL_SECONDS"
-"""Environment variable: the number of seconds that all fuzz targets together may run.
+"""Environment variable: the number of seconds that all fuzz tests together may run.
 
 If the variable `KEPLER_FUZZ_SECONDS` is set, it is used in place of this one.
 """
