@@ -1,4 +1,4 @@
-"""Tests that clients of kepler-model-server 0.7 still work: their requests, and the answers that they unpack."""
+"""Tests that clients of kepler-model-server 0.7 still work: they can send requests, and unpack the answers."""
 
 from __future__ import annotations
 
