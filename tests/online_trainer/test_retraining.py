@@ -258,7 +258,7 @@ def test_a_challenger_that_is_kept_aside_can_be_inspected(worse_story: WorseStor
 def test_an_incomplete_task_is_reported_in_one_line() -> None:
     """A retraining process reports an incomplete task in one line.
 
-    The process reads the task from standard input. The task is incomplete if the online trainer is killed meanwhile.
+    The process reads the task from standard input. It is incomplete if the online trainer was killed while writing.
     """
     command = [sys.executable, "-m", MODULE]
     done = subprocess.run(command, input='{"state": "s', check=False, capture_output=True, text=True)

@@ -50,7 +50,7 @@ def test_an_unreachable_server_degrades_the_health_until_it_answers(
 def test_a_step_is_rounded_to_the_scrape_interval(tmp_path: Path) -> None:
     """Samples are fetched every 5 s, the scrape interval, although the configured step is 3 s.
 
-    With a step of 3 s, the watts would be too low and too high in turn.
+    With a step of 3 s, the watts would be alternately too low and too high.
     """
     pipeline = tmp_path / "test.yaml"
     pipeline.write_text(PIPELINE)

@@ -155,7 +155,7 @@ def test_late_samples_are_added_within_the_overlap_only(two_nodes: Content, tmp_
     store = SampleStore(tmp_path / "m", overlap=60)
     one_node = {m: [s for s in series if s["metric"]["instance"] == "node-0"] for m, series in two_nodes.items()}
     fetch(store, one_node, START + 100)
-    # The fetch at 150 s is the first with samples of node-1. Some of these samples are older than the previous fetch.
+    # The fetch at 150 s is the first with samples of node-1. Some of these samples are older than the fetch before.
     fetch(store, two_nodes, START + 150)
     stored = sample_keys(sample_table.to_observations(store.table(), store.step))
     times = [time for node, time in stored if node == "node-1"]
