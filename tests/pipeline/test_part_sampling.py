@@ -75,7 +75,7 @@ def test_slices_of_time_change_no_value(parquet: Path, max_rows: int) -> None:
 
 
 def test_all_rows_are_those_of_the_recording_in_json(parquet: Path, content: dict[str, Any]) -> None:
-    """Both formats give the same values, except for rounding: sums are added up in another order."""
+    """A recording in JSON gives the same values, except for rounding: sums are added up in another order."""
     observed, expected = in_one_part(parquet, 10**7), observe([read_recording(content)])
     assert len(observed.row_sample) == len(expected.row_sample)
     for key, watts in expected.power.items():

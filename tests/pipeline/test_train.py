@@ -348,7 +348,7 @@ def test_estimates_replace_a_file_only_when_they_are_complete(quick: Path, simul
 
 
 def test_estimate_without_power(quick: Path, small: dict[str, Any], simulated: Path, tmp_path: Path) -> None:
-    """`estimate` works with a recording without measured power. Estimating such power is the purpose of models."""
+    """`estimate` works with a recording without measured power, because models are made to estimate this power."""
     train(quick, "-i", simulated, "-s", tmp_path / "s")
     (tmp_path / "recording.json").write_text(json.dumps(only_metrics(small, "container")))
     done = kepler("estimate", "-s", tmp_path / "s", "-i", tmp_path / "recording.json", "--json")
