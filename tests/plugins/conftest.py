@@ -1,4 +1,4 @@
-"""Fixtures with site folders. Pip has installed wheels of third-party plugins into these folders."""
+"""Fixtures with folders into which pip has installed wheels of third-party plugins."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests that broken plugins are reported with the reason, and that they do not harm other plugins or a training."""
+"""Tests that broken plugins are reported with the reason, and do no harm to other plugins or to trainings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests of isolators: background power plus remaining power is the measured power, and `reconstruct` adds both."""
+"""Tests of isolators: background power plus remaining power is the measured power. `reconstruct` adds them again."""
 
 from __future__ import annotations
 
