@@ -254,7 +254,7 @@ def test_replicas_with_other_times_are_no_other_counters() -> None:
 
 
 def test_work_of_other_kinds_is_no_change_of_the_unit() -> None:
-    """If a container does other work, no changed unit of its usage is reported.
+    """If a container does other work, Kepler Core must not report that the unit of its usage has changed.
 
     In this test, the new work draws three times the power for the same CPU time.
     """

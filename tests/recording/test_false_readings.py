@@ -51,7 +51,7 @@ def in_one_series(metric: str, changed: Change, series: int = -1) -> Callable[[D
 
 
 def in_all_series(word: str, changed: Change) -> Callable[[Document], None]:
-    """Return a function that applies `changed` to all series of those metrics whose names contain `word`."""
+    """Return a function that applies `changed` to all series of some metrics. Their names contain `word`."""
 
     def apply(document: Document) -> None:
         for metric in document:

@@ -54,7 +54,7 @@ def observed(source: Path | dict[str, Any]) -> Observations:
 
 
 def check_same(observations: Observations, expected: Observations) -> None:
-    """Check that two observations agree: exactly for containers, and except for rounding for nodes."""
+    """Check that two observations have equal values for containers, and nearly equal values for nodes."""
     assert observations.streams == expected.streams
     assert observations.counts.as_dict() == expected.counts.as_dict()
     np.testing.assert_array_equal(observations.sample_time, expected.sample_time)

@@ -120,7 +120,7 @@ def test_churn_and_restarts_do_not_change_the_formula() -> None:
     assert [stream.node for stream in observations.streams] == ["node-0", "node-1"]
     measured, expected = observations.power["acpi", "platform"], expected_power(observations, 2)["platform"]
     is_known = np.isfinite(measured) & np.isfinite(expected)
-    # Only few samples have no known power: those at which a busy container starts.
+    # Only few samples have no known power. At these samples, a busy container starts.
     assert np.count_nonzero(is_known) > 750
     assert np.median(np.abs(measured[is_known] / expected[is_known] - 1)) < 1e-3
     assert np.mean(np.abs(measured[is_known] / expected[is_known] - 1) > 0.02) < 0.05
