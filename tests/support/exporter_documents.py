@@ -1,4 +1,4 @@
-"""Made-up recordings of exporters with known rates and watts, and checks of the observations in these recordings."""
+"""Makes recordings of exporters with known rates and watts, and checks the observations in these recordings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A function that runs a check on randomly drawn inputs for some seconds."""
+"""A function that runs a check on random inputs for some seconds."""
 
 from __future__ import annotations
 

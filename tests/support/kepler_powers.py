@@ -1,6 +1,6 @@
 """Computes the power that Kepler 0.7 reports for a reply of the estimator, as observed with Kepler's client code.
 
-`unsigned_milliwatts` converts the watts. Kepler converts watts that it computes from weights in the same way.
+`unsigned_milliwatts` shows how Kepler stores watts, including watts that Kepler computes from weights.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Readers of sysfs trees that follow the rules of Kepler 0.10 to 0.11.4, as they were seen on running Keplers."""
+"""Reads files like those in /sys by the rules of Kepler 0.10 to 0.11.4. The rules were observed on running Keplers."""
 
 from __future__ import annotations
 

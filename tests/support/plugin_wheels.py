@@ -102,7 +102,7 @@ def pip(*arguments: object) -> None:
 
 
 def install(site: Path, *wheels: Path) -> Path:
-    """Install wheels with pip into the folder `site`, and return the folder."""
+    """Install wheels with pip into a folder, and return the folder."""
     pip("install", "--no-deps", "--no-index", "--target", site, *wheels)
     return site
 

@@ -1,4 +1,4 @@
-"""Recordings of one node whose power is a known function of the CPU time, and errors of lines fitted to them.
+"""Makes recordings of one node whose power is a known function of the CPU time, and measures errors of fitted lines.
 
 The watts are package = 30 + 0.02 u, dram = 8 + 0.003 u and platform = 90 + 0.03 u, where u is the CPU time of all
 containers in milliseconds per second. These formulas are called the law.

@@ -33,7 +33,7 @@ class SimulatedHost:
     offset: float = 0.0
     """Seconds by which the guest's clock is behind the host's clock."""
     lag: bool = False
-    """Whether the CPU usage ratio is late by one window, as in Kepler 0.10.0 to 0.11.4."""
+    """Whether the CPU usage ratio is one time window too late, as in Kepler 0.10.0 to 0.11.4."""
     repeat: int = 1
     """Each reading is recorded at this number of consecutive timestamps."""
     seed: int = 0
