@@ -75,7 +75,7 @@ SLOW = (
     "browser/test_chromium*",
     "pairs/test_pair_command*",
 )
-"""Test files that `make quick` leaves out: they train, start servers or install packages. Sorted, slowest first."""
+"""Test files that `make quick` leaves out: they train, start servers or install packages. The slowest are first."""
 
 
 def slow_rank(item: pytest.Item) -> int:
