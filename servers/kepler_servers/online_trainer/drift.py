@@ -195,7 +195,7 @@ class DriftMonitor:
 
     @property
     def alarm(self) -> bool:
-        """Whether the running error of any served model that is compared with new samples exceeds its limit."""
+        """Whether the running error of any served model exceeds its limit. Models with too few samples are ignored."""
         return any(any(watched.alarms().values()) for watched in self.watched)
 
 

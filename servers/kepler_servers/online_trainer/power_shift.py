@@ -95,7 +95,7 @@ def common_lines(shifts: Sequence[PowerShift], nodes: Sequence[str]) -> Mapping[
 
 
 def describe_lines(lines: Mapping[str, Line]) -> str:
-    """Return a text for a log message with the scale and the offset of each component's line."""
+    """Return a text for a log message about a power shift: scale and offset of the line of each component."""
     return ", ".join(f"{key} × {line.scale:.3f} {line.offset:+.1f} W" for key, line in sorted(lines.items()))
 
 

@@ -31,7 +31,7 @@ class WatchedModelState(msgspec.Struct):
     samples_outside: float | None
     """Fraction of the samples with a feature outside its training range; null if there are too few samples."""
     disagreements: float | None
-    """Fraction of the samples for which model and twin predict too different watts; null if too few samples."""
+    """Fraction of the samples for which the watts of model and twin differ too much; null if there are few samples."""
     components: dict[str, WatchedComponentState]
     """Component -> results of the component. Components with too few samples are left out."""
 

@@ -33,7 +33,7 @@ class ServedModels:
     """The models in the pipeline version that is currently served."""
 
     slot: NodeTypeSlot
-    """The node type of the nodes whose samples are fetched. Contains its number and the pipeline's served version."""
+    """The node type of the nodes whose samples are fetched: its number, and the pipeline's served version."""
     all: Mapping[str, StoredModel]
     """Path -> model, for all node types."""
     own: Mapping[str, StoredModel]
