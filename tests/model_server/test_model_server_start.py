@@ -88,7 +88,7 @@ def test_two_workers_add_up_their_counters(store: LocalStore, tmp_path: Path) ->
         before = total(server.metrics(), "kepler_model_server_requests_total", endpoint="model", status="200")
         for _ in range(40):
             checked_weights(server.post(CAPTURED))
-        # Each of the two workers may answer a request for metrics. Either must report the sum over the two workers.
+        # Any of the two workers may answer a request for metrics. The answer must be the sum over the two workers.
         for _ in range(6):
             samples = server.metrics()
             requests = total(samples, "kepler_model_server_requests_total", endpoint="model", status="200")
