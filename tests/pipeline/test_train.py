@@ -215,7 +215,7 @@ def test_estimate_is_what_the_model_says(stressng: tuple[Path, dict[str, Any]], 
 
 
 def test_dynamic_power_adds_up(quick: Path, simulated: Path, tmp_path: Path) -> None:
-    """The sum of the containers' measured dynamic power is the node's power minus one idle power, and at least 0 W."""
+    """The containers' dynamic powers sum up to the node's power minus idle power, or to 0 W if this is negative."""
     train(quick, "-i", simulated, "-s", tmp_path)
     done = kepler("estimate", "-s", tmp_path, "-i", simulated, "--output-type", "DynPower", "-o", tmp_path / "o.csv")
     assert done.returncode == 0, done.stderr

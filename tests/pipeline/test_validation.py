@@ -45,7 +45,7 @@ def test_blocks_are_apart_in_time(n: int, step: float, n_folds: int, streams: in
             train, test = time[rows & fold.train], time[rows & fold.test]
             if len(train) and len(test):
                 nearest = np.min(np.abs(train[:, None] - test[None, :]))
-                # training rows and test rows are at least a gap apart, or a step if this is shorter
+                # training and test rows are at least a gap apart; if a step is shorter than a gap, a step is enough
                 assert nearest >= min(gap, step) - 1e-6
 
 
@@ -116,7 +116,7 @@ def test_score_by_hand() -> None:
     errors = score(predicted, measured, load)
     assert errors.mae == pytest.approx(2.25)
     assert errors.mape_floor == pytest.approx(2.0)
-    assert errors.mape == pytest.approx(100 * (0.2 + 0.1 + 0.1) / 3)  # without rows of less power than `mape_floor`
+    assert errors.mape == pytest.approx(100 * (0.2 + 0.1 + 0.1) / 3)  # rows with power below `mape_floor` do not count
     assert errors.idle_error == pytest.approx(1.0)
     assert errors.r2 == pytest.approx(1 - (1 + 4 + 4 + 16) / np.sum((measured[:4] - 17.5) ** 2))
 
