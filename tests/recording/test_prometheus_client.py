@@ -359,7 +359,7 @@ def test_later_queries_of_a_metric_are_split_before_they_fail() -> None:
     with answering(reply) as url:
         client = PrometheusClient(Server(url), patience=0)
         assert len(list(answers(client, plan_queries([Selection("m")], 0, 36_000, None), jobs=1))) == 11
-    assert sum(length > 1000 for length in lengths) == 2  # the queries for one hour and for half an hour
+    assert sum(length > 1000 for length in lengths) == 2  # only the queries for one hour and half an hour
 
 
 def test_a_query_that_always_times_out_is_not_split_without_end() -> None:

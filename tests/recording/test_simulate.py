@@ -53,7 +53,7 @@ def test_the_same_seed_gives_the_same_bytes(suffix: str, tmp_path: Path) -> None
     first = written(tmp_path / f"first.{suffix}", seed=7)
     assert written(tmp_path / f"second.{suffix}", seed=7) == first
     assert written(tmp_path / f"third.{suffix}", seed=8) != first
-    assert len(list(tmp_path.iterdir())) == 3  # only the three recordings, and no temporary file
+    assert len(list(tmp_path.iterdir())) == 3  # the folder contains only the three recordings, and no temporary file
 
 
 def test_file_gzip_file_and_dict_have_the_same_content(tmp_path: Path) -> None:
