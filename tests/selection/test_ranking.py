@@ -95,7 +95,7 @@ def recalibrated(trainer: str, mae: float, **stated: Any) -> SmallModel:
 def test_uncertain_errors_of_recalibrated_models(
     lowest: dict[str, float], other: dict[str, float], selected: str
 ) -> None:
-    """If errors differ by less than the difference's standard error, the errors before the recalibration decide."""
+    """If errors differ by less than the standard error, the lower error before the recalibration decides."""
     catalogue = make_catalogue(recalibrated("Lowest", 5.0, **lowest), recalibrated("Other", 6.0, **other))
     explanation = catalogue.select(request_for()).explain()
     assert explanation["trainer"] == selected
