@@ -28,7 +28,7 @@ HEAD_BYTES = len(serving_index._MAGIC) + 32
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LocalStore:
-    """A store with one version that has an index, although it has few models."""
+    """A store with one version that has an index. Usually, only versions with many models have an index."""
     monkeypatch.setattr(serving_index, "MIN_INDEXED_MODELS", 1)
     store = LocalStore(tmp_path / "store")
     store.publish("made", store_files())
