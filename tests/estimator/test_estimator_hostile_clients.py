@@ -69,7 +69,7 @@ class Attack:
         assert reason in reply["msg"]
 
     def meanwhile(self, answers: int = 3) -> None:
-        """Check that another client, which behaves well, still gets right answers."""
+        """Check that another client, which behaves well, still gets answers."""
         self._client.wait(answers)
 
     def close(self) -> None:
