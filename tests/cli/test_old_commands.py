@@ -169,13 +169,13 @@ def test_an_old_line_of_a_command_prints_its_new_form(old: str, new: str, tmp_pa
 
 
 def test_lines_for_the_new_program_are_not_refused(tmp_path: Path) -> None:
-    """A recording whose name has no suffix is accepted, although old commands used such names, too."""
+    """The name of a recording needs no suffix. Such names must not be confused with arguments of old commands."""
     rec, table = tmp_path / "rec", tmp_path / "table.csv"
     assert kepler("simulate", "--output", f"{rec}.json", "--minutes", "2").returncode == 0
     (tmp_path / "rec.json").rename(rec)
     done = kepler("extract", "-i", rec, "-o", table, "--energy-source", "rapl-sysfs", "--feature-group", "BPFOnly")
     assert (done.returncode, table.is_file()) == (0, True), done.stderr
-    # The error is about the name of the table. The recording exists, so the suggested command keeps its name.
+    # Only the name of the table is wrong. The suggested command keeps the name of the recording, which exists.
     assert f"--input {rec}" in message("extract", "-i", rec, "-o", tmp_path / "table", cwd=tmp_path)
 
 

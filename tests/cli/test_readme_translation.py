@@ -38,7 +38,7 @@ def table_rows(text: str) -> list[int]:
 
 
 def links(text: str) -> Counter[str]:
-    """Return target of a link -> number of links with this target. Links within the page are left out."""
+    """For each target of a link, return the number of links to this target. Links within the page are left out."""
     return Counter(re.findall(r"\]\(([^)#][^)]*)\)", prose(text)))
 
 

@@ -69,7 +69,7 @@ def test_the_register_is_used_across_its_wraps_where_active_and_idle_energy_are_
     whole = observed(content_of(timestamps=1500, step=5))
     registers = observed(content)
     values = [float(v) for _, v in content["kepler_node_cpu_joules_total"][0]["values"]]
-    assert np.count_nonzero(np.diff(values) < 0) > 0  # the register wraps in the recording
+    assert np.count_nonzero(np.diff(values) < 0) > 0  # the energy register overflows in the recording
     assert registers.counts.of("wraps")["kepler_node_cpu_joules_total"] > 0
     key = ("rapl-sysfs", "package")
     assert np.isfinite(registers.power[key][1:]).all()
@@ -98,7 +98,7 @@ def test_a_changed_path_of_the_meter_is_the_same_meter() -> None:
     assert [stream.node for stream in changed.streams] == ["node-0"]
     key = ("rapl-sysfs", "package")
     known = np.isfinite(changed.power[key])
-    assert np.count_nonzero(~known) <= 2  # the first samples with the old and the new path have no rate
+    assert np.count_nonzero(~known) <= 2  # the very first sample, and the first with the new path
     np.testing.assert_allclose(changed.power[key][known], same.power[key][known], rtol=1e-6)
 
 

@@ -109,7 +109,7 @@ def test_json_of_another_shape_is_rejected(content: bytes, tmp_path: Path) -> No
     path.write_bytes(content)
     message = rejection(path)
     assert message.startswith(f"{path}: ")
-    assert "values" in message  # the error shows the expected structure of the JSON
+    assert "values" in message  # the error message shows the expected JSON
 
 
 def with_a_series(values: bytes) -> bytes:

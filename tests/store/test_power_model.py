@@ -63,7 +63,7 @@ def test_columns_in_any_order_with_extra_ones() -> None:
     X = np.random.default_rng(0).uniform(0, 100, (5, 3))
     expected = resident.watts(X).tolist()
     table = {"a": X[:, 0], "b": X[:, 1], "c": X[:, 2], "d": np.ones(5), **{f"x{n}": np.ones(5) for n in range(40)}}
-    for seed in range(100):  # a model caches orders of columns, but fewer than 100
+    for seed in range(100):  # 100 orders of columns are more than a model keeps in its cache
         names = [str(name) for name in np.random.default_rng(seed).permutation(sorted(table))]
         for _ in range(2):
             assert resident.watts(np.column_stack([table[name] for name in names]), names).tolist() == expected

@@ -1,4 +1,4 @@
-"""Made-up recordings of exporters with known rates and watts, and checks of the observations in these recordings."""
+"""Makes recordings of exporters with known rates and watts, and checks the observations in these recordings."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ CONTAINERS = {"a" * 64: 1.0, "b" * 64: 3.0, "system_processes": 0.5}
 """Name of a container -> load of the container."""
 NODE_A = {"a" * 64: 1.0, "system": 0.5}
 NODE_B = {"b" * 64: 2.0, "system": 0.7}
-"""For each of two nodes: name of a container -> load. Both nodes have a container "system"."""
+"""Name of a container -> load of the container, for two nodes. Both nodes have a container "system"."""
 DRAM_IS_DYNAMIC_ONLY = {"dynamic_only": {"rapl-sysfs dram": 2}}
-"""Counts of irregularities in the recording of one `machine`.
+"""Findings in the recording of one `machine`: two series of dynamic energy have no series of idle energy.
 
-Both processor packages have a series of dynamic DRAM energy, but no series of idle DRAM energy.
+They are the DRAM series of the two processor packages.
 """
 
 

@@ -28,7 +28,7 @@ def files_below(folder: Path) -> dict[str, str]:
 
 
 def zones_of(root: Path) -> dict[str, int]:
-    """Return the counters of a powercap tree: content of a zone's file `name` -> content of `energy_uj`."""
+    """Return the counters in a powercap folder as a dict: name of a zone -> microjoules."""
     return {
         path.read_text().strip(): int((path.parent / "energy_uj").read_text())
         for path in (root / "class" / "powercap").glob("*/name")

@@ -149,7 +149,7 @@ SHORT_BODIES = (
     b"Content-Length: 3000000\r\n\r\n{",
     b"Content-Length: 5\r\n\r\n",
 )
-"""Last bytes of requests whose bodies are shorter than their Content-Length states."""
+"""Ends of requests whose body is shorter than their header Content-Length states."""
 
 
 def status_of_half_closed(port: int, method: str, path: str, end: bytes) -> int:

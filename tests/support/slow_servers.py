@@ -24,7 +24,7 @@ class SlowServer:
     """
 
     def __init__(self, *pieces: bytes, repeat: bytes = b"") -> None:
-        """Take the pieces of the answer. After the last piece, the server sends `repeat` without end."""
+        """Set the pieces of the server's answer. After the last piece, the server sends `repeat` again and again."""
         self._pieces = pieces
         self._repeat = repeat
         self._listener = socket.create_server(("127.0.0.1", 0))

@@ -123,5 +123,5 @@ def _other_processes() -> list[int]:
 def _environ_of(pid: int) -> list[bytes]:
     try:
         return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    except OSError:  # the process has ended meanwhile, or belongs to another user
+    except OSError:  # the process may have ended, or belongs to another user
         return []

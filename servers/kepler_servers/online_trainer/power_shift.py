@@ -95,7 +95,7 @@ def common_lines(shifts: Sequence[PowerShift], nodes: Sequence[str]) -> Mapping[
 
 
 def describe_lines(lines: Mapping[str, Line]) -> str:
-    """Return the lines of a power shift as text for a log message."""
+    """Return a text for a log message about a power shift: scale and offset of the line of each component."""
     return ", ".join(f"{key} × {line.scale:.3f} {line.offset:+.1f} W" for key, line in sorted(lines.items()))
 
 
@@ -112,7 +112,7 @@ class ShiftLog:
     def shifts(self) -> list[PowerShift]:
         """Return the power shifts in the file; no shifts if the file is absent.
 
-        Raises `KeplerError` if it cannot be read.
+        Raises `KeplerError` if the file cannot be read.
         """
         try:
             return decode_json(self.path.read_bytes(), _LogFile).changes

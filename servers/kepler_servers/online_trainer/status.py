@@ -30,10 +30,13 @@ class Status:
     lag: float | None = None
     """Age of the newest stored sample in seconds, measured with the Prometheus server's clock; None if unknown."""
     samples: Counter[str] = attrs.field(factory=Counter)
-    """Action of the sample store ("added", "replaced", "known", "unusable") -> number of samples. "known" samples were
-    already in the store."""
+    """What the sample store did with a sample ("added", "replaced", "known", "unusable") -> number of samples. "known"
+    means that the store already had the sample."""
     decisions: Counter[str] = attrs.field(factory=Counter)
-    """Decision ("published", "kept aside", "failed") -> number of retrainings with this decision."""
+    """Decision -> number of retrainings with this decision.
+
+    The decisions are "published", "kept aside" (new models are not published) and "failed" (no new models).
+    """
     last_decision: dict[str, Any] | None = None
     """The latest decision in the model store, as a JSON object; None if there is no decision yet."""
     power_shifts: int = 0

@@ -33,11 +33,11 @@ class ServedModels:
     """The models in the pipeline version that is currently served."""
 
     slot: NodeTypeSlot
-    """The node type of the measured nodes: its number in the pipeline, and the pipeline's served version."""
+    """The node type of the nodes whose samples are fetched: its number, and the pipeline's served version."""
     all: Mapping[str, StoredModel]
     """Path -> model, for all node types."""
     own: Mapping[str, StoredModel]
-    """Path -> model, only for the node type of the measured nodes."""
+    """Path -> model, only for the node type of the nodes whose samples are fetched."""
     trained_until: Mapping[str, float]
     """Path -> time of the newest sample that the model at this path was trained on, Unix seconds."""
 
@@ -57,7 +57,7 @@ class SampleSplit:
     held_out: HeldOut
 
     def shifted(self, shifts: Sequence[PowerShift]) -> SampleSplit:
-        """Convert the watts of the samples for further power shifts (see `shift_watts`), and return the samples."""
+        """Return the samples with watts that are converted for additional power shifts (see `shift_watts`)."""
         return attrs.evolve(self, all=shift_watts(self.all, shifts), training=shift_watts(self.training, shifts))
 
 
