@@ -1,4 +1,4 @@
-"""Name machines that have the same node label, with labels that tell them apart."""
+"""Give names to machines that have the same node label. The names contain labels that differ between the machines."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from kepler_core.recording.metric_mapping import EXPORTER_LABELS
 
 
 def differing_labels(machines: Sequence[Sequence[Mapping[str, str]]], labels: Sequence[str]) -> list[str]:
-    """Return labels whose values, taken together, tell all machines apart.
+    """Return labels whose values together distinguish all machines.
 
-    `machines` has, for each machine, the labels of each of its groups of series.
+    The series of a machine form groups with equal labels. `machines` has for each machine the labels of each group.
 
     The labels are tried one after the other, and a label is chosen if it tells more machines apart. Labels with a
     single value in each machine are tried first, and `EXPORTER_LABELS` after other labels.

@@ -29,13 +29,13 @@ class NodeRows:
     samples: IntArray
     """Index of each chosen sample, shape (rows, columns), ascending in each row.
 
-    Padding cells have the index of the first chosen sample of the row."""
+    The unused cells at the end of a shorter row have the index of the row's first chosen sample."""
     streams: IntArray
     """Index of each row's stream, shape (rows,)."""
 
     @cached_property
     def is_filler(self) -> BoolArray:
-        """Whether a cell is padding, shape (rows, columns)."""
+        """Whether a cell is one of the unused cells at the end of a shorter row, shape (rows, columns)."""
         mask: BoolArray = np.arange(self.samples.shape[1]) >= self.lengths[:, None]
         return mask
 
@@ -72,7 +72,10 @@ def node_rows(chosen: BoolArray, stream: IntArray, n_streams: int, fewest: int) 
 
 
 def row_medians(ascending: FloatArray, lengths: IntArray) -> FloatArray:
-    """Return the median of each row, shape (rows,). `ascending` has sorted rows, `lengths` the numbers of values."""
+    """Return the median of each row, shape (rows,).
+
+    The rows of `ascending` are sorted. `lengths` has the number of values in each row.
+    """
     row = np.arange(len(lengths))
     medians: FloatArray = (ascending[row, (lengths - 1) // 2] + ascending[row, lengths // 2]) / 2
     return medians
@@ -81,7 +84,7 @@ def row_medians(ascending: FloatArray, lengths: IntArray) -> FloatArray:
 def row_quantiles(ascending: FloatArray, lengths: IntArray, quantile: float) -> FloatArray:
     """Return a quantile (0 to 1) of each row, shape (rows,), as `numpy.quantile` interpolates it.
 
-    `ascending` has sorted rows, `lengths` the number of values in each row.
+    The rows of `ascending` are sorted. `lengths` has the number of values in each row.
     """
     row = np.arange(len(lengths))
     position = (lengths - 1) * quantile

@@ -1,4 +1,4 @@
-"""Find the installed metric schemas that know the metrics of a recording, and map metrics with them."""
+"""Find the installed metric schemas that know the metrics of a recording, and use these schemas to map the metrics."""
 
 from __future__ import annotations
 
