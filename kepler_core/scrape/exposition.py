@@ -16,7 +16,7 @@ from kepler_core.errors import KeplerError
 from kepler_core.messages import quoted
 
 MAX_BYTES = 64 * 2**20
-"""Maximum size of a text. Kepler reports about 1 kB per process, so that this allows 60,000 processes."""
+"""Maximum size of an exporter's answer. Kepler reports about 1 kB per process, so 60,000 processes fit."""
 MAX_SAMPLES = 500_000
 MAX_LINE_CHARACTERS = 65_536
 MAX_LABELS = 64

@@ -27,7 +27,7 @@ class Readings:
         self._series: dict[tuple[str, frozenset[tuple[str, str]]], list[list[Any]]] = {}
         self._values = 0
         self.scrapes = 0
-        """Number of scrapes that were added."""
+        """Number of scrapes that the method `add` has added."""
 
     def add(self, scrape: Scrape) -> None:
         """Add the samples of a scrape. Values that are not finite are left out.

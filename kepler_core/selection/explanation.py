@@ -35,7 +35,7 @@ class Drop:
     why: str
 
     def explain(self) -> dict[str, Any]:
-        """Return this exclusion as an entry of `candidates.dropped` in a selection's JSON explanation."""
+        """Return how many models the criterion excluded: an entry of `candidates.dropped` in the JSON explanation."""
         return {"by": self.criterion, "count": self.count, "why": self.why}
 
 

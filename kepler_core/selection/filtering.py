@@ -26,7 +26,7 @@ def meets_filter(columns: ModelColumns, conditions: Filter, rows: IndexArray) ->
     mask = np.ones(len(rows), dtype=bool)
     for threshold in conditions.thresholds:
         values = columns.scores.column(threshold.key)[rows]
-        # a model without the score is excluded: comparisons with NaN are false
+        # The score of a model without this score is NaN. Comparisons with NaN are false, so the model is excluded.
         mask &= (values >= threshold.limit) if threshold.at_least else (values <= threshold.limit)
     if conditions.features is not None:
         sets = enumerate(columns.feature_sets.values)

@@ -32,7 +32,7 @@ class NodeTypeChooser:
     """Chooses node types for requests, and caches the similarities to the machines of earlier requests."""
 
     def __init__(self, columns: ModelColumns, table: SpecTable | None) -> None:
-        """Create a chooser for the node types of `columns`.
+        """Prepare the choice among the node types of the models in `columns`.
 
         `table` contains the machine of each node type in the order of the node types' codes. If it is None,
         machines are not compared.
