@@ -83,7 +83,7 @@ class LocalStore(Store):
     def snapshot(self, pipeline: str, version: int | None = None) -> Snapshot:
         version, folder, lock = self._locked(pipeline, version)
 
-        # `read` has the lock as a default argument, so the lock is held as long as the snapshot has `read`
+        # The function `read` has the lock as a default argument. So the lock is held as long as the function exists.
         def read(name: str, max_bytes: int, lock: VersionLock | None = lock) -> bytes:
             return _read(f"{folder}/{name}", max_bytes)
 

@@ -249,8 +249,8 @@ def iterate_models(
 ) -> Iterator[StoredModel]:
     """Yield the models of `read_models` one by one.
 
-    Callers that drop a model before they take the next one pass `packed=False`. Then no time is spent on compressing.
-    `node_types` are those of the pipeline; if they are None, they are read.
+    With `packed=False`, the texts of the models are not compressed, which saves time. Use it if each model is dropped
+    before the next one is read. `node_types` are the node types of the pipeline; if they are None, they are read.
     """
     snapshot.check_complete()
     if node_types is None:
@@ -354,7 +354,10 @@ def _read_model(
 
 
 def _linear_weights(weight_file: bytes | None, features: Sequence[str]) -> tuple[str | None, bytes | None]:
-    """Return (None, encoded linear weights), or (reason why Kepler Core cannot evaluate weights, None)."""
+    """Return the reason why Kepler Core cannot evaluate the weights, and the encoded linear weights.
+
+    One of the two is None.
+    """
     if weight_file is None:
         return "only pickles, no weights", None
     try:

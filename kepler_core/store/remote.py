@@ -236,8 +236,8 @@ class RemoteStore(Store):
             try:
                 self._fs.pipe_file(path, content, mode="create")
             except Exception as error:
-                # If the object exists, another publisher wrote it, or this publisher did and the response was lost.
-                # If the object does not exist, the store cannot write exclusively.
+                # If the object exists, another publisher wrote it, or this publisher wrote it and the response was
+                # lost. If the object does not exist, the store does not support exclusive writes.
                 if not self._fs.exists(path):
                     _log.debug("%s: exclusive writing failed, so a plain write is used: %s", self.location, error)
                     self._fs.pipe_file(path, content)
@@ -305,7 +305,7 @@ class RemoteStore(Store):
 
     def _read(self, name: str, size: int | None, max_bytes: int = MAX_FILE_BYTES) -> bytes:
         path = f"{self._root}/{name}"
-        if size is None:  # plain web servers may not report the size: read a stream
+        if size is None:  # a simple web server may not report the size, so the file is read as a stream
             content = self._fs.read_start(path, max_bytes + 1)
         elif size > max_bytes:
             content = None
@@ -316,7 +316,7 @@ class RemoteStore(Store):
         return bytes(content)
 
     def _check_bucket(self, error: FileNotFoundError) -> None:
-        """Raise `StoreError` if the bucket does not exist. An absent folder, in contrast, is an empty store."""
+        """Raise `StoreError` if the bucket does not exist. A missing folder is no error: it is an empty store."""
         response = getattr(error.__cause__, "response", {})
         if response.get("Error", {}).get("Code") == "NoSuchBucket":
             raise StoreError(f"{self.location}: there is no bucket {self._root.partition('/')[0]!r}") from error

@@ -118,7 +118,7 @@ def _component_scores(metadata: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 def _measured_on(metadata: Mapping[str, Any], default_data: tuple[Any, ...]) -> tuple[Any, ...]:
     lineage, validation = metadata.get("lineage"), metadata.get("validation")
     if isinstance(lineage, dict) and isinstance(validation, dict) and "data" in lineage:
-        # The timestamps are part of the identity: the series of a feature group may begin later in a recording. Then
+        # The timestamps distinguish data, too: the series of a feature group may begin later in a recording. Then
         # the group's models are validated on other data than the models of other feature groups.
         return _shared_tuple(str(lineage["data"]), str(validation.get("timestamps")), *default_data[1:])
     return _shared_tuple(*default_data)
