@@ -27,7 +27,7 @@ container."""
 
 _SHOWN_CHARACTERS = 60
 _SIMILAR = 0.85
-"""A name is taken for a misspelling of another name if their similarity (see `difflib`) is at least this value."""
+"""Minimum similarity (see `difflib`) of two names at which one name counts as a misspelling of the other name."""
 
 
 def dynamic_power_column(component: str) -> str:
@@ -44,7 +44,7 @@ POWER_COLUMNS: Mapping[str, tuple[str, bool]] = {
     **{power_column(component): (component, False) for component in COMPONENTS},
     **{dynamic_power_column(component): (component, True) for component in COMPONENTS},
 }
-"""Name of a power column -> the component, and whether the column holds dynamic power."""
+"""For each name of a power column, the component, and whether the column holds dynamic power."""
 
 
 def parse_columns(pairs: Sequence[str], third_party: Collection[str]) -> dict[str, str]:
@@ -89,7 +89,7 @@ class Chosen:
     """The columns of a table that are read."""
 
     columns: Mapping[str, str]
-    """Kepler Core's name -> name in the table."""
+    """For each of Kepler Core's column names, the column's name in the table."""
     unused: tuple[str, ...]
     """Names of the columns that are not read, in order. Columns of background power are not listed."""
 
