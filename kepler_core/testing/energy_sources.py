@@ -52,7 +52,7 @@ def reads_no_other_sources_labels(subject: Subject) -> None:
 
 
 def is_found_in_a_recording(subject: Subject) -> None:
-    """Check that series whose label `source` is a value of `reads` are read as power of this energy source.
+    """Check that a series with a label `source` from `reads` gives the power of this energy source.
 
     The check passes without testing anything if the energy source is not installed.
     """
