@@ -55,7 +55,7 @@ def location_parts(location: str) -> list[str]:
 
 
 def beside(location: str, name: str, *, up: int = 0) -> str:
-    """Return the location of the file `name` in the folder of another file, or `up` folders above this folder."""
+    """Return the location of the file `name` in the folder of the file `location`, or `up` levels above this folder."""
     url = split_url(location) if is_url(location) else None
     folders = (location if url is None else url.path).split("/")[: -1 - up]
     path = "/".join([*folders, name if url is None else quote(name)])
@@ -104,14 +104,14 @@ def split_url(url: str) -> SplitResult:
 
 
 def _split_userinfo(url: str) -> tuple[str, str, str]:
-    """Return a URL's scheme with the slashes after it, the user and password, and the rest."""
+    """Split a URL into three parts: the scheme with its slashes, the user and password, and the remaining text."""
     match = _SCHEME.match(url)
     scheme = match[0] if match is not None else ""
     rest = url[len(scheme) :]
     host = re.split(r"[/?#]", rest, maxsplit=1)[0]
     if "@" in host:
         userinfo = host.rpartition("@")[0]
-    elif "@" in rest and re.search(r":(?!\d*$)", host):  # in me:a/b@server, `a` is no port, but part of a password
+    elif "@" in rest and re.search(r":(?!\d*$)", host):  # in me:a/b@server, `a` begins the password
         userinfo = rest.rpartition("@")[0]
     else:
         return scheme, "", rest

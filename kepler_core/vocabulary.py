@@ -25,14 +25,14 @@ which no meter measures: it is a part of the host's power, and `kepler_core.pair
 TARGETS: tuple[Target, ...] = get_args(Target)
 
 VM_SOURCES: Mapping[str, str] = {"kepler": "vm-kepler", "capacity": "vm-capacity", "marginal": "vm-marginal"}
-"""Target -> energy source of the models for this target. Only the targets of virtual machines have such a source."""
+"""For each target, the energy source of its models. Only the targets of virtual machines have such a source."""
 
 RAPL_COMPONENTS = ("package", "core", "uncore", "dram")
 PLATFORM_COMPONENTS = ("platform",)
 COMPONENTS = RAPL_COMPONENTS + PLATFORM_COMPONENTS
 
 ZONE_OF_COMPONENT = {"package": "package", "core": "core", "uncore": "uncore", "dram": "dram", "platform": "psys"}
-"""Component -> name of its power zone in Linux (drivers/powercap/intel_rapl_common.c); Kepler uses these names."""
+"""For each component, its power zone in Linux (drivers/powercap/intel_rapl_common.c). Kepler uses these names."""
 
 
 def in_component_order(components: Iterable[str]) -> tuple[str, ...]:
@@ -112,8 +112,10 @@ FEATURE_GROUPS: dict[str, tuple[str, ...]] = {
     "Full": WORKLOAD_FEATURES + SYSTEM_FEATURES,
     "AcceleratorOnly": ACCELERATOR_FEATURES,
 }
-"""Maps each feature group to its features. `ThirdParty` is missing because the user names its features, and the groups
-of `REDUCED_GROUPS` because they replace other groups."""
+"""Maps each feature group to its features. `ThirdParty` is not included, because the user names its features.
+
+The groups of `REDUCED_GROUPS` are not included, because they replace other groups.
+"""
 
 OPTIONAL_FEATURES = ("bpf_page_cache_hit",)
 """Features that many recordings lack: Kepler measures page cache hits only in some of its versions."""
@@ -195,8 +197,8 @@ def load_feature(features: Sequence[str]) -> str:
 
 _EBPF = BPF_FEATURES + IRQ_FEATURES
 _DECISIVE = {_EBPF: ("bpf_cpu_time_ms",), COUNTER_FEATURES: ("cpu_cycles", "cpu_instructions")}
-"""Features that one part of Kepler measures (eBPF programs, or hardware counters) -> those of these features that are
-above 0 whenever a CPU runs."""
+"""The features of each part of Kepler (eBPF programs, hardware counters), and those of them that are above 0 whenever a
+CPU runs."""
 
 
 def dead_features(moves: Mapping[str, bool]) -> tuple[str, ...]:

@@ -63,7 +63,7 @@ class _Value:
 
     content: Any
     count: int = 1
-    """Number of keys and values in this value, including the value itself."""
+    """Number of all keys and values inside this value, plus 1 for the value itself."""
     height: int = 0
     """Number of nested levels of lists and mappings in this value; 0 for a scalar."""
 
