@@ -50,7 +50,7 @@ class PerfCollector(Collector):
         """Open the counters of all CPUs. Raises `CollectorError` with the reason if that is not possible."""
         self.close()
         if _boot_id(self._root) != _boot_id(Path("/")):
-            raise CollectorError(f"{self._root} has the files of another machine, which has counters of its own")
+            raise CollectorError(f"{self._root} has the files of another machine, but perf counts only on this machine")
         self._follow_cpus()
 
     def close(self) -> None:
@@ -167,7 +167,7 @@ def _check_descriptors(cpus: int) -> None:
 
 
 def _units_of_cpus(root: Path) -> dict[int, int]:
-    """Return CPU -> type of its counter unit (PMU) on machines with several kinds of cores; {} on other machines."""
+    """Return the type of each CPU's counter unit (PMU), by CPU; {} if all CPUs of the machine have the same unit."""
     units: list[tuple[int, tuple[int, ...]]] = []
     for folder in sorted((root / "sys/bus/event_source/devices").glob("*")):
         # Only the counter units of cores have a file cpus. Those of caches and memory controllers have a file cpumask.

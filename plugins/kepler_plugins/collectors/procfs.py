@@ -45,7 +45,7 @@ _PARSERS: dict[str, tuple[Callable[[bytes], Counters], tuple[str, ...]]] = {
     "proc/vmstat": (parse_vmstat, ("page_faults",)),
     "proc/softirqs": (parse_softirqs, ("bpf_block_irq", "bpf_net_rx_irq", "bpf_net_tx_irq")),
 }
-"""Path of a file with counters -> its parser, and the names of the features in the file."""
+"""For each file with counters, its parser and the names of the features in it. The key is the path of the file."""
 _NETWORK = "proc/net/dev"
 _NETWORK_OF_PROCESS_1 = "proc/1/net/dev"
 
@@ -68,7 +68,7 @@ def read_clocks() -> Clocks:
 
 @attrs.frozen
 class _Sample:
-    """The values in the files at one moment. `times` is None if /proc/stat could not be read."""
+    """The values that the collector read at one moment. `times` is None if /proc/stat could not be read."""
 
     clocks: Clocks
     times: CpuTimes | None
@@ -227,7 +227,7 @@ class ProcfsCollector(Collector):
             try:
                 contents.append(file.read())
             except MeterError:
-                continue  # The CPU went offline, or the machine has no cpufreq, which is usual for guests.
+                continue  # The CPU went offline, or the machine has no cpufreq. Virtual machines usually have none.
         if (hertz := mean_frequency_hertz(contents)) is not None:
             gauges["cpu_scaling_frequency_hertz"] = hertz
         return gauges

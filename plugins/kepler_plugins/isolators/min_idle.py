@@ -15,8 +15,8 @@ from kepler_core.recording.quiet import FEWEST_IDLE_SAMPLES, idle_samples
 from kepler_core.vocabulary import load_feature
 
 LEAST_LOADED_PART = 0.1
-"""If a node was never idle, its idle power is estimated from the samples with the least load: this fraction of all
-samples of the node."""
+"""If a node was never idle, its idle power is estimated from the samples with the least load. They are this fraction of
+all samples of the node."""
 LOW_QUANTILE = 0.05
 """If a node was never idle, its idle power is this quantile of the power in the samples with the least load.
 
@@ -26,7 +26,7 @@ STEADY_PART = 0.1
 """Idle power is steady. If the interquartile range of the power at the idle times exceeds this fraction of the median,
 the readings of load and power do not belong to the same times. The node then counts as never idle."""
 STEADY_WATTS = 0.5
-"""Power at the idle times whose interquartile range is at most this number of watts always counts as steady."""
+"""If the interquartile range of the power at the idle times is at most this number of watts, the power is steady."""
 
 
 class MinIdleIsolator(Isolator):

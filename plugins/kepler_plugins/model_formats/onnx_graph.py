@@ -152,7 +152,7 @@ class OnnxFormat(ModelFormat):
                 error = float(np.max(np.abs(OnnxPredictor(content, len(features)).predict(X) - expected)))
             except MissingExtraError:
                 raise
-            except Exception as failure:  # converters raise exceptions of any type
+            except Exception as failure:  # the converters of other libraries may raise any exception
                 reason = reason or one_line(failure, _REASON_CHARACTERS)
                 continue
             if best is None or error < best[0]:

@@ -127,7 +127,7 @@ def _trees_of_node(attributes: Mapping[bytes, Attribute], n_features: int) -> Tr
         elif mode not in (b"BRANCH_LEQ", b"BRANCH_LT") or not 0 <= feature[i] < n_features:
             return None
         elif true[i] <= i or false[i] <= i:
-            return None  # a child is listed before its parent: a walk through the tree could be endless
+            return None  # a child does not come after its parent, so a walk through the tree could be endless
         # "Less than a value" is the same as "at most the next smaller number in single precision".
         edge.append(float(value if mode == b"BRANCH_LEQ" else np.nextafter(value, np.float32(-np.inf))))
     if any(attributes[b"target_ids"].integers) or not np.isfinite(values).all():

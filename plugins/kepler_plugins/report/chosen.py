@@ -58,7 +58,10 @@ class Chosen:
         return np.isfinite(self.predicted(component))
 
     def half_width(self, component: str) -> FloatArray | None:
-        """Return the half-width of each prediction's interval in watts, shape (samples,); None if there is none."""
+        """Return the half-width of each prediction's interval in watts, shape (samples,).
+
+        Return None if the model has no intervals for the component.
+        """
         if component not in self.honesty.intervals:
             return None
         watts = self.predicted(component)

@@ -143,7 +143,7 @@ class BlendRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
             learning_rate=self.learning_rate,
             max_depth=4,
             min_samples_leaf=self.min_samples_leaf,
-            subsample=0.8 if rows > 1 else 1.0,  # 0.8 of a single row would be 0 rows
+            subsample=0.8 if rows > 1 else 1.0,  # with 0.8, a single row would give no row
             random_state=self.seed,
         )
 

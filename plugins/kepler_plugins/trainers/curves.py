@@ -36,7 +36,7 @@ class CurveRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
     curve: ClassVar[str]
     """Name of the formula: "logarithmic", "exponential" or "logistic"."""
     inner_grid: ClassVar[tuple[tuple[float, ...], ...]]
-    """Values that the fit tries for each inner parameter.
+    """Values that the fit tries for each inner parameter, i.e. each parameter of the curve's shape.
 
     The first and the last of these values are also the bounds of the parameter.
     """
@@ -51,7 +51,7 @@ class CurveRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
 
     @abstractmethod
     def weights(self, scale: float) -> list[float]:
-        """Return Kepler's `CurveFit_Weights` for an unscaled x. The curve was fitted to x / `scale`."""
+        """Return Kepler's `CurveFit_Weights` for x in its own unit. The curve itself was fitted to x / `scale`."""
 
     def fit(self, X: FloatArray, y: FloatArray) -> CurveRegressor:
         x, y = np.asarray(X, dtype=np.float64)[:, self.column], np.asarray(y, dtype=np.float64)
