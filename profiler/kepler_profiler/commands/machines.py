@@ -80,7 +80,7 @@ class _Facts:
 )
 @click.option("--load", type=float, help="Load from 0 (idle) to 1 (all CPUs busy). Default: several loads.")
 @click.option("--idle-watts", type=float, metavar="N", help="Measured idle power of the whole machine in watts (AC).")
-@click.option("-s", "--store", metavar="DIR|URL", help="Use a model of `machines fit` in this store, not the formula.")
+@click.option("-s", "--store", metavar="DIR|URL", help="Estimate with a model of this store, not with the formula.")
 @click.option("--pipeline", help="Use only models of this pipeline of the store.")
 @click.option(
     "--fact",
