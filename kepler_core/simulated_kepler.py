@@ -182,7 +182,7 @@ def _processes(machine: SimulatedMachine, rng: np.random.Generator) -> list[_Pro
 def _node_series(
     machine: SimulatedMachine, windows: _Windows, energy: dict[str, FloatArray], rng: np.random.Generator
 ) -> Iterator[Series]:
-    """Yield the energy and power of each zone, the usage ratio, and the CPUs."""
+    """Yield the series of the node itself: energy and power of each zone, usage ratio of the CPUs, and CPU data."""
     times = machine.times.tolist()
     seconds = windows.seconds()
     for zone in ZONES:

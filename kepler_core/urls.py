@@ -111,7 +111,7 @@ def _split_userinfo(url: str) -> tuple[str, str, str]:
     host = re.split(r"[/?#]", rest, maxsplit=1)[0]
     if "@" in host:
         userinfo = host.rpartition("@")[0]
-    elif "@" in rest and re.search(r":(?!\d*$)", host):  # in me:a/b@server, `a` begins the password
+    elif "@" in rest and re.search(r":(?!\d*$)", host):  # in me:a/b@server, a/b is the password
         userinfo = rest.rpartition("@")[0]
     else:
         return scheme, "", rest

@@ -79,11 +79,11 @@ class _Builder:
         self._depth = 0
 
     def document(self) -> Any:
-        self._next()  # skip the event for the start of the stream
+        self._next()  # skip the parser's first event
         if isinstance(self._next(), yaml.StreamEndEvent):
             return None
         value = self._value(self._next())
-        self._next()  # skip the event for the end of the document
+        self._next()  # skip the parser's event for the end of the document
         event = self._next()
         if not isinstance(event, yaml.StreamEndEvent):
             raise _error(event, "a second document")

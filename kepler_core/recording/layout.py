@@ -38,10 +38,10 @@ from kepler_core.recording.screening import screen
 
 _DENSE_CELLS = 2**22
 _DENSE_FACTOR = 8
-"""Maximum number of cells per value of a series, for an array with a cell for each node and timestamp.
+"""Maximum size of an array with a cell for each node and timestamp, as a multiple of the number of values.
 
-If nodes have no timestamps in common, most cells of this array would be empty. Then `_number_samples` sorts the values
-instead.
+If nodes have no timestamps in common, the array would be larger, and most of its cells would be empty. Then
+`_number_samples` sorts the values instead.
 """
 
 

@@ -32,7 +32,7 @@ def differing_labels(machines: Sequence[Sequence[Mapping[str, str]]], labels: Se
 
 
 def machine_name(node: str, labels: Mapping[str, str], differing: Sequence[str], aliases: Sequence[str]) -> str:
-    """Return the name of a node that shares its node label with other nodes."""
+    """Return a name for a node that has the same node label as other nodes. The name contains the differing labels."""
     alias = next((labels[name] for name in aliases if name in differing and labels[name]), None)
     others = [name for name in differing if alias is None or name not in aliases]
     words = [f"{name}={labels[name]}" if labels[name] else f"no {name}" for name in others]

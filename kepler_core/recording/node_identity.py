@@ -217,7 +217,7 @@ def _target_labels(item: MappedMetric, own: set[str]) -> Counter[tuple[int, tupl
 
 
 def _series_of_nodes(mapped: Sequence[MappedMetric], nodes: Iterable[int]) -> dict[int, list[tuple[int, int]]]:
-    """Return the series of each node: pairs of the index of the metric, and of the series in the metric."""
+    """Return the series of each node as pairs: index of the metric, and index of the series in the metric."""
     series: dict[int, list[tuple[int, int]]] = {node: [] for node in nodes}
     for index, item in enumerate(mapped) if series else ():
         for at, node in enumerate(item.node.tolist()):
@@ -227,7 +227,7 @@ def _series_of_nodes(mapped: Sequence[MappedMetric], nodes: Iterable[int]) -> di
 
 
 def _groups(mapped: Sequence[MappedMetric], series: Sequence[tuple[int, int]], labels: set[str]) -> list[_Group]:
-    """Return the series of a node in groups of equal labels, the group with the most samples first."""
+    """Divide the series of a node into groups with equal labels. The group with the most samples comes first."""
     names = sorted(labels)
     groups: dict[tuple[str, ...], _Group] = {}
     for index, at in series:

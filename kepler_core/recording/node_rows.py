@@ -22,14 +22,14 @@ A single row may be longer."""
 
 @attrs.frozen(eq=False, slots=False)
 class NodeRows:
-    """Chosen samples of several streams, with a row for each stream. Shorter rows have padding cells at the end."""
+    """Chosen samples of several streams, with a row for each stream. Shorter rows have unused cells at the end."""
 
     lengths: IntArray
     """Number of chosen samples of each stream, shape (rows,)."""
     samples: IntArray
     """Index of each chosen sample, shape (rows, columns), ascending in each row.
 
-    The unused cells at the end of a shorter row have the index of the row's first chosen sample."""
+    Unused cells at the end of a shorter row have the index of the row's first chosen sample."""
     streams: IntArray
     """Index of each row's stream, shape (rows,)."""
 
@@ -50,7 +50,7 @@ def node_rows(chosen: BoolArray, stream: IntArray, n_streams: int, fewest: int) 
     """Yield matrices of the chosen samples of all streams that have at least `fewest` such samples.
 
     `chosen` and `stream` (the index of each sample's stream, ascending) have the shape (samples,). The streams of one
-    matrix have nearly the same number of samples, so that there are few padding cells.
+    matrix have nearly the same number of samples, so that few cells are unused.
     """
     at = np.flatnonzero(chosen)
     lengths = np.bincount(stream[at], minlength=n_streams)

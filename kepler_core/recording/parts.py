@@ -11,7 +11,7 @@ from kepler_core.recording.columns import Recording
 
 @attrs.frozen(eq=False)
 class Part:
-    """The series of some machines in a slice (period of time). Another process can unpickle the object and read it."""
+    """The series of some machines in a slice (period of time). Another process can unpickle and read it."""
 
     start: float
     """Start of the slice (period of time) in Unix seconds; minus infinity if it has no start."""

@@ -68,7 +68,7 @@ class Points:
     """Whether the counter fell from the previous point to this point, shape (points,)."""
     position: Position
     upcoming: FloatArray | None = None
-    """Estimated rate of each point whose rate is not known, shape (points,); 0 for all other points.
+    """Estimated rate of each point whose rate is not known, shape (points,); 0 for points without an estimate.
 
     The first point of a counter may have no known rate. The estimate is the rate at the next point, or the largest
     possible rate of a new series, whichever is higher. Gauges have no estimates (None).

@@ -15,7 +15,7 @@ from kepler_core.recording.counts import Counts
 from kepler_core.recording.metric_mapping import UNIQUE_ID, Codes, MappedMetric, keep_samples, keep_series
 
 _FEWEST_COMMON = 3
-"""Minimum number of common times at which two counters are compared."""
+"""Two counters are compared only if they have values at this number of common times or more."""
 _WINDOWS = 20
 """Number of periods of time in which the increases of two counters are compared."""
 _RISE_TOLERANCE = 0.1

@@ -19,7 +19,7 @@ from kepler_core.recording.observations import Observations
 from kepler_core.recording.subsets import of_samples
 
 SECTION_SECONDS = 600.0
-"""Length of a section in seconds. It exceeds the blocks of the validation, and the windows of slow meters."""
+"""Length of a section in seconds. It exceeds the length of the validation's blocks and of slow meters' windows."""
 
 Key = TypeVar("Key", str, tuple[str, str])
 

@@ -215,5 +215,5 @@ def _mixed(values: Hashes) -> Hashes:
 
 
 def _uniform(hashes: Hashes) -> FloatArray:
-    """Return a second hash for each hash: a number from 0 (inclusive) to 1 (exclusive), with another order."""
+    """Return a second hash for each hash, from 0 (inclusive) to 1 (exclusive). Their order is another one."""
     return (_mixed(hashes) >> np.uint64(11)).astype(np.float64) / 2.0**53

@@ -78,7 +78,7 @@ def parse_exposition(
 
 
 def _sample(line: str) -> ScrapedSample:
-    """Return the sample in a line. Raises `ValueError` with the problem."""
+    """Return the sample in a line. Raises `ValueError` if the line is malformed."""
     if len(line) > MAX_LINE_CHARACTERS:
         raise ValueError(f"longer than {MAX_LINE_CHARACTERS} characters")
     name = _NAME.match(line)

@@ -37,7 +37,7 @@ ERROR_KEY = "mae"
 """The score by which models are ranked, unless the user sets another score."""
 
 _MAX_CANDIDATES = 512
-"""Maximum number of results of `narrow` in the cache. It is also the maximum number of rankings that each keeps."""
+"""Maximum number of results of `narrow` in the cache. Each result caches at most the same number of rankings."""
 
 
 class Catalogue:

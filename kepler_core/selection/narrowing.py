@@ -64,7 +64,7 @@ def narrow(
     broken: Mapping[str, str],
     location: str,
 ) -> Candidates:
-    """Return the models that fit a request when its filter and its machine are not considered.
+    """Return the models that meet the criteria of a request, before its filter and its machine are considered.
 
     `sources` are the energy sources that the source name in the request stands for. `usable` are the codes of the
     feature sets that contain only features in the request's metrics. `broken` and `location` appear in the error

@@ -42,7 +42,7 @@ class Ranking(NamedTuple):
 
 
 def rank_by_error(rows: IndexArray, error: FloatArray, error_key: str, scores: ScoreTable) -> Ranking:
-    """Return the two best of the models in `rows`. `error` contains the score `error_key` of all models."""
+    """Return the two best of the models in `rows`. `error` has the score `error_key` of each model in the catalogue."""
     errors, measured = _hardest(rows, scores) if error_key == "mae" else (error[rows], error_key)
     order = np.argsort(unknown_last(errors), kind="stable")
     data = scores.measured_on[rows]

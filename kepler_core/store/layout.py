@@ -82,7 +82,7 @@ def twin_path(path: str, twin: Twin) -> str:
 
 
 def zip_bytes(files: Mapping[str, bytes]) -> bytes:
-    """Return a zip archive of `files` (path -> content). Archives of equal files have equal bytes."""
+    """Return a zip archive of `files`, which maps paths to contents. Archives of equal files have equal bytes."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for name in sorted(files):

@@ -322,7 +322,7 @@ class LocalStore(Store):
 
 
 def _index_path(folder: Path) -> Path:
-    """Return the path of the index of the version in a folder."""
+    """Return the path of a version's index. `folder` is the folder of the version."""
     return folder.with_name(f"{folder.name}.index")
 
 

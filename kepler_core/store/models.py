@@ -129,7 +129,7 @@ class StoredModel:
     def files(self) -> dict[str, bytes]:
         """Return all files of the model, by path below the pipeline: its folder, its zip file and its weight file.
 
-        The model must not have been read for serving, because the snapshot then has no file names.
+        Use this method only for a model that was read with `serving=False`. Otherwise, the snapshot has no file names.
         """
         single = (f"{self.path}.zip", f"{self.path}.json")
         names = self.snapshot.names

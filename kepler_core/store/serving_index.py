@@ -113,7 +113,7 @@ class _Document(msgspec.Struct, array_like=True):
     specs: list[Spec]
     texts: list[str]
     tuples: list[list[str | int]]
-    """Names of features, of scores and of data."""
+    """Lists that models share: names of features, names of scores, and identities of validation data."""
     node_types: dict[int, _NodeType]
     metadata: list[_Block]
     """The `metadata.json` of each model, in the order of `models`."""
@@ -153,7 +153,7 @@ class _Table:
 
 
 def make_index(pipeline: str, version: int, files: Mapping[str, bytes]) -> bytes | None:
-    """Return the index of a version with these files (path -> content).
+    """Return the index of a version. `files` maps the paths of the version's files to their contents.
 
     Return None if the version has few models, if they cannot be read, or if the index would be too large.
     """
@@ -365,7 +365,7 @@ def _model_of_file(record: tuple[str, FileRecord]) -> str | None:
 
 
 def _part_of(snapshot: Snapshot, records: Iterable[tuple[str, FileRecord]]) -> Snapshot:
-    """Return a snapshot that has only these files."""
+    """Return a snapshot that has only the files in `records`."""
     files = dict(records)
     return attrs.evolve(snapshot, manifest=Manifest(LAYOUT_VERSION, files), names=frozenset(files))
 

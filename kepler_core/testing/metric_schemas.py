@@ -195,7 +195,7 @@ def has_the_right_units(subject: Subject) -> None:
     installed.
     """
     if all(other is not subject.plugin for other in registry.metric_schemas.load_all()[0].values()):
-        return  # not installed: recordings are read with installed schemas only
+        return  # the schema is not installed, so no recording is read with it
     schema = subject.make()
     entries = _tested_mappings(schema, list(_metrics(subject)))
     cpus = [entry for entry in entries if entry[1].kind == "cpus"]

@@ -19,7 +19,7 @@ from kepler_plugins.collectors.perf_events import COUNTERS, CpuCounters, CpuCoun
 MAX_CPUS = 1024
 """Maximum number of CPUs. Each CPU needs a file descriptor for each counter."""
 SPARE_DESCRIPTORS = 128
-"""File descriptors that are left for the other parts of the process."""
+"""Number of file descriptors that the collector leaves free for the other parts of the process."""
 MIN_RUNNING_FRACTION = 0.01
 """If the counters of a CPU counted for less than this fraction of a period, they are not extrapolated to the whole
 period."""

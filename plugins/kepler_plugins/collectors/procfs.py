@@ -37,8 +37,8 @@ STOOD_STILL_FRACTION = 0.5
 """The virtual machine stood still (was paused) in a period if every CPU's time in all modes together, idle included, is
 below this fraction of the period."""
 MAX_FREQUENCY_FILES = 32
-"""Maximum number of CPUs whose clock frequency is read, because reading can wake an idle CPU. Of more CPUs, an evenly
-spaced part is read."""
+"""Maximum number of CPUs whose clock frequency is read, because reading can wake an idle CPU. If there are more
+CPUs, only some of them, at equal distances, are read."""
 
 _CPU_FEATURES = ("bpf_cpu_time_ms", *(name for name in HOST_FEATURES if name.startswith("cpu_")))
 _PARSERS: dict[str, tuple[Callable[[bytes], Counters], tuple[str, ...]]] = {

@@ -48,7 +48,7 @@ class CellCache:
     """Predicts exactly what leaf masks predict, and keeps the watts of the cells that requests have needed."""
 
     def __init__(self, masks: JointLeafMasks, max_slot_bits: int = SLOT_BITS) -> None:
-        """Take the leaf masks. They must not have more than `_MAX_CELLS` cells: see `cell_cache`.
+        """Create an empty cache for leaf masks with at most `_MAX_CELLS` cells (see `cell_cache`).
 
         The cache grows to at most 2 to the power of `max_slot_bits` slots, at least 4.
         """
@@ -84,7 +84,7 @@ class CellCache:
         return self._rows.predict_row if isinstance(self._rows, RowMasks) else None
 
     def extended(self, more: Predictor | JointPredictor, columns: Sequence[int]) -> JointPredictor | None:
-        """Return a predictor of the watts of these ensembles and of `more`; see `contracts.ExtensiblePredictor`."""
+        """Return a predictor that also predicts what `more` predicts (see `contracts.ExtensiblePredictor`)."""
         joint = self._masks.extended(more._masks if isinstance(more, CellCache) else more, columns)
         return None if joint is None else cell_cache(joint)
 
@@ -150,7 +150,7 @@ def cell_cache(masks: JointLeafMasks) -> CellCache | JointLeafMasks:
 
 
 def _numbers_of_cells(masks: JointLeafMasks) -> list[int]:
-    """Return the number of cells in the grid of each ensemble."""
+    """Return for each ensemble the number of cells of the grid that its thresholds form."""
     numbers = [1] * len(masks.base)
     for of_feature in masks.features:
         for ensemble, intervals in zip(_users(masks, of_feature), _own_intervals(of_feature), strict=True):

@@ -56,7 +56,7 @@ class LeafMasks:
     """The leaf masks of a tree ensemble. They give exactly the same predictions as a walk through the trees."""
 
     def __init__(self, edges: list[SingleArray], masks: list[Masks], leaves: SingleArray, base: np.float32) -> None:
-        """Take the thresholds, masks and leaf values of an ensemble.
+        """Create the leaf masks of an ensemble from its thresholds, masks and leaf values.
 
         `edges` has the thresholds of each feature, ascending. `masks` has for each feature an array of shape
         (thresholds + 1, trees), in which bit n of a mask stands for leaf n. `leaves` has the values of the
@@ -78,7 +78,7 @@ class LeafMasks:
         return watts
 
     def extended(self, more: Predictor | JointPredictor, columns: Sequence[int]) -> JointLeafMasks | None:
-        """Return a predictor of the watts of this ensemble and of `more`; see `contracts.ExtensiblePredictor`."""
+        """Return a predictor that also predicts what `more` predicts (see `contracts.ExtensiblePredictor`)."""
         return self._evaluator.extended(more, columns)
 
 
@@ -159,9 +159,9 @@ class JointLeafMasks:
         return watts
 
     def extended(self, more: Predictor | JointPredictor, columns: Sequence[int]) -> JointLeafMasks | None:
-        """Return a predictor of the watts of these ensembles and of `more`; see `contracts.ExtensiblePredictor`.
+        """Return a predictor that also predicts what `more` predicts (see `contracts.ExtensiblePredictor`).
 
-        Return None also if the masks together would be larger than `MAX_EXTENDED_BYTES`.
+        Return None if such a predictor is not possible, or if its masks would be larger than `MAX_EXTENDED_BYTES`.
         """
         if isinstance(more, LeafMasks):
             more = more._evaluator

@@ -46,7 +46,7 @@ class StepTable:
 
 
 class JointStepTables:
-    """Step tables over the same features, one table per component.
+    """Step tables (look-up tables of tree ensembles) over the same features: one table per component.
 
     A prediction searches the value of each feature only once for all tables.
     """

@@ -64,7 +64,7 @@ def encode(trees: Sequence[FittedTree]) -> tuple[bytes, bytes]:
 
 
 def decode(features: bytes, numbers: bytes, n_columns: int, base: float, group_size: int) -> Iterator[Trees]:
-    """Yield the trees of one ensemble in groups of at most `group_size` trees. The first group also contains `base`.
+    """Yield the trees of one ensemble in groups of at most `group_size` trees. Only the first group adds `base`.
 
     Raises `ModelError` if the arrays are damaged or exceed a limit.
     """

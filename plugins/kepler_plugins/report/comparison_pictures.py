@@ -87,7 +87,10 @@ def _points(letter: str, model: SideModel) -> list[SplitPoint]:
 
 
 def _margin(model: SideModel, split: SplitName, component: str) -> float | None:
-    """Return the half-width of the 90 % interval of a mean absolute error, from the model's stored held-out samples."""
+    """Return the half-width of the 90 % interval of a mean absolute error; None if it cannot be calculated.
+
+    It is calculated from the held-out samples that are stored with the model.
+    """
     samples = model.held_out
     if isinstance(samples, str) or component not in samples.predicted.get(split, {}):
         return None

@@ -38,9 +38,9 @@ at a low load than at idle, and the logarithm of 0 is not finite."""
 
 TREND = 0.5
 """Default part of the linear trend. The power of new machines follows the trend of earlier years only in part. This was
-tested on the table of SPECpower_ssj2008 results up to 2018. Models of machines up to 2011, 2012 and 2015 predict newer
-machines with mean errors of 25, 14 and 13 %. Without a trend, the errors are 28, 55 and 27 %. The whole trend gives
-larger errors than half of it."""
+tested on the table of SPECpower_ssj2008 results up to 2018. With half of the trend, models of machines up to 2011,
+2012 and 2015 predict newer machines with mean errors of 25, 14 and 13 %. Without a trend, the errors are 28, 55 and
+27 %. The whole trend gives larger errors than half of it."""
 
 
 @attrs.frozen
@@ -51,7 +51,7 @@ class IdleColumns:
     ratio: int
     """Column with the idle power, divided by the reference feature."""
     unit: float
-    """Factor for the idle power in watts, which is `unit` times the column `ratio` times the column `reference`."""
+    """Factor for the idle power: the idle power in watts is `unit` · column `ratio` · column `reference`."""
 
 
 class RatioRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
