@@ -18,8 +18,8 @@ OUTPUT_TYPES: tuple[OutputType, ...] = get_args(OutputType)
 Target = Literal["machine", "kepler", "capacity", "marginal"]
 """What the watts are that models are trained on.
 
-machine: the power of a whole machine, as a meter measures it. The other targets are the power of a virtual machine,
-which no meter measures: it is a part of the host's power, and `kepler_core.pairs.targets` defines the part.
+machine: the power of a whole machine, as a meter measures it. All other targets are the power of a virtual machine,
+which no meter measures. It is a part of the host's power. The module `kepler_core.pairs.targets` defines this part.
 """
 
 TARGETS: tuple[Target, ...] = get_args(Target)
@@ -124,8 +124,8 @@ REDUCED_GROUPS = {
     "BPFOnly": "CPUTime",
     **{group: f"{group}NoPageCache" for group in ("BPFIRQ", "Basic", "WorkloadOnly", "Full")},
 }
-"""Maps each feature group with an optional feature to the group without this feature, which is trained in its place if
-the data lacks the feature."""
+"""Some feature groups have an optional feature. Each of them is mapped to the group without this feature. If the data
+lacks the feature, models of the second group are trained."""
 
 _WHOLE_GROUPS = {reduced: group for group, reduced in REDUCED_GROUPS.items() if reduced not in FEATURE_GROUPS}
 
@@ -138,8 +138,8 @@ models."""
 CONSTANT_WATTS = 1e-3
 """Power that varies by at most this number of watts is constant: Kepler's protocol has a resolution of 1 mW."""
 CONSTANT_FRACTION = 1e-4
-"""Power that varies by at most this fraction of its highest value is constant: a model in single precision cannot
-reproduce smaller variations."""
+"""Power counts as constant if it varies by at most this fraction of its highest value. A model in single precision
+cannot reproduce smaller variations."""
 
 
 RARE_MAXIMUM = 1.0
@@ -204,10 +204,10 @@ CPU runs."""
 def dead_features(moves: Mapping[str, bool]) -> tuple[str, ...]:
     """Return the features that are always 0 because a part of Kepler measures nothing.
 
-    `moves` maps each known feature to whether any of its values is above 0. A CPU that runs uses cycles,
-    instructions and CPU time. If one of these features is above 0 and another is always 0, the part of Kepler that
-    measures the second feature does not work: the eBPF programs were not loaded (e.g. on real-time kernels), or there
-    are no hardware counters (e.g. in virtual machines). Then the zeros of this part mean nothing.
+    `moves` maps each known feature to whether any of its values is above 0. A CPU that runs uses cycles, instructions
+    and CPU time. If one of these features is above 0 and another is always 0, a part of Kepler does not work. Either
+    the eBPF programs were not loaded (e.g. on real-time kernels), or there are no hardware counters (e.g. in virtual
+    machines). Then the zeros of this part mean nothing.
     """
     runs = any(moves.get(feature, False) for features in (*_DECISIVE.values(), ("cache_miss",)) for feature in features)
     if not runs:

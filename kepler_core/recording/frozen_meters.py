@@ -140,9 +140,9 @@ def _without_still_components(watts: FloatArray, components: Sequence[str]) -> F
     """Return `watts`, with NaN where package or DRAM has no power while another component of the meter has power.
 
     `watts` and the result have the shape (components, samples). The next interval may contain the energy of the
-    interval without power, so the power of the next interval is NaN, too. If a component often stands still, all power
-    of the component is NaN: it is not measured, or its counter is too coarse. Core and uncore are 0 W on machines that
-    do not measure them.
+    interval without power, so the power of the next interval is NaN, too. If a component's counter often stands still,
+    the component is not measured, or its counter is too coarse. Then all power of the component is NaN. Core and uncore
+    are 0 W on machines that do not measure them.
     """
     result = watts.copy()
     for at, component in enumerate(components):

@@ -12,8 +12,8 @@ from kepler_core.recording.laid_out import LaidOut
 from kepler_core.vocabulary import CPU_FEATURES
 
 JUMP_FACTOR = 2.0
-"""A value of a node may be a jump if it is above this multiple of the next lower value of the node. All higher values
-may then be jumps, too. Among hundreds of true readings of a running machine, no value is so far above the
+"""A value of a node may be a jump if it exceeds the node's next lower value by this factor. All higher values may then
+be jumps, too. Among hundreds of true readings of a running machine, no value is so far above the
 next lower value."""
 BURSTY_JUMP_FACTOR = 1000.0
 """Replaces `JUMP_FACTOR` for features that may rise suddenly although there is little work, e.g. disk interrupts."""

@@ -107,8 +107,8 @@ class MappedMetric:
     ambiguous: BoolArray | None = None
     """Whether the values of a series are uncertain, shape (series,); None if no values are uncertain.
 
-    They are uncertain if another series of the same container or socket has other values, or if the series has two
-    values at many timestamps.
+    There are two reasons. Another series of the same container or socket has other values, or the series itself has
+    two values at many timestamps.
     """
 
 

@@ -24,7 +24,7 @@ _LARGEST_DELAY = 2.0
 """Maximum delay between a counter's values in two replicas, as a multiple of the usual time between increases.
 
 Two servers scrape a target at different times, less than one scrape interval apart. A range query repeats a
-value until the next scrape, so that the value may be old by up to one more interval.
+value until the next scrape. So the value may be older by up to one interval.
 """
 _AGREEING_TIMES = 0.95
 """Minimum fraction of times at which the values of replicas agree. Around resets and gaps, the values differ."""

@@ -120,9 +120,9 @@ def forget_uncounted(
 ) -> None:
     """Set a node's sum of a feature to NaN where busy containers have no value of this feature.
 
-    Kepler reports all features of each container. If a feature in `names` has no value for containers that do more
-    than `NEGLIGIBLE_FRACTION` of the node's work, the sum over the other containers would be too low. The work is
-    measured by the first feature of `_WORK` that the recording has and that is not the feature in question.
+    Kepler reports all features of each container. Suppose that a feature in `names` has no value for containers that do
+    more than `NEGLIGIBLE_FRACTION` of the node's work. Then the sum over the other containers would be too low. The
+    work is measured by another feature: the first one of `_WORK` that the recording has.
     `container_features` have shape (rows,), `node_features` shape (samples,).
     """
     for name, values in container_features.items():

@@ -23,9 +23,9 @@ from kepler_core.recording.times import utc
 _EXACT = 2.0**40
 """Prometheus stores counters below this value (in double precision) with an error of less than 0.001."""
 MAX_FIRST_RATE = 3.0
-"""A new counter is assumed to have started at 0 if its first rate is at most this multiple of its second rate."""
+"""It is assumed that a new counter started at 0 if its first rate is at most this multiple of its second rate."""
 _FEWEST_RATES = 10
-"""A fall of a counter is checked only if its series has at least this number of usable rates to compare it with."""
+"""Minimum number of usable rates in a series. With fewer rates, a fall of the counter cannot be compared with them."""
 _SMALL_FALL = 0.9
 """If a counter falls, but keeps at least this fraction of its value, it was possibly not reset."""
 _LARGEST_ROUNDING = 0.01
@@ -43,8 +43,8 @@ class Position:
     sample: IntArray
     """Index of each point's sample, shape (points,).
 
-    At first, this is an index into a grid that has a row for each node and a column for each timestamp:
-    row · columns + column. `layout` then replaces this index by the index of the sample.
+    At first, it is the index of a cell in a grid that has a row for each node and a column for each timestamp. The
+    module `layout` then replaces it by the index of the sample.
     """
     unit: IntArray
     """Index of each point's unit in `SeriesCodes.units`, shape (points,)."""
@@ -156,8 +156,8 @@ def _start_new_series(
     node's power contains its work. If the first value is much larger than the next increase, a part of it may have been
     counted earlier. The rate of such a first point is not set.
 
-    `grid` holds all timestamps of the recording, sorted. Return the indices of the first points whose rate is not
-    set for this reason, and the largest possible rate of each of these points.
+    `grid` holds all timestamps of the recording, sorted. Return the indices of the first points whose rate is not set.
+    Return also the largest possible rate of each of these points.
     """
     at = metric.starts[metric.lengths > 0]
     if position.scrapes is None:
@@ -181,8 +181,8 @@ def _start_new_series(
 def _falls(metric: Metric, values: FloatArray, reset: BoolArray) -> BoolArray:
     """Return the points at which a counter falls without being reset, shape (points,).
 
-    A counter that is reset begins at 0 again, so that its value afterwards is the increase since the reset: at most a
-    few usual increases. If the counter falls by a few percent only, and its value is far larger than a few usual
+    A counter that is reset begins at 0 again. So its value afterwards is small: it is the increase since the reset, at
+    most a few usual increases. If the counter falls by a few percent only, and its value is far larger than a few usual
     increases, it was not reset. For example, a server that deduplicates replicas may have switched to a replica with
     older values. `values` are the rates, and `reset` marks the points at which the counter falls.
     """

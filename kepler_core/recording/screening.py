@@ -30,8 +30,8 @@ IDLE_QUANTILE = 0.1
 CEILING_WATTS = {"package": 4_000.0, "core": 4_000.0, "uncore": 4_000.0, "dram": 4_000.0, "platform": 50_000.0}
 """Highest power that a component of one node can have.
 
-The largest servers have eight sockets of 500 W (Intel Xeon 6900, AMD EPYC 9005: thermal design power up to
-500 W), and 8 TB of memory at 0.4 W per GB. The largest nodes with accelerators draw about 15 kW (NVIDIA DGX
+The largest servers have eight sockets of 500 W, and 8 TB of memory at 0.4 W per GB. (500 W is the highest thermal
+design power of Intel Xeon 6900 and AMD EPYC 9005.) The largest nodes with accelerators draw about 15 kW (NVIDIA DGX
 B200: 14.3 kW), mainframes up to 30 kW. If a counter counts millijoules or microjoules instead of joules, the
 computed power is at least a thousand times too high."""
 WHOLE_SERIES = 0.5

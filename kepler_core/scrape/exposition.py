@@ -51,7 +51,7 @@ def parse_exposition(
     """Return the samples of all wanted metrics, in the order of the text.
 
     Timestamps and exemplars in the text are ignored. `name` is the text's name in messages. Raises `ExpositionError`
-    with the line if a line is malformed, even a line of an unwanted metric: no part of such a text is used.
+    with the line if any line is malformed, even a line of an unwanted metric. No part of such a text is used.
     """
     if len(content) > MAX_BYTES:
         raise ExpositionError(f"more than {MAX_BYTES} bytes", document=name)

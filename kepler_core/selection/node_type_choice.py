@@ -96,8 +96,8 @@ class NodeTypeChooser:
     def _refused(self, request: ModelRequest, wanted: BoolArray) -> str:
         """Return why the wanted node types have no linear weights for a request, as the end of an error message.
 
-        `wanted` is a mask over the codes of node types. The text is empty if the request is not for linear weights,
-        or if these node types have linear weights or no models.
+        `wanted` is a mask over the codes of node types. The text is empty if the request is not for linear weights.
+        It is also empty if these node types have linear weights, or if they have no models.
         """
         columns = self._columns
         of_types = columns.node_types.with_codes(np.flatnonzero(wanted))

@@ -2,7 +2,7 @@
 
 A training measures a model's mae on several splits: blocks of time, regimes (kinds of work), recordings and nodes (see
 `kepler_core.honesty`). Models are compared by their mae on the hardest part of the hardest split, e.g. on the kind of
-work that is most unlike the rest of the training: a mean over all parts would hide such an error. If a split was not
+work that is most unlike the rest of the training. A mean over all parts would hide such an error. If a split was not
 measured for one of the compared models, the split is not used. Otherwise a model could be preferred because its errors
 on hard splits were not measured. Models without measured splits are compared by their mae.
 

@@ -310,8 +310,8 @@ class LocalStore(Store):
                 yield staging
             finally:
                 shutil.rmtree(staging_root, ignore_errors=True)
-                # If this process has forked meanwhile, the child has the lock file open too: closing the file here
-                # would not release the lock.
+                # Unlock the file before it is closed. If this process has forked meanwhile, the child also has the file
+                # open, so closing the file here would not release the lock.
                 fcntl.flock(lock, fcntl.LOCK_UN)
 
     def _make_current(self, pipeline: str, version: int, staging: Path) -> None:

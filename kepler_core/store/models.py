@@ -233,9 +233,9 @@ def read_node_types(snapshot: Snapshot) -> dict[int, NodeType]:
 def read_models(snapshot: Snapshot, *, serving: bool = False) -> list[StoredModel]:
     """Return all models of a pipeline, in the order of their paths.
 
-    `serving=True` is meant for servers that send the zip files of models and never load a model: the function then also
-    reads the zip file of every model, and the returned models keep no file names in memory. Raises `StoreError` if a
-    file in the manifest is missing, or if the function reads a damaged file.
+    `serving=True` is meant for servers that send the zip files of models and never load a model. The function then also
+    reads the zip file of every model. The returned models keep no file names in memory. Raises `StoreError` if a file
+    in the manifest is missing, or if the function reads a damaged file.
     """
     return list(iterate_models(snapshot, serving=serving))
 

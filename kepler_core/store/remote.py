@@ -45,8 +45,8 @@ PROBE = ".probe"
 
 CONNECT_TIMEOUT_SECONDS = 5
 READ_TIMEOUT_SECONDS = 15
-"""Maximum time to wait for the next bytes from the server. botocore and s3fs repeat a request that timed out, so a
-request to a server that does not answer fails after four times this timeout."""
+"""Maximum time to wait for the next bytes from the server. botocore and s3fs repeat a request that timed out. So
+a request to a server that does not answer fails after four times this timeout."""
 
 _log = logging.getLogger(__name__)
 

@@ -1,7 +1,7 @@
 """Read zip archives from untrusted sources.
 
-An archive is refused if it contains a name that leads outside of the archive, a link or an encrypted
-member, or if its sizes exceed the limits. Sizes are counted while unpacking, because the sizes in an
+An archive is refused if it contains a name that leads outside of the archive, a link, or an encrypted
+member. It is also refused if it is too large. Sizes are counted while unpacking, because the sizes in an
 archive's directory may be wrong.
 """
 

@@ -7,9 +7,9 @@ A server reads a version with ten thousand models several times faster from this
 
     b"kepler-core index 1\\n" + SHA-256 digest of the rest (32 bytes) + a `_Document` in MessagePack
 
-An index is used only if the digest fits, if it belongs to exactly this manifest, and if this release of Kepler Core has
-written it, because another release may have read other properties from the files of the models. `first_difference`
-compares an index with the files of its version.
+An index is used only if three conditions are met. Its digest is correct. It belongs to the version's manifest. The
+running release of Kepler Core has written it, because other releases may read other properties from the models' files.
+`first_difference` compares an index with the files of its version.
 """
 
 from __future__ import annotations

@@ -21,8 +21,8 @@ MAX_CPUS = 1024
 SPARE_DESCRIPTORS = 128
 """Number of file descriptors that the collector leaves free for the other parts of the process."""
 MIN_RUNNING_FRACTION = 0.01
-"""If the counters of a CPU counted for less than this fraction of a period, they are not extrapolated to the whole
-period."""
+"""Minimum fraction of a period in which the counters of a CPU must have counted. If the fraction is smaller, the counts
+are not extrapolated to the whole period."""
 _CPU_RANGE = re.compile(r"([0-9]{1,4})(?:-([0-9]{1,4}))?")
 
 
@@ -101,7 +101,7 @@ def increases(
 ) -> tuple[dict[str, float], list[str]]:
     """Return the increase per second of each counter, summed over all CPUs, and the reason for each missing counter.
 
-    If the counters of a CPU counted only in a part of the period, because several programs share them, the increase is
+    Several programs may share the counters of a CPU. Then they count only in a part of the period, and the increase is
     extrapolated to the whole period.
     """
     sums: dict[str, float] = {}

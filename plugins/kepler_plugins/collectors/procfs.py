@@ -110,8 +110,8 @@ class ProcfsCollector(Collector):
             self._not_the_machine[point.removeprefix("/")] = (
                 f"{point} is a {kind} file of this container, not the machine's"
             )
-        # In a container, /proc/net has the network of the container. If the machine's /proc is mounted in another
-        # folder, process 1 in that folder is process 1 of the machine, and its files show the machine's network.
+        # In a container, /proc/net has the network of the container. But the machine's /proc may be mounted in another
+        # folder. Process 1 in that folder is process 1 of the machine, and its files show the machine's network.
         is_mounted = self._root != Path("/") and (self._root / _NETWORK_OF_PROCESS_1).exists()
         self._network = _NETWORK_OF_PROCESS_1 if is_mounted else _NETWORK
         if not is_mounted and (reason := _container_network(self._root)):

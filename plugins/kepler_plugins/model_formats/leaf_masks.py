@@ -1,7 +1,7 @@
 """Evaluation of a tree ensemble over any number of features with bit masks of the leaves.
 
-The value of a single feature already excludes some leaves of a tree: if the value is above the threshold of a
-tree node, then the leaves on the true side of this node cannot be reached, whatever the other features are.
+The value of a single feature already excludes some leaves of a tree. If the value is above the threshold of a
+tree node, the leaves on the true side of this node cannot be reached, whatever the other features are.
 The thresholds of a feature divide its values into intervals. For each feature, interval and tree there is one
 mask, which has a bit for each leaf that can still be reached. A prediction combines the masks of all features
 with a bitwise AND. The lowest bit that is left stands for the leaf that the tree reaches. So a prediction
@@ -297,8 +297,8 @@ def _number_leaves(trees: Trees, root: int) -> tuple[list[int], list[tuple[int, 
 
     The true side is the child for which the node's condition is true.
 
-    Returns the leaves in the order of their numbers, and (node, first, end) for each inner node: the leaves
-    with the numbers `first` to `end - 1` are on the true side of the node. Returns None if the tree has too
+    Returns the leaves in the order of their numbers, and a triple (node, first, end) for each inner node. The leaves
+    with the numbers `first` to `end - 1` are on the true side of this node. Returns None if the tree has too
     many leaves.
     """
     leaves: list[int] = []

@@ -1,9 +1,9 @@
 """Evaluation of leaf masks for a single row.
 
 Kepler's requests for the power of a node have one or two rows. For so few rows, most of the time is the overhead of
-NumPy's calls. `RowMasks` has a copy of the masks in which the masks of all trees for an interval are one long integer
-of Python, with a byte per tree. So a bitwise AND of two features combines the masks of all trees, and only the look-up
-and the sums of the leaves need NumPy.
+NumPy's calls. `RowMasks` has a copy of the masks. In this copy, the masks of all trees for an interval are one long
+integer of Python, with a byte per tree. So a bitwise AND of two features combines the masks of all trees. Only the
+look-up and the sums of the leaves need NumPy.
 """
 
 from __future__ import annotations

@@ -60,8 +60,8 @@ def merge_edges(edges: Sequence[SingleArray]) -> tuple[SingleArray, IndexArray]:
     """Merge the thresholds that several ensembles have for the same feature.
 
     Returns the merged thresholds, ascending, and an array of shape (ensembles, merged thresholds + 1). The
-    merged thresholds divide the feature's values into intervals. For each ensemble and each of these
-    intervals, the array has the index of the interval between the ensemble's own thresholds that contains it.
+    merged thresholds divide the feature's values into small intervals. Each small interval is inside an interval
+    between two of an ensemble's own thresholds. The array has the index of this larger interval.
     """
     # np.unique is not used, because it imports numpy.ma, which takes longer than the rest of this function.
     merged = np.array(sorted({edge for of_ensemble in edges for edge in of_ensemble.tolist()}), dtype=np.float32)

@@ -190,8 +190,8 @@ class BlendRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
 class BlendTrainer(Trainer):
     """Fits the mean of five models with different weaknesses: see `BlendRegressor`.
 
-    `boosted_trees` is the number of trees in each of the three boosted ensembles, `extra_trees` the number of trees in
-    each of the two ensembles of extra trees.
+    Each of the three boosted ensembles has `boosted_trees` trees. Each of the two ensembles of extra trees has
+    `extra_trees` trees.
     """
 
     model_format = "blend"

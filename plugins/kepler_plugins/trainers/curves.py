@@ -29,8 +29,8 @@ from kepler_core.contracts import FitTask, Regressor, Trainer
 class CurveRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
     """A rising curve over one column of X.
 
-    `fit` sets the inner parameters `inner_`, the slope `slope_` ≥ 0 and the offset `offset_` of the curve:
-    predict(X) = slope_ · shape(x, *inner_) + offset_, where x is the column.
+    `fit` sets the inner parameters `inner_`, the slope `slope_` ≥ 0 and the offset `offset_` of the curve. The
+    prediction for a value x of the column is slope_ · shape(x, *inner_) + offset_.
     """
 
     curve: ClassVar[str]

@@ -201,8 +201,8 @@ def _host(instance: str, vcpus: int | None) -> tuple[MachineDescription, int]:
 def _machine(spec_file: str | None, facts: _Facts) -> MachineDescription:
     """Return the machine.
 
-    Each fact comes from the first of these sources that has it: the user's options, the file (or this machine), the
-    table of processors.
+    There are three sources of facts: the user's options, the file (or this machine), and the table of processors. Each
+    fact comes from the first source that has it.
     """
     if spec_file is not None:
         spec = read_machine_spec(spec_file)
