@@ -341,7 +341,7 @@ def _load(simulation: Simulation, rng: np.random.Generator) -> tuple[FloatArray,
         length = int(rng.integers(5, 41))
         level[start : start + length] = 0.0 if rng.random() < 0.15 else rng.uniform(0.05, 1.0)
         start += length
-    # activity of the containers: a few containers do most of the work
+    # draw the activity of each container, so that a few containers do most of the work
     weight = rng.pareto(1.2, n) + 0.05
     phase, period = rng.uniform(0, 2 * np.pi, n), rng.uniform(10, 80, n)
     activity = weight[:, None] * (1.0 + 0.8 * np.sin(2 * np.pi * at / period[:, None] + phase[:, None]))

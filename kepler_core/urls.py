@@ -86,7 +86,7 @@ def secrets_of(url: str) -> list[str]:
 
 
 def without_secrets(text: str, secrets: Iterable[str] = ()) -> str:
-    """Return a text from a library or server, with URLs as `shown_url` returns them, and *** instead of secrets."""
+    """Return a text from a library or server without secrets: they become ***, and URLs are changed by `shown_url`."""
     text = _URL_IN_TEXT.sub(lambda match: shown_url(match[0]), text)
     for secret in sorted(secrets, key=len, reverse=True):
         if len(secret) >= MIN_SECRET_CHARACTERS:

@@ -37,10 +37,10 @@ def find_windows(laid_out: LaidOut) -> dict[str, IntArray]:
 
     A meter that never moves has no power at all, however short the recording is: a machine that runs draws power.
 
-    Such a meter gets a new reading only at some samples. Its power at a sample is the mean over a window of time that
-    ends at this sample. The result maps the energy source of each such meter to an array of shape (samples,). The
-    array contains the index of the sample at which the window begins, or -1 if this is not known. The windows of all
-    other meters begin at the previous sample.
+    A meter whose reading is renewed seldom has a new reading only at some samples. Its power at a sample is the mean
+    over a window of time that ends at this sample. The result maps the meter's energy source to an array of shape
+    (samples,). The array contains the index of the sample at which the window begins, or -1 if this is not known. The
+    windows of all other meters begin at the previous sample.
     """
     windows: dict[str, IntArray] = {}
     has_long_interval = _has_long_interval(laid_out)

@@ -113,7 +113,7 @@ def _jumps(values: FloatArray, others: list[FloatArray], factor: float, are_watt
             confirmed &= values[candidates] <= factor * values[usual].max() * rise
         candidates = candidates[~confirmed]
     is_jump[candidates] = True
-    # a counter jumps in one interval; work that goes on for longer is no jump
+    # A counter jumps in a single interval. High values in several successive intervals are real.
     lasting = np.zeros(len(values), dtype=bool)
     lasting[1:] = is_jump[1:] & is_jump[:-1]
     lasting[:-1] |= lasting[1:]

@@ -31,8 +31,8 @@ _AGREEING_TIMES = 0.95
 _COMMON_UNITS = 0.5
 """Replicas of one target must have at least this fraction of their containers in common.
 
-Replicas of one target report the same containers. Containers that live shorter than a scrape interval may be
-missing in one of them.
+Replicas of one target report the same containers. A container that lives shorter than a scrape interval
+may be missing in one replica.
 """
 _LARGEST_DIFFERENCE = 0.1
 """Maximum difference of the energy that two exporters on one machine report in an interval.
@@ -341,7 +341,7 @@ def _equal_counters(
 
 
 def _other_containers(mapped: Sequence[MappedMetric], units: Sequence[str], first: _Group, second: _Group) -> bool:
-    """Return whether both groups report containers with unique ids, but have few of these containers in common."""
+    """Return whether two groups of series report mostly different containers. Only containers with unique ids count."""
     one, other = (
         {
             unit

@@ -38,7 +38,7 @@ that have a rate would be far too low.
 """
 
 COMPLETE = 0.9
-"""Smallest fraction of the series of a node's feature that must have a rate; otherwise the sum is unknown (NaN)."""
+"""If fewer than this fraction of the series of a node's feature have a rate, their sum is unknown (NaN)."""
 
 
 def known_first(first: FloatArray | None, second: FloatArray) -> FloatArray:

@@ -29,7 +29,7 @@ _FEWEST_RATES = 10
 _SMALL_FALL = 0.9
 """If a counter falls, but keeps at least this fraction of its value, it was possibly not reset."""
 _LARGEST_ROUNDING = 0.01
-"""Maximum error of a counter's value because of rounding, as a fraction of the counter's usual increase."""
+"""Maximum rounding error of a counter, as a fraction of the counter's usual increase."""
 
 
 @attrs.define(eq=False)

@@ -203,7 +203,7 @@ def _samples(series: Series) -> FloatArray:
 
 
 def _most_samples(series: Series) -> int:
-    """Return an upper bound of a series' number of samples."""
+    """Return a number that is at least as high as the number of samples of a series."""
     if _is_export(series):
         return bytes(series.timestamps).count(b",") + 1
     # Each sample has an opening bracket. Strings may contain brackets, too, so the count may be too high.

@@ -17,7 +17,7 @@ from kepler_core.recording.metric_mapping import UNIQUE_ID, Codes, MappedMetric,
 _FEWEST_COMMON = 3
 """Two counters are compared only if they have values at this number of common times or more."""
 _WINDOWS = 20
-"""Number of periods of time in which the increases of two counters are compared."""
+"""Number of periods of time. In each period, the increases of two counters are compared."""
 _RISE_TOLERANCE = 0.1
 """Largest difference between the increases of a counter and of its copy, as a fraction of the larger increase."""
 
@@ -76,7 +76,7 @@ def without_duplicate_nodes(
 
 
 def _add_spans(item: MappedMetric, node_spans: _Spans, container_spans: dict[int, _Spans]) -> None:
-    """Add the time spans of a metric's series to the spans of their nodes, and of their containers on each node."""
+    """Extend the time spans of nodes, and of containers on each node, by the time spans of a metric's series."""
     for index, start, end in item.metric.time_spans():
         node = int(item.node[index])
         node_spans.add(node, start, end)

@@ -95,7 +95,7 @@ class SchemaUse:
         return any(use.mappings for use in self.metrics.values())
 
     def spelling(self, level: str, name: str) -> str:
-        """Return the name of a metric for a feature or component, from the first schema that has such a metric.
+        """Return the name of a metric for the feature or component `name`, from the first schema that has one.
 
         Return `name` itself if no schema has such a metric.
         """

@@ -154,9 +154,9 @@ def leave_out_cpu_time(laid_out: LaidOut, cpus: int | None) -> None:
 def leave_out_frozen_usage(laid_out: LaidOut) -> None:
     """Leave out usage that is zero in all counters of a node while the node uses energy.
 
-    At such a sample, a node with low power (`IDLE_QUANTILE`) is idle, and its usage is kept. Otherwise the counters
-    were not updated. The next interval may then contain the missing usage, so its usage is left out, too. If the usage
-    of a node is zero at all samples, none of it is left out.
+    If the node's power is low at this time (`IDLE_QUANTILE`), the node is idle, and its usage is kept. Otherwise the
+    counters were not updated. The next interval may then contain the missing usage, so its usage is left out, too. If
+    the usage of a node is zero at all samples, none of it is left out.
     """
     usage = [
         name for name in laid_out.node_features if name not in laid_out.gauges and name in laid_out.container_features

@@ -132,7 +132,7 @@ class SectionSample:
                 self._columns.append(tuple(column[chosen] for column in of_piece))  # type: ignore[arg-type]
 
     def observations(self, digests: Sequence[str]) -> Observations:
-        """Return the observations of the kept sections; `digests` are those of the recordings, in order.
+        """Return the observations of the kept sections; `digests` are the recordings' digests, in order.
 
         Raises `RecordingError` if two recordings contain the same node at the same time.
         """

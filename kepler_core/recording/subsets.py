@@ -1,4 +1,4 @@
-"""Observations of some of the samples, or of some of the streams."""
+"""Reduce observations to some of their samples, or to some of their streams."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Readings of an exporter as a recording, in the form of Prometheus' range-query results."""
+"""Collect readings of an exporter, and return them as a recording in the form of Prometheus range-query results."""
 
 from __future__ import annotations
 

@@ -169,7 +169,7 @@ def _canonical_trainer(name: str) -> str:
     try:
         return registry.trainers.canonical(name)
     except PluginError:
-        return name  # the trainer is not installed, but its stored models can be used
+        return name  # Without the trainer, its stored models can still be used.
 
 
 def _missing_features(columns: ModelColumns, rows: IndexArray, metrics: Collection[str]) -> str:

@@ -24,7 +24,7 @@ _FILE_NAME = re.compile(r"[0-9]{14}-[0-9a-f]{8}\.json")
 
 
 def decision_name() -> str:
-    """Return a new name for the file of a decision made now. Sorting such names sorts the decisions by time."""
+    """Return a name for the file of a new decision. The name contains the time, so sorted names are sorted by time."""
     return f"{time.time_ns() // 1_000_000:014d}-{uuid.uuid4().hex[:8]}.json"
 
 

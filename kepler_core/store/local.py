@@ -66,7 +66,7 @@ class LocalStore(Store):
             return []
         except OSError as error:
             raise StoreError(f"{self.root}: {error.strerror}") from error
-        # an incomplete pipeline is listed too: reading it raises an error with the reason
+        # List an incomplete pipeline, too. The program that reads it gets an error with the reason.
         return [entry.name for entry in entries if is_name(entry.name) and _is_folder_or_link(entry)]
 
     def exists(self) -> bool:
@@ -112,7 +112,7 @@ class LocalStore(Store):
             folder = self.path(pipeline)
             if (number := self._version_of(pipeline, folder)) is None:
                 return None, folder, None
-            # If version `number` was removed after `path` found it, another version is current now: try again.
+            # If version `number` was removed in the meantime, another version is current now. Try again.
             if (lock := self._locks.read(pipeline, number)) is not None and folder.is_dir():
                 return number, folder, lock
         raise StoreError(f"{self.root}: the current version of {pipeline} is replaced again and again")
@@ -131,20 +131,20 @@ class LocalStore(Store):
         manifest = read(MANIFEST_FILE, MAX_FILE_BYTES)
         try:
             content = _read(str(path), MAX_INDEX_BYTES)
-        except StoreError as error:  # the version can be read without its index
+        except StoreError as error:  # the index is optional: the version can be read without it
             raise UnusableIndexError(str(error)) from error
         return decode_index(content, manifest, snapshot)
 
     def signature(self, pipeline: str) -> str:
         folder = self.path(pipeline)
         if self._version_of(pipeline, folder) is not None:
-            return str(folder)  # a published version never changes, so its folder identifies the content
+            return str(folder)  # A published version never changes, so the name of its folder identifies its content.
         digest = hashlib.sha256()
         for name in sorted(_file_names(str(folder))):
             try:
                 status = (folder / name).stat()
             except OSError:
-                continue  # the file was removed after it was listed: the next signature will differ
+                continue  # the file was removed after it was listed, so the next call returns another text
             digest.update(f"{name}\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
         return digest.hexdigest()
 

@@ -82,8 +82,8 @@ class StoredModel:
     For portable models, the value has no meaning: Kepler Core does not need their weights."""
     _packed: PackedText
     _other_weights: PackedText | None
-    """Linear weights that Kepler Core can evaluate safely, but Kepler cannot; None if there are none. With such
-    weights, `weights` is None."""
+    """Linear weights that Kepler Core can evaluate safely, but Kepler cannot. They are None if the model has none, or
+    if it has `weights`."""
     archive_record: FileRecord | None
     """The size and digest of the model's zip file; None if `read_models` did not read this file."""
 
@@ -145,7 +145,7 @@ class StoredModel:
     def linear_weights(self) -> bytes | None:
         """The linear weights of a model that is not portable, as members of a JSON object without its braces.
 
-        The value is None if there are no such weights.
+        The value is None if the model has no linear weights.
         """
         if self.portable or self.no_linear_weights is not None:
             return None

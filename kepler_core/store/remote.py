@@ -100,7 +100,7 @@ class RemoteStore(Store):
             is_s3 = self._protocol in _S3
             filesystem = self._class(skip_instance_cache=True, **(_s3_options() if is_s3 else {}))
             if is_s3:
-                filesystem.retries = 2  # number of attempts of s3fs; in each of them, botocore tries twice
+                filesystem.retries = 2  # s3fs tries this number of times, and botocore tries twice in each attempt
             self._opened = (os.getpid(), TimeLimitedFiles(filesystem))
         return self._opened[1]
 

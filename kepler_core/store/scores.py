@@ -94,7 +94,7 @@ def read_scores(metadata: Mapping[str, Any], default_data: tuple[Any, ...]) -> S
     )
 
 
-# cached, because most models of a store have scores of the same names
+# The result is cached, because most models of a store have scores with the same names.
 @lru_cache(maxsize=4096)
 def _score_name(component: str, key: str) -> tuple[str | None, bool]:
     """Return the score's name (None if the number under `key` is not a score), and whether the score is an error."""

@@ -50,7 +50,7 @@ def read_csv(path: Path, kinds: ChooseKinds) -> RawTable:
     lines = array("q")
     for row in rows:
         if not row:
-            continue  # an empty line, e.g. at the end of the file
+            continue  # skip an empty line, e.g. at the end of the file
         place = f"row {len(lines) + 1} (line {reader.line_num})"
         if len(row) != len(header):
             raise TableError(f"{place} has {len(row)} cells, but there are {len(header)} columns", document=document)

@@ -211,8 +211,8 @@ class MachineFormula:
         low, high = self._factors(error_class, residuals["+".join(machine.missing)], load)
         lower, upper = watts * low, watts * high
         if idle_watts is not None:
-            # At idle, the only error is that of the stated idle power. The error grows with the power that the load
-            # adds.
+            # At idle, the only error is the error of the stated idle power. The error grows with the power that the
+            # load adds.
             part = min((watts - idle) / max(0.1 * (full - idle), 1e-9), 1.0)
             error = IDLE_METER_ERROR * idle
             lower = watts - error - part * max(watts - error - lower, 0.0)

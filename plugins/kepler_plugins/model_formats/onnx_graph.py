@@ -23,7 +23,7 @@ from kepler_plugins.model_formats.step_table import JointStepTables, StepTable, 
 from kepler_plugins.model_formats.tree_ensemble import read_trees
 
 _MAX_RELATIVE_ERROR = 1e-5
-"""Limit of the error of a model in single precision, as a fraction of the range of its predictions.
+"""Maximum error of a model in single precision, as a fraction of the range of its predictions.
 
 If the error is larger, the model is also converted in double precision. The more accurate graph is stored.
 """

@@ -102,7 +102,7 @@ def read_trees(graph: Graph, n_features: int) -> Trees | None:
             result = node.outputs
         return _trees_of_node(first.attributes, n_features) if graph.outputs == result else None
     except (ValueError, LookupError, struct.error):
-        return None  # an unusual graph is left to ONNX Runtime
+        return None  # ONNX Runtime evaluates graphs of any other form
 
 
 def _trees_of_node(attributes: Mapping[bytes, Attribute], n_features: int) -> Trees | None:

@@ -189,8 +189,10 @@ class PowercapOutput(Output):
             lowest[component] = microjoules
 
     def _retreat(self) -> None:
-        """After a failed write, remove the counters, because readers would take them for current. The next write makes
-        them again."""
+        """After a failed write, remove the counters, because other programs would read old values as current values.
+
+        The next write makes the counters again.
+        """
         self._leave_zones()
         # If the write failed, some old folders may not yet be replaced by new ones. So search all folders.
         with contextlib.suppress(OSError):

@@ -131,7 +131,7 @@ class Chosen:
 def chosen_models(evidence: Sequence[Evidence]) -> list[Chosen]:
     """Return the best model of each energy source and output type: the one with the lowest error on its hardest split.
 
-    At most `MAX_CHOSEN` models are returned, those of AbsPower first.
+    At most `MAX_CHOSEN` models are returned. AbsPower models come first.
     """
     best: dict[tuple[str, str], tuple[float, Chosen]] = {}
     for one in evidence:

@@ -40,8 +40,8 @@ class SplitPoint:
     """Mean absolute error of the model, or half-width of its intervals, in watts."""
     low: float
     high: float
-    """Upper end of the 90 % interval of the mean absolute error; `low` is the lower end. If the interval is not known,
-    both are equal to `watts`."""
+    """Upper end of the 90 % interval of the mean absolute error; `low` is its lower end. If the interval is not known,
+    `low` and `high` are equal to `watts`."""
     worst: float | None
     """Error on the hardest part."""
 

@@ -128,7 +128,7 @@ def _facts(decision: Decision) -> Iterator[tuple[str, str]]:
 def _time(seconds: float) -> str:
     try:
         return utc(seconds)
-    except (ValueError, OverflowError, OSError):  # a recorded time may be any number
+    except (ValueError, OverflowError, OSError):  # the time in a record may be any number, even an impossible time
         return f"{seconds:g} s"
 
 

@@ -33,7 +33,7 @@ TABLE_COLUMNS = (
     ("constant", "constant"),
     ("line", "line"),
 )
-"""Keys and headings of the columns of the table of all models."""
+"""The columns of the table of all models: their keys and their headings."""
 
 
 def page(

@@ -113,7 +113,7 @@ class BlendRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
                 for ratio in self.ratios_
             ],
             physical=StoredPhysical(
-                factor=2 * _FACTOR,  # two of the five models contain the physical model
+                factor=2 * _FACTOR,  # the physical model is a part of two of the five models
                 terms={name: StoredTerms(*weights) for name, weights in terms},
                 bias=self.physical_.bias,
                 highest=self.physical_.highest,

@@ -60,7 +60,7 @@ class CurveRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
             slope, offset, error = self._line(x, y, inner)
             if best is None or error < best[0]:
                 best = error, inner, slope, offset
-        assert best is not None  # every grid has at least one value
+        assert best is not None  # the loop runs at least once, because every grid has a value
         self.inner_, self.slope_, self.offset_ = best[1], best[2], best[3]
         if self.slope_ > 0:
             self._refine(x, y)

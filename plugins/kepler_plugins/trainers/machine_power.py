@@ -102,7 +102,7 @@ class RatioRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         self.idle_ = self.idle if self.divides_ and self.idle is not None and (X[:, self.idle.load] > 0).any() else None
         if self.idle_ is None:
             usable = y > 0
-            if not usable.any():  # the power is 0 in all rows
+            if not usable.any():  # all rows have a power of 0 W
                 usable, y = np.ones(len(y), dtype=bool), np.full_like(y, _NO_WATTS)
             ratio = y / self._references(X)
         else:
@@ -231,7 +231,7 @@ def _register_converter() -> None:
         from skl2onnx import update_registered_converter
         from skl2onnx.common.shape_calculator import calculate_linear_regressor_output_shapes as shapes
     except ImportError:
-        return  # the model format reports the missing library
+        return  # a missing skl2onnx is reported later, by the model format
     update_registered_converter(RatioRegressor, "KeplerRatioRegressor", shapes, _convert, overwrite=True)
 
 
