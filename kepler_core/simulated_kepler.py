@@ -31,7 +31,7 @@ INTERVAL_SECONDS = 5.0
 STALENESS_SECONDS = 0.5
 """Kepler's default `monitor.staleness`: a scrape starts a new window if Kepler's data is older than this."""
 REGISTER_JOULES = 262143.328850
-"""Highest value of the register of one socket."""
+"""Highest value of a socket's energy register, in joules."""
 TICKS_PER_SECOND = 100.0
 TERMINATED_JOULES = 10.0
 """Kepler shows an ended workload only if it used at least this energy (`monitor.minTerminatedEnergyThreshold`)."""

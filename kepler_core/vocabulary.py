@@ -78,7 +78,7 @@ cpu_user_ms + cpu_guest_ms + cpu_system_ms. Disk features count whole disks (no 
 device-mapper devices). Network features count all interfaces except the loopback interface.
 """
 CPU_FEATURES = ("bpf_cpu_time_ms", "cpu_cycles", "cpu_instructions")
-"""The features that rise with the work of the CPUs, and with the power."""
+"""The features that rise if the CPUs work more and draw more power."""
 
 FEATURES = (
     COUNTER_FEATURES

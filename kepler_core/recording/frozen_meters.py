@@ -81,7 +81,7 @@ class _Meter:
     known: BoolArray
     """Whether the power of any component is known, shape (samples,)."""
     still: BoolArray
-    """Whether no component's counter moved, shape (samples,)."""
+    """Whether the counters of all components have the same value as in the sample before, shape (samples,)."""
 
     @property
     def is_seldom(self) -> bool:

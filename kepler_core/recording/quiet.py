@@ -28,9 +28,9 @@ LOAD_FEATURES = ("bpf_cpu_time_ms", "cpu_cycles", "cpu_instructions")
 BLOCK_STEPS = (5, 3, 1)
 """Lengths of blocks in timestamps. If no block of one length is idle, blocks of the next length are tried."""
 QUIET_PART = 0.03
-"""A block is quiet if its load exceeds the load of the quietest block by at most this fraction of the capacity."""
+"""A block is quiet if its load exceeds that of the quietest block by at most this fraction of the CPUs' capacity."""
 IDLE_PART = 0.05
-"""The machine was idle if the load in the quiet blocks is at most this fraction of the capacity."""
+"""The machine was idle if the load in the quiet blocks is at most this fraction of the CPUs' capacity."""
 GAP_STEPS = 2.5
 """An interval of more than this many steps is a gap. Blocks do not span gaps."""
 MIN_COVERAGE = 0.5

@@ -85,7 +85,7 @@ def _add_spans(item: MappedMetric, node_spans: _Spans, container_spans: dict[int
 
 
 class _Spans:
-    """The time span in which each node has samples: the first and the last of their timestamps."""
+    """The time span in which each node has samples: from the first to the last timestamp of these samples."""
 
     def __init__(self) -> None:
         self._of_node: dict[int, tuple[float, float]] = {}
@@ -251,7 +251,7 @@ def _times_without_energy(mapped: list[MappedMetric], n_nodes: int) -> tuple[Int
         moved.append(change)
     if not nodes:
         return np.empty(0, dtype=np.int64), np.empty(0)
-    # on most nodes, every counter moves at all times: the samples of these nodes need no sorting
+    # On most nodes, every counter changes at all times. The samples of these nodes need not be sorted.
     stands_still = np.zeros(n_nodes, dtype=bool)
     for of_item, has_moved in zip(nodes, moved, strict=True):
         stands_still[of_item[~has_moved]] = True

@@ -85,7 +85,7 @@ class SchemaUse:
         return tuple(name for name, _ in self.schemas)
 
     def mappings(self, metric: str) -> tuple[MetricMapping, ...]:
-        """Return the mappings of a metric; nothing if no schema knows the metric or if it is not used."""
+        """Return the mappings of a metric; nothing if no schema knows the metric, or if the metric is not used."""
         use = self.metrics.get(metric)
         return () if use is None else use.mappings
 

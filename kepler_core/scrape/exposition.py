@@ -95,7 +95,7 @@ def _sample(line: str) -> ScrapedSample:
 
 
 def _labels(line: str, at: int) -> tuple[dict[str, str], int]:
-    """Return the labels that begin at an index of a line, and the index after them."""
+    """Return the labels that begin at the position `at` in a line, and the position after the labels."""
     labels: dict[str, str] = {}
     if not line.startswith("{", at):
         return labels, at

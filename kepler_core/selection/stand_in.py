@@ -61,7 +61,7 @@ def _linear(
 
 
 def _advice(select: Callable[[ModelRequest], Selection], request: ModelRequest, error: NoModelError) -> str:
-    """Return an error's message. If all fitting models contain only pickles, add what the user can do."""
+    """Return the message of `error`. If all models that fit contain only pickles, add what the user can do."""
     try:
         wanted = select(request)
     except NoModelError:

@@ -100,7 +100,7 @@ def _unpack(content: bytes, where: str) -> _Content:
 
 
 def _checked(files: dict[str, bytes], where: str) -> _Content:
-    """Return the content of an archive or folder that has these files.
+    """Check the files of an archive or a folder, and return them as the content of a pipeline.
 
     Raises `StoreError` if the files are not a pipeline, or if they differ from the manifest.
     """

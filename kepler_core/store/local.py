@@ -376,7 +376,7 @@ def _read(path: str, max_bytes: int) -> bytes:
             size = os.fstat(descriptor).st_size
             if size > max_bytes:
                 raise StoreError(f"{path}: larger than {max_bytes} bytes")
-            # read with a buffer of exactly the file's size: larger buffers are slow for thousands of small files
+            # Use a buffer of exactly the file's size. For thousands of small files, larger buffers are slow.
             content = os.read(descriptor, size)
             while len(content) < size and (more := os.read(descriptor, size - len(content))):
                 content += more

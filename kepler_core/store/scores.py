@@ -13,7 +13,7 @@ import attrs
 from kepler_core.honesty.document import HONESTY_KEY, SPLIT_NAMES
 
 _NOT_SCORES = ("node_type", "rows", "mape_floor")
-"""Keys of numbers in the metadata that are not scores."""
+"""Keys of the metadata whose numbers are not scores."""
 
 # Models whose scores have the same names share one tuple of names. This saves memory in large stores.
 _SHARED_NAMES: dict[tuple[str, ...], tuple[str, ...]] = {}
@@ -31,7 +31,7 @@ class Scores:
     relative_mae: float
     """The model's mae divided by the mae of always predicting the median of the training data; NaN if unknown."""
     has_twin: bool = False
-    """Whether another model checks this model (`kepler_core.honesty.document.Twin`)."""
+    """Whether the model has a twin: another model that checks it (`kepler_core.honesty.document.Twin`)."""
 
     def get(self, name: str) -> float | None:
         """Return the score with this name; None if it is unknown or not finite."""

@@ -153,7 +153,7 @@ class _Table:
 
 
 def make_index(pipeline: str, version: int, files: Mapping[str, bytes]) -> bytes | None:
-    """Return the index of a version. `files` maps the paths of the version's files to their contents.
+    """Return the index of a version, or None. `files` maps the paths of the version's files to their contents.
 
     Return None if the version has few models, if they cannot be read, or if the index would be too large.
     """

@@ -55,7 +55,7 @@ def scraped_families(subject: Subject) -> dict[str, Family]:
 
 
 def _names(subject: Subject) -> list[str]:
-    """Return all metric names: from `spelling`, from the author, and from the exporter's output."""
+    """Return all metric names: from the method `spelling`, from the plugin's author, and from the exporter's output."""
     schema = subject.make()
     spelled = [schema.spelling(level, word) for word in (*FEATURES, *COMPONENTS) for level in _LEVELS]
     return list(dict.fromkeys([*subject.extras.get("metrics", ()), *spelled, *scraped_families(subject)]))

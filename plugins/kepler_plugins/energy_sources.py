@@ -12,7 +12,7 @@ class RaplSysfs(EnergySource):
     components = RAPL_COMPONENTS
     sent_as = "intel_rapl"
     reads = ("rapl-sysfs", "rapl", "intel_rapl")
-    """Kepler 0.7.3 to 0.7.9 labels this meter `intel_rapl`."""
+    """In the metrics of Kepler 0.7.3 to 0.7.9, this meter has the label `intel_rapl`."""
 
 
 class RaplMsr(EnergySource):

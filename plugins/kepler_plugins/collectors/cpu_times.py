@@ -151,7 +151,7 @@ def usage_between(earlier: CpuTimes, later: CpuTimes, seconds: float, ticks_per_
 
 
 def _ticks(rest: bytes) -> tuple[int, ...] | None:
-    """Return the ticks of a row by mode. Modes that an old kernel does not have are 0."""
+    """Return the ticks in a row of /proc/stat, by mode. Modes that an old kernel does not have are 0."""
     fields = rest.split()[: len(MODES)]
     if len(fields) < _REQUIRED_MODES:
         return None

@@ -64,7 +64,7 @@ def parse_interfaces(content: bytes) -> Counters:
 
 
 def parse_vmstat(content: bytes) -> Counters:
-    """Return the page faults of all processes."""
+    """Return the number of page faults of all processes."""
     for line in content.splitlines():
         name, _, rest = line.partition(b" ")
         if name == b"pgfault" and (faults := unsigned(rest)) is not None:

@@ -104,7 +104,7 @@ class ProcfsCollector(Collector):
         self._previous: _Sample | None = None
 
     def open(self) -> None:
-        """Open the files. Raises `CollectorError` if /proc cannot be read."""
+        """Open the files that the collector reads. Raises `CollectorError` if /proc cannot be read."""
         self.close()
         for point, kind in files_mounted_over(self._root).items():
             self._not_the_machine[point.removeprefix("/")] = (

@@ -87,7 +87,7 @@ class FeatureMasks:
     """The leaf masks of one feature, for several ensembles."""
 
     edges: SingleArray
-    """Thresholds of all ensembles, ascending. They divide the feature's values into intervals."""
+    """Thresholds of the feature in all ensembles, ascending. They divide the feature's values into intervals."""
     masks: Masks
     """Masks of the reachable leaves: those of the first ensemble, then of the next ensemble …, shape (masks, trees)."""
     positions: IndexArray
@@ -195,7 +195,7 @@ def join_leaf_masks(ensembles: Sequence[LeafMasks]) -> JointLeafMasks:
 
 
 def _alone(ensemble: LeafMasks, *, few_leaves: bool) -> JointLeafMasks:
-    """Return the leaf masks of one ensemble in the form of a joint predictor."""
+    """Return the leaf masks of one ensemble as a `JointLeafMasks` with this single ensemble."""
     features = [
         FeatureMasks(edges, masks.astype(np.uint8 if few_leaves else np.uint64), np.arange(len(masks))[None])
         for edges, masks in zip(ensemble.edges, ensemble.masks, strict=True)

@@ -91,7 +91,7 @@ class RowMasks:
 
 
 class ResidentMasks(LeafMasks):
-    """The leaf masks of one ensemble, with a function for single rows."""
+    """The leaf masks of one ensemble, which can also predict a single row."""
 
     def row_function(self) -> RowFunction | None:
         """Return a function that predicts a single row; None if its copy of the masks would be too large."""

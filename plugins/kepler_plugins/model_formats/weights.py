@@ -107,7 +107,7 @@ class LinearPredictor:
             for weights, bias in lines:
                 total = 0.0
                 for weight, value in zip(weights, row, strict=True):
-                    total += weight * value  # `sum` would compensate rounding errors in Python 3.12 and later
+                    total += weight * value  # `sum` of Python 3.12 and later rounds differently
                 watts.append(total + bias)
             return watts
 

@@ -228,7 +228,7 @@ class _ZoneFolder:
 
 
 def _make_subsystem_link(folder: Path) -> None:
-    """Make `intel-rapl/subsystem`, a link to the folder itself. CodeCarbon looks for zones only below this path."""
+    """Make the link `intel-rapl/subsystem` to `folder`. CodeCarbon looks for zones only below the path of this link."""
     link = folder / "intel-rapl" / "subsystem"
     link.parent.mkdir(exist_ok=True)
     if not link.is_symlink():

@@ -136,7 +136,7 @@ def chosen_models(evidence: Sequence[Evidence]) -> list[Chosen]:
     best: dict[tuple[str, str], tuple[float, Chosen]] = {}
     for one in evidence:
         honesty = read_honesty(one.metadata)
-        assert honesty is not None  # every training writes this block of the metadata
+        assert honesty is not None  # every training writes the block `honesty` into the metadata
         error = honesty.hardest_errors.hardest
         key = (str(one.metadata["output_type"]), str(one.metadata["source"]))
         if key not in best or error < best[key][0]:

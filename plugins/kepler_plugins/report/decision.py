@@ -100,7 +100,7 @@ def _coverage(decision: Decision) -> str | None:
 
 
 def _facts(decision: Decision) -> Iterator[tuple[str, str]]:
-    """Yield the facts of the retraining: name and text."""
+    """Yield facts about a retraining. A fact is a pair of a name and a text."""
     yield "time (UTC)", decision.time or "–"
     if decision.held_out:
         text = f"{decision.held_out:,} samples"
