@@ -95,7 +95,7 @@ class LocalStore(Store):
         if METADATA_FILE not in names:
             raise StoreError(f"{folder}: no {METADATA_FILE}: half copied, or not a pipeline")
         if version is not None and manifest is None:
-            raise StoreError(f"{folder}: no {MANIFEST_FILE}, which every published version has: damaged")
+            raise StoreError(f"{folder}: no {MANIFEST_FILE}: damaged, because each published version has this file")
         if manifest is not None:
             # use the manifest's string objects as names, so that each name is in memory only once
             names = frozenset((*(name for name in manifest.files if name in names), *(names - manifest.files.keys())))

@@ -126,7 +126,7 @@ class RemoteStore(Store):
         if METADATA_FILE not in files:
             raise StoreError(f"{where}: no {METADATA_FILE}: half copied, or not a pipeline")
         if published is not None and MANIFEST_FILE not in files:
-            raise StoreError(f"{where}: no {MANIFEST_FILE}, which every published version has: damaged")
+            raise StoreError(f"{where}: no {MANIFEST_FILE}: damaged, because each published version has this file")
 
         def read(name: str, max_bytes: int) -> bytes:
             with self._errors("read"):

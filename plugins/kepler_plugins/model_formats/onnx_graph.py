@@ -61,7 +61,7 @@ class OnnxPredictor:
             ) from error
         inputs = session.get_inputs()
         if len(inputs) != 1 or inputs[0].name != INPUT_NAME or inputs[0].shape[-1] != n_features:
-            raise ModelError(f"the graph does not take one input {INPUT_NAME!r} of {n_features} features")
+            raise ModelError(f"the graph must have one input {INPUT_NAME!r} with {n_features} features")
         self._dtype = np.float64 if inputs[0].type == "tensor(double)" else np.float32
         self._session = session
         self._try(n_features)

@@ -150,7 +150,7 @@ def _check_tensor(message: bytes) -> None:
         if number == _TENSOR_DIMENSIONS:
             elements *= math.prod(unpack_integers(value) if isinstance(value, bytes) else [value])
     if not 0 <= elements <= len(message):
-        raise ValueError(f"a tensor of {elements} elements in {len(message)} bytes")
+        raise ValueError(f"a tensor states {elements} elements, but has {len(message)} bytes")
 
 
 def _members(message: bytes, what: str, known: Collection[int], repeated: Collection[int]) -> list[Field]:
