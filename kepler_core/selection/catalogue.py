@@ -37,7 +37,7 @@ ERROR_KEY = "mae"
 """The score by which models are ranked, unless the user sets another score."""
 
 _MAX_CANDIDATES = 512
-"""Maximum number of cached results of `narrow`, and of cached rankings for each of these results."""
+"""Maximum number of results of `narrow` in the cache. Each result caches at most the same number of rankings."""
 
 
 class Catalogue:
@@ -169,7 +169,7 @@ class Catalogue:
         key = (request.output_type, sources, names, usable, *formats, first)
         candidates = self._candidates_of.get(key)
         if candidates is None:
-            # Errors of `narrow` are not cached: their messages contain properties of the request that `key` lacks.
+            # Do not cache errors of `narrow`: their messages contain properties of the request that are not in `key`.
             candidates = narrow(self._columns, request, sources, usable, self.broken, self.location)
             if len(self._candidates_of) > _MAX_CANDIDATES:
                 self._candidates_of.clear()

@@ -35,7 +35,7 @@ class Drop:
     why: str
 
     def explain(self) -> dict[str, Any]:
-        """Return this exclusion as an entry of `candidates.dropped` in a selection's JSON explanation."""
+        """Return how many models the criterion excluded: an entry of `candidates.dropped` in the JSON explanation."""
         return {"by": self.criterion, "count": self.count, "why": self.why}
 
 
@@ -58,7 +58,7 @@ class NodeTypeMatch:
 
     @property
     def similarity_of_another_type(self) -> float | None:
-        """The similarity of the model's machine to the request's machine if their node types differ, otherwise None."""
+        """Similarity of the model's machine and the request's machine; None if the machines have the same node type."""
         if self.match == "unknown":
             return UNKNOWN_SIMILARITY
         return self.likeness.similarity if self.match == "nearest" and self.likeness is not None else None

@@ -54,13 +54,13 @@ _MAX_MEASURED_CHIPS = 8
 _MAX_IDLE_PART = 0.95
 _MIN_FULL_BY_IDLE = 1.05
 _MAX_WATTS = 50_000.0
-"""No single machine draws more watts. If the estimate exceeds this value, the description is taken as wrong."""
+"""No single machine draws more than this power. A higher estimate shows that the machine's description is wrong."""
 IDLE_METER_ERROR = 0.03
 """Assumed error of an idle power that a user states, as a fraction."""
 _CONTRADICTION = 4.0
-"""If a stated idle power differs from the formula's by more than this factor, the description is taken as wrong."""
+"""If a stated idle power differs from the formula's by more than this factor, the description counts as wrong."""
 _REFUSED = 20.0
-"""If a stated idle power differs from the formula's by more than this factor, there is no estimate."""
+"""If a stated idle power differs from the formula's idle power by more than this factor, the power is not estimated."""
 
 # The packages' share of the AC power of a two-socket Haswell server in Kepler's public recordings: 32 W of
 # 171 W at idle, 168 W of the 225 W between idle and full load. The bounds are assumptions for other machines.
@@ -86,14 +86,14 @@ class Estimate:
     full: float
     """Estimated power at full load."""
     error_class: str
-    """Key of the machine's class among the classes of `FormulaDocument`. The class determines the interval."""
+    """Name of the machine's class in `FormulaDocument.classes`. The class determines the width of the interval."""
     reasons: tuple[str, ...]
     """Reasons for the width of the interval, and what would make it narrower. One sentence each."""
 
 
 @attrs.frozen
 class NoEstimate:
-    """The result for a machine whose power cannot be estimated, because every number would be wrong."""
+    """The result for a machine whose power cannot be estimated. `reasons` states why."""
 
     reasons: tuple[str, ...]
 
@@ -106,11 +106,11 @@ class GuestPower:
     lower: float
     upper: float
     idle: float
-    """The guest's share of the host's idle power."""
+    """The virtual machine's share of the host's idle power."""
     dynamic: float
-    """The power that the guest's work adds to `idle`."""
+    """The power that the work of the virtual machine adds to `idle`."""
     full: float
-    """Power of the guest if all of its virtual CPUs are busy."""
+    """Power of the virtual machine if all of its virtual CPUs are busy."""
     idle_share: IdleShare
     error_class: str
     reasons: tuple[str, ...]
@@ -129,7 +129,7 @@ class MachinePowers(Protocol):
         """Return the AC power of a whole machine at a load from 0 to 1; see `MachineFormula.estimate`."""
 
     def shape(self, machine: MachineDescription) -> Sequence[float]:
-        """Return, for each load in `LEVELS`, the fraction of the way from idle power (0) to full power (1)."""
+        """Return for each load in `LEVELS` how far the power has risen from idle power (0) to full power (1)."""
 
 
 class MachineFormula:
@@ -139,7 +139,7 @@ class MachineFormula:
         self.document = document
 
     def error_class(self, machine: MachineDescription) -> str:
-        """Return the key of the class that determines the width of the machine's interval."""
+        """Return the name of the machine's class. The class determines the width of the interval."""
         cores = machine.known_cores / machine.known_chips
         if machine.vendor not in MEASURED_VENDORS:
             return "other"
@@ -163,9 +163,9 @@ class MachineFormula:
         return full * min(math.exp(_sum(self.document.idle, values)), _MAX_IDLE_PART), full
 
     def shape(self, machine: MachineDescription) -> tuple[float, ...]:
-        """Return, for each load in `LEVELS`, the fraction of the way from idle power (0) to full power (1).
+        """Return for each load in `LEVELS` how far the power has risen from idle power (0) to full power (1).
 
-        The fraction never falls with rising load.
+        The values never fall with rising load.
         """
         values = terms(machine, imputed_values(machine, self.document.imputed))
         root, square = _sum(self.document.shape.root, values), _sum(self.document.shape.square, values)
@@ -211,8 +211,8 @@ class MachineFormula:
         low, high = self._factors(error_class, residuals["+".join(machine.missing)], load)
         lower, upper = watts * low, watts * high
         if idle_watts is not None:
-            # At idle, the only error is that of the stated idle power. The error grows with the power that the load
-            # adds.
+            # At idle, the only error is the error of the stated idle power. The error grows with the power that the
+            # load adds.
             part = min((watts - idle) / max(0.1 * (full - idle), 1e-9), 1.0)
             error = IDLE_METER_ERROR * idle
             lower = watts - error - part * max(watts - error - lower, 0.0)
@@ -236,13 +236,13 @@ class MachineFormula:
         return self.document.guest_factor
 
     def class_factor(self, machine: MachineDescription) -> float:
-        """Return the factor of the machine's class: intervals reach at least from watts ÷ factor to watts · factor."""
+        """Return the factor of the machine's class. The interval is at least watts ÷ factor to watts · factor."""
         return self.document.classes[self.error_class(machine)].factor
 
     def missing_factor(self, machine: MachineDescription, *, idle_known: bool) -> float:
-        """Return the mean error of machines that lack the same facts, divided by the error of fully described machines.
+        """Return the factor by which missing facts about a machine raise the mean error; at least 1.
 
-        The result is at least 1.
+        It is the mean error of machines that lack the same facts, divided by that of fully described machines.
         """
         residuals = self.document.residuals_by_idle if idle_known else self.document.residuals
         errors, complete = residuals["+".join(machine.missing)].mape, residuals[""].mape

@@ -288,7 +288,7 @@ def abstract():
     [
         (undocumented(), "has_a_description", "no docstring"),
         (untyped(), "arguments_are_typed", "'alpha' has no annotation"),
-        (wrong_default(), "defaults_can_be_written_in_yaml", "not of the annotated type"),
+        (wrong_default(), "defaults_can_be_written_in_yaml", "does not have the annotated type"),
         (abstract(), "is_complete", "not implemented: isolate"),
         (undocumented(), "is_picklable", "classes at the top level"),
     ],

@@ -100,7 +100,7 @@ class BlendPredictor:
         physical: PhysicalModel,
         physical_factor: float,
     ) -> None:
-        """Take the groups of trees with the factor of each group, and the physical model with its factor."""
+        """Create the blend from groups of trees and a physical model. Each of them has a factor."""
         self.ratios = ratios
         self.groups = groups
         self.factors = factors

@@ -58,7 +58,10 @@ class Chosen:
         return np.isfinite(self.predicted(component))
 
     def half_width(self, component: str) -> FloatArray | None:
-        """Return the half-width of each prediction's interval in watts, shape (samples,); None if there is none."""
+        """Return the half-width of each prediction's interval in watts, shape (samples,).
+
+        Return None if the model has no intervals for the component.
+        """
         if component not in self.honesty.intervals:
             return None
         watts = self.predicted(component)
@@ -128,12 +131,12 @@ class Chosen:
 def chosen_models(evidence: Sequence[Evidence]) -> list[Chosen]:
     """Return the best model of each energy source and output type: the one with the lowest error on its hardest split.
 
-    At most `MAX_CHOSEN` models are returned, those of AbsPower first.
+    At most `MAX_CHOSEN` models are returned. AbsPower models come first.
     """
     best: dict[tuple[str, str], tuple[float, Chosen]] = {}
     for one in evidence:
         honesty = read_honesty(one.metadata)
-        assert honesty is not None  # every training writes this block of the metadata
+        assert honesty is not None  # every training writes the block `honesty` into the metadata
         error = honesty.hardest_errors.hardest
         key = (str(one.metadata["output_type"]), str(one.metadata["source"]))
         if key not in best or error < best[key][0]:

@@ -80,7 +80,7 @@ class _Facts:
 )
 @click.option("--load", type=float, help="Load from 0 (idle) to 1 (all CPUs busy). Default: several loads.")
 @click.option("--idle-watts", type=float, metavar="N", help="Measured idle power of the whole machine in watts (AC).")
-@click.option("-s", "--store", metavar="DIR|URL", help="Use a model of `machines fit` in this store, not the formula.")
+@click.option("-s", "--store", metavar="DIR|URL", help="Estimate with a model of this store, not with the formula.")
 @click.option("--pipeline", help="Use only models of this pipeline of the store.")
 @click.option(
     "--fact",
@@ -201,8 +201,8 @@ def _host(instance: str, vcpus: int | None) -> tuple[MachineDescription, int]:
 def _machine(spec_file: str | None, facts: _Facts) -> MachineDescription:
     """Return the machine.
 
-    Each fact comes from the first of these sources that has it: the user's options, the file (or this machine), the
-    table of processors.
+    There are three sources of facts: the user's options, the file (or this machine), and the table of processors. Each
+    fact comes from the first source that has it.
     """
     if spec_file is not None:
         spec = read_machine_spec(spec_file)
