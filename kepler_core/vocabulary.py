@@ -166,9 +166,10 @@ def main_feature(features: Sequence[str], component: str) -> str:
     """Return the main feature of a component: the one that determines its power most.
 
     Models with a single feature use the main feature, and a component's power is divided among containers in
-    proportion to it. The main feature is cpu_instructions or, if `features` lacks it, bpf_cpu_time_ms. For
-    dram, cache_miss and then bpf_page_cache_hit are preferred to these two. If `features` has none of these
-    names, the main feature is the first of `features`. Raises `ValueError` if `features` is empty.
+    proportion to it. For dram, the main feature is the first of these names that is in `features`: cache_miss,
+    bpf_page_cache_hit, cpu_instructions, bpf_cpu_time_ms. For all other components, it is cpu_instructions or, if
+    `features` lacks it, bpf_cpu_time_ms. If `features` has none of these names, the main feature is the first of
+    `features`. Raises `ValueError` if `features` is empty.
     """
     if not features:
         raise ValueError("a feature group without features has no main feature")
@@ -207,7 +208,7 @@ def dead_features(moves: Mapping[str, bool]) -> tuple[str, ...]:
     `moves` maps each known feature to whether any of its values is above 0. A CPU that runs uses cycles, instructions
     and CPU time. If one of these features is above 0 and another is always 0, a part of Kepler does not work. Either
     the eBPF programs were not loaded (e.g. on real-time kernels), or there are no hardware counters (e.g. in virtual
-    machines). Then the zeros of this part mean nothing.
+    machines). In this case, the zeros of this part mean nothing.
     """
     runs = any(moves.get(feature, False) for features in (*_DECISIVE.values(), ("cache_miss",)) for feature in features)
     if not runs:

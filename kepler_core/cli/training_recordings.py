@@ -38,9 +38,10 @@ def observe_recordings(
     scheduler: str | None,
     jobs: int | None,
 ) -> Observations:
-    """Read recordings, and return their observations as the pipeline prescribes.
+    """Read recordings, and return their observations for the training of a pipeline.
 
-    From recordings in Parquet, only a sample of the observations is kept.
+    If a recording is in Parquet, the result has only a random sample of the observations, with at most `sample_rows`
+    rows. A pipeline with `vm_guests` gets all observations.
     """
     from kepler_core.pipeline.observing import observe_for
     from kepler_core.pipeline.part_sampling import SAMPLE_ROWS, observe_sample

@@ -51,7 +51,7 @@ class Choice:
 
 
 def choices_of(one: Side, two: Side) -> list[Choice]:
-    """Return the models that `select` would choose for each energy source and output type.
+    """Return the models that `select` would choose for each pair of energy source and output type.
 
     A client may measure all features, or only the features of one group: each case has its own choice. Only models that
     Kepler Core can load are considered. Models of all node types are compared with each other, as if the client's

@@ -33,7 +33,7 @@ class Pair:
     """SHA-256 of the recordings of host and guest."""
 
     def description(self) -> dict[str, Any]:
-        """Return the key facts about the host and guest, for the metadata of a pipeline."""
+        """Return a short description of the host and the guest, for the metadata of a pipeline."""
         return {
             "host": self.names[0],
             "guest": self.names[1],

@@ -24,7 +24,7 @@ from kepler_core.parquet.locations import opened_file
 VERSION = 1
 """Version of the schema. It increases with each change that older readers would misread."""
 VERSION_KEY = b"kepler_core.recording_version"
-"""Key of the version in the metadata of each file."""
+"""Key in the metadata of each Parquet file of a recording. Its value is the version of the file's schema."""
 SUFFIX = ".parquet"
 MARKER = "_kepler_recording.json"
 MAX_MARKER_BYTES = 2**16

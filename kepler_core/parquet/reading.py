@@ -39,8 +39,9 @@ def open_parts(
     """Open a recording in Parquet. Read the labels of all wanted metrics now, and samples later, part by part.
 
     `wanted` returns whether a metric's samples are needed; of all other metrics, only the name is kept. With
-    `part_samples=None`, all nodes are in one part. `RecordingParts.parts` are also divided by time, if a machine has
-    more than `machine_samples` samples. Raises `RecordingError` if `path` is not a recording.
+    `part_samples=None`, all nodes are in one part. If a machine has more than `machine_samples` samples, each part in
+    `RecordingParts.parts` also covers only a period of the recording. Raises `RecordingError` if `path` is not a
+    recording.
     """
     path = as_location(path)
     files = files_of(path)

@@ -51,7 +51,10 @@ class FitJob:
     folds: Sequence[Fold]
     """Folds of the pipeline's validation scheme."""
     splits: Mapping[SplitName, Sequence[Fold]]
-    """Folds of each split that the data allow. If the validation scheme is a split, this split has the list `folds`."""
+    """Folds of each split (kind of held-out data) for which there are enough data.
+
+    If the validation scheme is one of these splits, this split has the list `folds`.
+    """
     seen: Seen
     baselines: Mapping[str, Mapping[str, float]]
     trainer: str
@@ -86,7 +89,7 @@ class FitResult:
     """The predictions for held-out samples."""
 
     def with_honesty(self, block: Honesty) -> FitResult:
-        """Return the result of a successful fit, with its block `honesty` replaced in the metadata and the files."""
+        """Return the result of a successful fit, with another block `honesty` (errors) in metadata and files."""
         assert self.files is not None  # a failed fit has no metadata
         changed = {HONESTY_KEY: msgspec.to_builtins(block)}
         stored = msgspec.json.decode(self.files[METADATA_FILE]) | changed

@@ -65,7 +65,7 @@ def held_out(validation: Mapping[str, Any]) -> str:
 
 
 def _honesty(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a summary of a model's block `honesty`.
+    """Return a summary of the block `honesty` (errors and intervals) of a model's metadata.
 
     The summary has the errors by split, the hardest split, the typical half-width of the interval, the bias at idle,
     and the amounts of training data.

@@ -32,11 +32,11 @@ _MIN_TRAIN = MIN_TIMESTAMPS
 def splits(
     spec: ValidationSpec, held_out: Sequence[Fold], rows: TrainingRows, memory: int, seed: int
 ) -> dict[SplitName, Sequence[Fold]]:
-    """Return the folds of each split that the data allow.
+    """Return the folds of each split (kind of held-out data) for which there are enough data.
 
-    `held_out` are the folds of the user's validation scheme `spec`. If a split has the name of this scheme, it uses
-    these folds unchanged. `memory` is the number of timestamps that the extractor combines into one row. The result
-    always has the split `blocks`.
+    `held_out` are the folds of the user's validation scheme `spec`. If the scheme is one of these splits, e.g. `nodes`,
+    the result has the folds `held_out` for this split. `memory` is the number of timestamps that the extractor combines
+    into one row. The result always has the split `blocks`.
     """
     blocks = folds(attrs.evolve(spec, scheme="blocks"), rows.stream, rows.time, memory, seed=seed)
     by_name: dict[SplitName, Sequence[Fold]] = {"blocks": blocks}

@@ -43,7 +43,7 @@ def with_twins(jobs: Sequence[FitJob], results: Sequence[FitResult]) -> list[Fit
     A twin has the same energy source, the same components and a proper subset of the features. Models of the feature
     group `TWIN_GROUP` are preferred, then models with the fewest features. Among these, the model with the lowest error
     on its hardest split becomes the twin. After a recalibration, errors may hardly differ: then the error before the
-    recalibration decides (`kepler_core.selection.ranking`). A model has no twin if no other model fits.
+    recalibration decides (`kepler_core.selection.ranking`). If there is no such model, a model has no twin.
     """
     trained: list[_Trained] = []
     for job, result in zip(jobs, results, strict=True):
@@ -62,7 +62,8 @@ def with_twins(jobs: Sequence[FitJob], results: Sequence[FitResult]) -> list[Fit
 def twin_of(metadata: Mapping[str, Any]) -> tuple[str, Twin] | None:
     """Return the path of a model's twin in the pipeline and its description; None if the model has no twin.
 
-    `metadata` is the model's metadata. Raises `ModelError` if the block `honesty` is malformed.
+    `metadata` is the model's metadata. Raises `ModelError` if its block `honesty` (errors, intervals and twin) is
+    malformed.
     """
     honesty = read_honesty(metadata)
     if honesty is None or honesty.twin is None:

@@ -72,7 +72,7 @@ class Curve:
     measured: FloatArray | None
     """Watts, shape (samples,); NaN where the power was not measured."""
     models: Mapping[str, FloatArray] = attrs.field(factory=dict)
-    """Trainer -> predicted watts, shape (samples,)."""
+    """Predicted watts of each trainer's model, shape (samples,). The keys are the trainers."""
 
 
 @attrs.frozen(eq=False)

@@ -136,7 +136,7 @@ class Registry(Generic[P]):
         return create(self.get(name), name, arguments or {})
 
     def load_all(self) -> tuple[dict[str, type[P]], list[BrokenPlugin]]:
-        """Load all plugins. Return name -> class of the plugins that can be loaded, and a list of the broken plugins.
+        """Load all plugins. Return the classes of the plugins that can be loaded, by name, and the broken plugins.
 
         If several loaded plugins have the same name, the class of kepler-core's plugin is returned. If kepler-core has
         no plugin of this name, the class of the plugin that comes first in `entries` is returned. Plugins that a

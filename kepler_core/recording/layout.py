@@ -129,7 +129,8 @@ def _time_grid(mapped: list[MappedMetric]) -> FloatArray:
     """Return all distinct timestamps of the metrics, sorted.
 
     Metrics with few samples are processed first. They usually contain all timestamps, because all series of a range
-    query have the same timestamps. Then the large metrics add no timestamp, and need not be sorted.
+    query have the same timestamps. In this case, the large metrics add no timestamp, so their timestamps are not
+    sorted.
     """
     grid = np.empty(0)
     seen: ArrayMemo[None] = ArrayMemo()
@@ -194,7 +195,7 @@ def _union(keys: Sequence[IntArray]) -> IntArray:
 
 
 def _by_name(values: Iterable[tuple[Points, FloatArray]]) -> dict[str, list[tuple[MetricMapping, FloatArray]]]:
-    """Return the mappings of each feature with their values, by the name of the feature."""
+    """Group values, together with their metric mappings, by feature. The keys of the result are names of features."""
     by_name: dict[str, list[tuple[MetricMapping, FloatArray]]] = {}
     for p, of_points in values:
         by_name.setdefault(p.mapping.name, []).append((p.mapping, of_points))

@@ -251,7 +251,8 @@ def _times_without_energy(mapped: list[MappedMetric], n_nodes: int) -> tuple[Int
         moved.append(change)
     if not nodes:
         return np.empty(0, dtype=np.int64), np.empty(0)
-    # On most nodes, every counter changes at all times. The samples of these nodes need not be sorted.
+    # On most nodes, every energy counter changes between all timestamps. The result has no times of these nodes.
+    # So leave out the samples of these nodes before the samples are sorted by node and time.
     stands_still = np.zeros(n_nodes, dtype=bool)
     for of_item, has_moved in zip(nodes, moved, strict=True):
         stands_still[of_item[~has_moved]] = True

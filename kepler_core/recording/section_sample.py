@@ -53,7 +53,10 @@ class SectionSample:
         """For each element of `_pieces`, four arrays: stratum, hash, u (second hash) and rows of each section."""
 
     def add(self, observations: Observations, start: float = -math.inf, end: float = math.inf) -> None:
-        """Add the samples of observations from `start` (inclusive) to `end` (exclusive), in Unix seconds."""
+        """Collect the samples in `observations` from the time `start` to the time `end`, which is not included.
+
+        The times are in Unix seconds.
+        """
         self.counts.add(observations.counts)
         inside = (observations.sample_time >= start) & (observations.sample_time < end)
         piece = taken(observations, inside)

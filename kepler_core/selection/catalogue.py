@@ -80,8 +80,8 @@ class Catalogue:
         """Select the best model for a request.
 
         If the request is for a portable model, linear weights may stand in for a model that contains only pickles
-        (see `stand_in`). Raises `NoModelError` if no model fits; the message names the nearest match. Raises
-        `RequestError` if the request itself is wrong.
+        (see `stand_in`). Raises `NoModelError` if no model meets the request; the message names the nearest match.
+        Raises `RequestError` if the request itself is wrong.
         """
         return select_loadable(self._select, request) if request.portable else self._select(request)
 

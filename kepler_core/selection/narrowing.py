@@ -1,4 +1,4 @@
-"""Narrow the models of a catalogue to those that fit a request, criterion by criterion.
+"""Narrow the models of a catalogue, criterion by criterion, to those that meet a request.
 
 The criteria are applied in a fixed order: output type, pipeline, feature group, energy source, trainer,
 features, model format, weights. If no model is left after a criterion, the error names this criterion.

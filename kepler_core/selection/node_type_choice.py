@@ -44,7 +44,7 @@ class NodeTypeChooser:
     def choose(
         self, request: ModelRequest, types: IndexArray, dropped: tuple[Drop, ...]
     ) -> tuple[IndexArray, NodeTypeMatch]:
-        """Return the codes of those node types in `types` that fit the request best, and how they match the request.
+        """Return the codes of the node types in `types` that match the request best, and how they match it.
 
         Raises `NoModelError` if the request requires a node type that is not in `types`.
         """

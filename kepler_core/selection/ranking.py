@@ -87,8 +87,9 @@ def _preferring_earlier(
 ) -> tuple[IndexArray, str]:
     """Return the order of the models, and a text that explains a change of the order.
 
-    If several models count as equally good, the one with the lowest error before the recalibration comes first. If
-    these earlier errors do not change the choice, the order stays the same, and the text is empty.
+    Models count as equally good as the first model if their errors are higher by at most a standard error. Of these
+    models, the one with the lowest error before its recalibration is moved to the first place. If this is the first
+    model itself, the order stays the same, and the text is empty.
     """
     chosen, decided = least_error(
         errors, scores.column("blocks_standard_error")[rows], scores.column("blocks_earlier")[rows]

@@ -57,7 +57,7 @@ def pipeline_files(
 
 
 def model_tables(models: Iterable[Mapping[str, Any]]) -> dict[str, bytes]:
-    """Return a table with the metadata of the models, for each energy source and output type of a pipeline.
+    """Return tables with the metadata of a pipeline's models: one table per energy source and output type.
 
     The key of a table is its path: `<source>_<output_type>_model_metadata.csv`.
     """

@@ -53,7 +53,7 @@ _OTHER_METRICS = (
 
 
 def _metrics(subject: Subject) -> dict[str, tuple[str, ...]]:
-    """Return a dictionary: metric name -> the features or components that series of the metric measure.
+    """Return the features or components that series of each metric measure. The keys are metric names.
 
     The plugin's author can pass these metrics to the checks. By default, they are all metric names that the schema's
     method `spelling` returns. A metric that occurs only in the exporter's output has an empty tuple.
