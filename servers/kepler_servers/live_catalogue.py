@@ -206,7 +206,8 @@ class LiveCatalogue:
                     try:
                         self._check_index(name, pipeline, pipeline.index)
                     except Exception:
-                        log.exception("checking the index of pipeline %s failed", name)  # a bug must not end the thread
+                        # A bug must not end this thread.
+                        log.exception("the index of pipeline %s could not be checked", name)
                     pipeline.index = None
 
     def _check_index(self, name: str, pipeline: _Pipeline, index: IndexedModels) -> None:

@@ -28,13 +28,13 @@ class Check:
     twinned: TwinnedModel
     """The model, and its twin if there is one. `TwinnedModel.watts` makes the predictions."""
     honesty: Honesty | None = None
-    """The block `honesty` of the model's metadata; None if the block is missing or malformed."""
+    """The block `honesty` (errors and intervals) of the model's metadata; None if it is missing or malformed."""
     twin_name: str = ""
     """Name of the twin: its `ModelOffer.name`; empty if there is no twin."""
     twin_digest: str = ""
     """Digest of the twin: its `ModelOffer.digest`; empty if there is no twin."""
     problem: str = ""
-    """The reason why the twin that the metadata name is not used, or why the block `honesty` is not used."""
+    """The reason why the twin that the metadata name, or the block `honesty` of the metadata, cannot be used."""
 
 
 @attrs.frozen(eq=False)
@@ -76,7 +76,7 @@ class LoadedModel:
 
 
 def with_twin(model: PowerModel, offer: ModelOffer, models: Mapping[str, PowerModel]) -> Check:
-    """Return the model with its twin, if the metadata name a twin, and with the block `honesty` of the metadata.
+    """Return the model with its twin, if the metadata name a twin, and with its block `honesty` (errors).
 
     `models` maps digests to loaded models. The function loads the twin only if `models` does not contain it. If the
     twin cannot be loaded, `Check.problem` states the reason, and the model is used without a twin.

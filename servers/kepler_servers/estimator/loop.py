@@ -42,7 +42,7 @@ loop answers the requests that still wait for a model."""
 
 _CLOSING_BRACE = ord("}")
 _MAX_ACCEPTS = 16
-"""Maximum number of connections that the loop accepts in a row. Then it serves the existing connections."""
+"""Maximum number of new connections that the loop accepts before it serves the existing connections again."""
 _POLL_SECONDS = 0.5
 _STOPPING_POLL_SECONDS = 0.05
 _EXPIRY_INTERVAL_SECONDS = 0.05

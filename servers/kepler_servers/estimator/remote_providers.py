@@ -160,7 +160,8 @@ class ModelServerProvider:
             # that it uses.
             raise UnreachableError(f"HTTP 400: no linear weights that fit; {WHAT_TO_DO}", document=self.name)
         self._check_status(answer)
-        # If the request names the linear trainer, the client wants these weights. Then they replace no other model.
+        # If the request names the linear trainer, the client wants exactly these weights. In this case, `wanted` is
+        # empty, because the weights do not replace another model.
         wanted = "" if request.trainer == LINEAR_TRAINER else request.trainer or "the models of kepler-model-server"
         return self._offer_of_weights(answer, request, wanted)
 

@@ -1,4 +1,4 @@
-"""Read the model at a configured URL. If the model contains only pickles, read linear weights in its place.
+"""Read the model at a configured URL. If the model contains only pickles, read linear weights instead.
 
 The file at the URL is the zip file of a model, or the weights of a model as JSON. No pickle is ever loaded. If the zip
 file contains no model of Kepler Core, linear weights are searched in these places, in this order:
@@ -78,14 +78,14 @@ class InitUrl:
 
 @attrs.frozen(eq=False)
 class UrlModels:
-    """The model at a URL, and linear weights that are used in its place if the model contains only pickles."""
+    """The model at a URL, and linear weights that replace this model if it contains only pickles."""
 
     catalogue: Catalogue
     named: str
     """Name of the model at the URL: `<trainer>_<node type>`."""
 
     def select(self, request: ModelRequest) -> Selection:
-        """Select the model, or the linear weights that are used in its place. See `Catalogue.select`."""
+        """Select the model, or the linear weights that replace it. See `Catalogue.select`."""
         selection = self.catalogue.select(request)
         if selection.model.name == self.named:
             return selection
@@ -105,7 +105,7 @@ class _Model:
 
 
 def read_url_models(init: InitUrl, source: str) -> UrlModels:
-    """Read the model at a URL. If the model contains only pickles, read linear weights that are used in its place.
+    """Read the model at a URL. If the model contains only pickles, read linear weights that are used instead.
 
     `source` is the energy source of a model whose metadata name no energy source. Raises `StoreError` if the URL
     cannot be read, or if neither a model of Kepler Core nor linear weights are found.

@@ -69,7 +69,7 @@ class Route:
     body_description: str | None = attrs.field(default=None, kw_only=True)
     upload: BeginUpload | None = attrs.field(default=None, kw_only=True)
     """Function that begins an `Upload`, for endpoints with large bodies. The body is written into the `Upload` while it
-    arrives. Then the handler gets the `Upload`."""
+    arrives. When the body is complete, the handler gets the `Upload`."""
     returns: Any = attrs.field(default=None, kw_only=True)
     """Type of the JSON body of an answer with status 200, or a sequence of `Returns`; for the OpenAPI document."""
     errors: Sequence[int] = attrs.field(default=(), kw_only=True)

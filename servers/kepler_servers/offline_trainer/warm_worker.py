@@ -72,7 +72,7 @@ class WarmWorker:
                     if -code in KILL_SIGNALS and isinstance(error, ProcessEndedError) and attempt < CHECK_ATTEMPTS:
                         log.warning("the process that checked a training request ended (%s); checking again", reason)
                         continue
-                    log.error("checking a training request failed: %s", reason)
+                    log.error("a training request could not be checked: %s", reason)
                     raise HttpError(500, f"the request could not be checked: {reason}") from None
                 process.last_used = time.monotonic()
                 return _pipeline_name(message)

@@ -88,27 +88,27 @@ class WatchedModel:
     """The model, with its twin if there is one. The twin is a second model with fewer features that checks the
     predictions."""
     validated: Mapping[str, float]
-    """Component -> mean absolute error in the validation of the model, in watts."""
+    """Mean absolute error of each component in the validation of the model, in watts."""
     honesty: Honesty | None = None
     """The errors, intervals and training range of the model, which are the block `honesty` of its metadata. None if the
     block is missing or malformed."""
     windows: Mapping[str, Window] = attrs.field(factory=dict)
-    """Component -> errors and intervals of the component on the newest samples."""
+    """Errors and intervals of each component on the newest samples."""
     outside: FloatArray = attrs.field(factory=_empty)
     """For each of the newest samples: 1 if a feature is outside its range in the training data, otherwise 0."""
     disagrees: FloatArray = attrs.field(factory=_empty)
     """For each of the newest samples: 1 if the predictions of the model and its twin differ too much, otherwise 0."""
 
     def known_windows(self) -> dict[str, Window]:
-        """Return component -> newest errors and intervals, for components with at least `MIN_SAMPLES` errors."""
+        """Return the newest errors and intervals of each component that has at least `MIN_SAMPLES` errors."""
         return {c: window for c, window in sorted(self.windows.items()) if len(window.errors) >= MIN_SAMPLES}
 
     def running(self) -> dict[str, float]:
-        """Return component -> running error in watts, for all components with at least `MIN_SAMPLES` errors."""
+        """Return the running error in watts of each component that has at least `MIN_SAMPLES` errors."""
         return {c: window.running_error for c, window in self.known_windows().items()}
 
     def alarms(self) -> dict[str, bool]:
-        """Return component -> whether the component's running error exceeds its `limit`."""
+        """Return for each component whether its running error exceeds its `limit`."""
         return {c: error > limit(self.validated[c]) for c, error in self.running().items()}
 
     def outside_ratio(self) -> float | None:
@@ -221,8 +221,8 @@ def _watched(entry: StoredModel) -> WatchedModel | None:
             honesty = read_honesty(entry.metadata)
             model = with_twin(entry)
         except KeplerError as error:
-            # Use the model without its twin if the twin is missing, or if the metadata's block `honesty` is malformed.
-            # The estimator does so, too.
+            # The twin (a second model that checks this model) is missing, or the block `honesty` (errors and intervals)
+            # of the metadata is malformed. In both cases, the model is used alone, as in the estimator.
             log.warning("the served model %s is checked without its twin: %s", entry.path, error)
             model = TwinnedModel(entry.load())
     except KeplerError as error:

@@ -104,7 +104,7 @@ class SampleStore:
         self.max_bytes = max_bytes
         self._files: list[SampleFile] = []
         self._completeness: dict[str, dict[float, int]] = {}
-        """Node -> time -> number of values that are not missing, for every sample in the store."""
+        """Number of known values of each sample in the store. The keys are nodes, the inner keys are times."""
         self._first_lost: int | None = None
         """Number of the oldest damaged file whose time range must be fetched again; None if there is no such file."""
         self.damaged: list[str] = []
@@ -213,11 +213,11 @@ class SampleStore:
 
     @property
     def samples_by_node(self) -> dict[str, int]:
-        """Node -> number of its samples in the store."""
+        """Number of samples of each node in the store."""
         return {node: len(times) for node, times in sorted(self._completeness.items())}
 
     def newest(self) -> dict[str, float]:
-        """Return node -> time of its newest sample, in Unix seconds."""
+        """Return the time of each node's newest sample, in Unix seconds."""
         return {node: max(times) for node, times in self._completeness.items() if times}
 
     @property

@@ -140,7 +140,7 @@ def _find_shift(observations: Observations, pairs: _Pairs, node: str) -> PowerSh
 
 
 def _power_of_pairs(observations: Observations, pairs: _Pairs) -> Mapping[str, _Power]:
-    """Return "<energy source>.<component>" -> power in the pairs.
+    """Return the power in the pairs of samples. A key is "<energy source>.<component>".
 
     Components with fewer than `MIN_PAIRS` pairs are left out.
     """

@@ -33,7 +33,7 @@ class WatchedModelState(msgspec.Struct):
     disagreements: float | None
     """Fraction of the samples for which the watts of model and twin differ too much; null if there are few samples."""
     components: dict[str, WatchedComponentState]
-    """Component -> results of the component. Components with too few samples are left out."""
+    """Results of each component. Components with too few samples are left out."""
 
 
 def watched_state(watched: WatchedModel) -> WatchedModelState:

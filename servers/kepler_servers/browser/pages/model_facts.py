@@ -26,8 +26,8 @@ class ModelFacts:
     metadata: Mapping[str, Any]
     honesty: Honesty | None
     problem: str
-    """The reason why the block `honesty` of the metadata cannot be used; empty if the block can be used or is
-    missing."""
+    """The reason why the block `honesty` (errors and intervals) of the metadata cannot be used; empty if the block can
+    be used or is missing."""
 
     @classmethod
     def of(cls, model: StoredModel) -> ModelFacts:

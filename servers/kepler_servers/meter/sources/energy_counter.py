@@ -36,7 +36,8 @@ class EnergyCounter:
     patience_seconds: float = 3.0
     """If the counter does not change for this time, it is considered broken."""
     smoothing_seconds: float = 0.0
-    """The watts are a mean over at least this time. If it is 0, the mean covers the time since the previous change."""
+    """The watts are a mean over at least this time. If it is 0, the mean covers the time since the counter's
+    previous change."""
     discard_first_change: bool = False
     """Whether the measurement starts at the first change of the counter, instead of the first time it is read. This is
     needed for counters that change rarely."""

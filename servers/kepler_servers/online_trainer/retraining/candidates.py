@@ -149,7 +149,7 @@ def make_candidates(
 def _recalibrate(
     served: Mapping[str, StoredModel], shifts: Sequence[PowerShift], training: Observations
 ) -> dict[str, Candidate]:
-    """Return path -> candidate, which is the served model with watts corrected for the power shifts."""
+    """Return the served models with watts that are corrected for the power shifts, by the path of the model."""
     lines = common_lines(shifts, sorted({stream.node for stream in training.streams}))
     if lines is None:
         log.info("no served model is recalibrated, because the power of the nodes shifted by different amounts")
@@ -170,7 +170,7 @@ def _recalibrate(
 
 
 def _corrections(entry: StoredModel, lines: Mapping[str, Line]) -> dict[str, Correction]:
-    """Return component -> correction of the model's watts, made from the component's line in the power shift."""
+    """Return the correction of a model's watts for each component, made from its line in the power shift."""
     corrections = {}
     for key, line in lines.items():
         source, _, component = key.rpartition(".")

@@ -51,17 +51,17 @@ class Evaluation:
     samples: tuple[tuple[str, float], ...]
     """The pair (node, Unix seconds) of each sample."""
     predicted: Mapping[str, FloatArray]
-    """Component -> predicted watts of the node; for DynPower, the sum over the node's containers."""
+    """Predicted watts of the node for each component; for DynPower, the sum over the node's containers."""
     measured: Mapping[str, FloatArray]
     load: FloatArray
     """Values of the feature that represents the load (`vocabulary.load_feature`), summed over the rows of a node."""
     is_extrapolated: BoolArray
     """For each sample: whether a feature is so high that the model extrapolates (see `EXTRAPOLATION_FACTOR`)."""
     half_widths: Mapping[str, FloatArray] = attrs.field(factory=dict)
-    """Component -> half-widths of the model's intervals in watts. Components without intervals are left out."""
+    """Half-widths of the model's intervals in watts, for each component that has intervals."""
 
     def errors(self) -> dict[str, dict[str, float]]:
-        """Return component -> {"mae": mean absolute error, "idle_error": error at idle}, in watts."""
+        """Return for each component the errors "mae" (mean absolute error) and "idle_error" (at idle), in watts."""
         errors = {}
         for component, predicted in self.predicted.items():
             scores = score(predicted, self.measured[component], self.load)
@@ -88,7 +88,7 @@ class Evaluation:
         return Evaluation(samples, *columns, cut(self.half_widths))
 
     def coverage(self) -> dict[str, dict[str, float]]:
-        """Return component -> {"coverage": fraction of samples in the intervals, "half_width": mean in watts}."""
+        """Return for each component "coverage" (fraction of samples in the intervals) and the mean "half_width"."""
         coverage = {}
         for component, half in self.half_widths.items():
             inside = np.abs(self.predicted[component] - self.measured[component]) <= half
@@ -171,7 +171,7 @@ def _with_intervals(evaluation: Evaluation, metadata: Mapping[str, Any]) -> Eval
     """Add the half-widths of the intervals to an evaluation, if the model's metadata state intervals."""
     try:
         honesty = read_honesty(metadata)
-    except ModelError:  # the metadata's block `honesty` is malformed: the model has no intervals
+    except ModelError:  # the block `honesty`, which has the intervals, is malformed: the model has none
         return evaluation
     if honesty is None:
         return evaluation

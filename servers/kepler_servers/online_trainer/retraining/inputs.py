@@ -35,11 +35,11 @@ class ServedModels:
     slot: NodeTypeSlot
     """The node type of the nodes whose samples are fetched: its number, and the pipeline's served version."""
     all: Mapping[str, StoredModel]
-    """Path -> model, for all node types."""
+    """Models for all node types, by the path of the model."""
     own: Mapping[str, StoredModel]
-    """Path -> model, only for the node type of the nodes whose samples are fetched."""
+    """Models for the node type of the nodes whose samples are fetched, by the path of the model."""
     trained_until: Mapping[str, float]
-    """Path -> time of the newest sample that the model at this path was trained on, Unix seconds."""
+    """Time of the newest sample that each model was trained on, in Unix seconds, by the path of the model."""
 
     @property
     def snapshot(self) -> Snapshot | None:

@@ -26,9 +26,9 @@ class Outcome:
     candidates: Candidates
     results: Sequence[CandidateResult]
     winners: Mapping[str, Candidate]
-    """Path -> candidate that is better than the served model at the same path."""
+    """Candidates that are better than the served models at the same paths. The keys are these paths."""
     restated: Mapping[str, Model]
-    """Path -> model whose stated errors were increased (see the module `restated_errors`)."""
+    """Models whose stated errors were increased (see the module `restated_errors`). The keys are their paths."""
 
     def failure(self) -> dict[str, Any]:
         """Return the members that a decision gets if nothing is published."""
@@ -94,7 +94,7 @@ def _reason(outcome: Outcome, changed: set[str]) -> str:
 
 
 def _compose(base: Snapshot, served: ServedModels, outcome: Outcome, decision: Mapping[str, Any]) -> dict[str, bytes]:
-    """Return the files of the next version: file name -> content.
+    """Return the contents of the files of the next version, by file name.
 
     The models are the new, better models, and the served models at all other paths. All other files, such as the
     profiles of node types, come from `base`.
@@ -110,7 +110,7 @@ def _compose(base: Snapshot, served: ServedModels, outcome: Outcome, decision: M
 
 
 def _without_twins(models: Mapping[str, Model], kinds: Mapping[str, str]) -> dict[str, Model]:
-    """Return path -> model, for the models that must be published without their twin.
+    """Remove the twin from each model that must be published without it. Return these models by path.
 
     A twin is a second model that checks a model. The predictions of both may differ up to limits, which were measured
     between two models of the same training. The limits are not valid if only one of the two models is new in this
@@ -120,7 +120,7 @@ def _without_twins(models: Mapping[str, Model], kinds: Mapping[str, str]) -> dic
     for path, (metadata, files) in models.items():
         try:
             twin = twin_of(metadata)
-        except ModelError:  # the metadata's block `honesty` is malformed, so its twin is not used anyway
+        except ModelError:  # the block `honesty`, which names the twin, is malformed: the twin is not used
             continue
         if twin is not None and (twin[0] not in models or kinds.get(path) != kinds.get(twin[0])):
             changed[path] = with_description(files, None)

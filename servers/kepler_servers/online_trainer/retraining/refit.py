@@ -29,7 +29,7 @@ def refit_winners(
     evaluator: Evaluator,
     trainer: ChallengerTrainer,
 ) -> dict[str, Candidate]:
-    """Train the better challengers once more, on all observations. Return path -> new model.
+    """Train the better challengers once more, on all observations. Return the new models by path.
 
     Recalibrated models are not trained. The held-out samples are the newest samples, and may be the only samples that
     show how the machine behaves now. If the new model is worse than the challenger on these samples, although it was

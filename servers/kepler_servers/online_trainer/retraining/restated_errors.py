@@ -91,7 +91,7 @@ def restate(metadata: Mapping[str, Any], files: Mapping[str, bytes], evaluation:
     restated["mae"] = max(maes)
     restated["mape"] = max(mapes) if mapes else None
     restated["validation"] = {**metadata.get("validation", {}), "components": components}
-    with contextlib.suppress(ModelError):  # a malformed block `honesty` is left unchanged, because it is not used
+    with contextlib.suppress(ModelError):  # a malformed block `honesty` (errors) is not used, so it is left unchanged
         if (honesty := read_honesty(metadata)) is not None:
             restated[HONESTY_KEY] = msgspec.to_builtins(_restated_honesty(honesty, evaluation, higher))
     restated["restated"] = {"components": higher, "instants": len(evaluation.samples)}
