@@ -45,7 +45,7 @@ _MAX_CELLS = 2**62
 
 
 class CellCache:
-    """Predicts exactly what leaf masks predict, and keeps the watts of the cells that requests have needed."""
+    """Predicts the same watts as leaf masks (bit masks of the leaves), and keeps the watts for later requests."""
 
     def __init__(self, masks: JointLeafMasks, max_slot_bits: int = SLOT_BITS) -> None:
         """Create an empty cache for leaf masks with at most `_MAX_CELLS` cells (see `cell_cache`).

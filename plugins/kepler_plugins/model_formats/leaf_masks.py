@@ -32,13 +32,13 @@ Masks = NDArray[Any]
 MAX_LEAVES = 64
 """Limit of the number of leaves per tree: a mask has a bit for each leaf, and at most 64 bits."""
 MAX_BYTES = 4_000_000
-"""Limit of the size of an ensemble's masks.
+"""Limit of the size of an ensemble's bit masks, in bytes.
 
 An ensemble with larger masks is evaluated by ONNX Runtime instead, which takes 30 MB of a process's memory.
 """
 
 MAX_EXTENDED_BYTES = 2_000_000
-"""Limit of the size of the masks that `JointLeafMasks.extended` copies."""
+"""Limit of the size of the bit masks that `JointLeafMasks.extended` copies, in bytes."""
 
 _FEW_LEAVES = 8
 """If no tree has more leaves than this number, each tree has a look-up table with an entry for each possible mask.
@@ -53,7 +53,7 @@ The intermediate results of so few rows fit into the processor's cache.
 
 
 class LeafMasks:
-    """The leaf masks of a tree ensemble. They give exactly the same predictions as a walk through the trees."""
+    """Bit masks of the leaves of a tree ensemble. They give the same predictions as a walk through the trees."""
 
     def __init__(self, edges: list[SingleArray], masks: list[Masks], leaves: SingleArray, base: np.float32) -> None:
         """Create the leaf masks of an ensemble from its thresholds, masks and leaf values.
@@ -262,7 +262,7 @@ def lowest_leaves(reachable: Masks) -> IntArray:
 
 
 def leaf_masks(trees: Trees) -> LeafMasks | None:
-    """Return the leaf masks of an ensemble; None if a tree has too many leaves or the masks would be too large."""
+    """Return the leaf masks of an ensemble; None if a tree has too many leaves, or if the masks would be too large."""
     edges = trees.thresholds()
     numbered_trees = []
     for root in trees.roots:

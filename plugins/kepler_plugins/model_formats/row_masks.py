@@ -1,4 +1,4 @@
-"""Evaluation of leaf masks for a single row.
+"""Evaluation of leaf masks (bit masks of the leaves of a tree ensemble) for a single row.
 
 Kepler's requests for the power of a node have one or two rows. For so few rows, most of the time is the overhead of
 NumPy's calls. `RowMasks` has a copy of the masks. In this copy, the masks of all trees for an interval are one long

@@ -95,7 +95,7 @@ class JointStepTables:
 
 
 def step_table(trees: Trees) -> StepTable | None:
-    """Return the step table of an ensemble; None if it would have more than two features or too many cells."""
+    """Return the look-up table of an ensemble; None if it would have more than two features or too many cells."""
     n_features = trees.n_features
     if n_features not in (1, 2):
         return None

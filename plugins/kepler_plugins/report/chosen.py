@@ -1,4 +1,4 @@
-"""The models that the report describes in detail: the best model for each energy source and output type."""
+"""The models that the report describes in detail: the best model for each pair of energy source and output type."""
 
 from __future__ import annotations
 
@@ -129,9 +129,10 @@ class Chosen:
 
 
 def chosen_models(evidence: Sequence[Evidence]) -> list[Chosen]:
-    """Return the best model of each energy source and output type: the one with the lowest error on its hardest split.
+    """Return the best model for each pair of energy source and output type.
 
-    At most `MAX_CHOSEN` models are returned. AbsPower models come first.
+    The best model is the model with the lowest error on its hardest split (kind of held-out data). At most
+    `MAX_CHOSEN` models are returned. AbsPower models come first.
     """
     best: dict[tuple[str, str], tuple[float, Chosen]] = {}
     for one in evidence:
