@@ -1,15 +1,16 @@
-"""The machine formula: watts of a machine that was never measured, from facts about the machine and its load.
+"""The machine formula: it estimates the watts of a machine that was never measured.
 
     watts(load) = idle + (full − idle) · shape(load)
 
-`full` and `idle ÷ full` are products of facts with exponents: the thermal design power of the machine's chips, its
-cores, threads, chips and memory, and the year and vendor of its processor. `shape` rises from 0 to 1. All coefficients
-are data (`machines/formula.json` in `kepler_config`), fitted by `bench/machine_formula.py` to published
-SPECpower_ssj2008 results. docs/machine-formula.md explains them and their errors.
+`full` is the power at full load, `idle` the power without load. The logarithms of `full` and of `idle ÷ full` are
+weighted sums of terms. The terms describe the thermal design power of the machine's chips, its cores, threads, chips
+and memory, and the year and vendor of its processor. `shape` rises from 0 to 1. All coefficients are in the file
+`machines/formula.json` of `kepler_config`. `bench/machine_formula.py` has fitted them to published SPECpower_ssj2008
+results. docs/machine-formula.md explains the coefficients and their errors.
 
-The watts are AC power at the wall plug of the whole machine, with its power supply, fans, disks and memory. `load` is
-the throughput as a fraction of the highest throughput; the fraction of CPU time that is busy stands for it.
-`package_watts` estimates the part of the watts that the processors draw.
+The watts are the AC power of the whole machine at the wall plug. They include the losses of the power supply, and the
+power of fans, disks and memory. `load` is the throughput as a fraction of the highest throughput. If the throughput is
+not known, use the busy fraction of the CPU time. `package_watts` estimates the power of the processors alone.
 
     machine = describe(discover().spec, lookup(model_name))
     result = estimate(machine, load=0.3)
@@ -121,7 +122,10 @@ class MachinePowers(Protocol):
 
     @property
     def guest_factor(self) -> Sequence[float]:
-        """Lowest and highest ratio of a guest's dynamic power to its estimate, if the load of its host is not known."""
+        """Two factors for the dynamic power of a guest whose host has an unknown load.
+
+        The estimated dynamic power, multiplied by these factors, gives the lowest and highest usual dynamic power.
+        """
 
     def estimate(
         self, machine: MachineDescription, load: float, *, idle_watts: float | None = None
@@ -232,7 +236,10 @@ class MachineFormula:
 
     @property
     def guest_factor(self) -> Sequence[float]:
-        """Lowest and highest ratio of a guest's dynamic power to its estimate, if the load of its host is not known."""
+        """Two factors for the dynamic power of a guest whose host has an unknown load.
+
+        The estimated dynamic power, multiplied by these factors, gives the lowest and highest usual dynamic power.
+        """
         return self.document.guest_factor
 
     def class_factor(self, machine: MachineDescription) -> float:

@@ -17,7 +17,7 @@ LEVELS = tuple(level / 10 for level in range(11))
 """The loads at which errors were measured: active idle, 10 %, …, 100 % of the highest throughput."""
 
 Coefficients = dict[Text, Number]
-"""Coefficients by the name of their term (see `kepler_profiler.formula.terms`)."""
+"""Coefficient of each term. The keys are the names of the terms (see `kepler_profiler.machine_description.terms`)."""
 Levels = Annotated[list[Number], msgspec.Meta(min_length=len(LEVELS), max_length=len(LEVELS))]
 """List with one number for each load in `LEVELS`."""
 
@@ -77,11 +77,11 @@ class FormulaDocument(msgspec.Struct, forbid_unknown_fields=True):
     """
     shape: Shape
     imputed: dict[Text, Coefficients]
-    """Coefficients that predict a usual value of each fact that may be unknown, by the name of the fact."""
+    """For each property of a machine that may be unknown: coefficients that predict a usual value of the property."""
     residuals: dict[Text, Residuals]
-    """Errors of the formula by the facts that are unknown.
+    """Errors of the formula if certain facts about the machine are unknown.
 
-    A key is the names of the unknown facts, joined by "+"; it is empty if all facts are known.
+    A key has the names of the unknown facts, joined by "+"; it is empty if all facts are known.
     """
     residuals_by_idle: dict[Text, Residuals]
     """Like `residuals`, but for machines whose idle power is known."""

@@ -168,9 +168,9 @@ def terms(machine: MachineDescription, imputed: Mapping[str, float]) -> dict[str
 
 
 def imputed_values(machine: MachineDescription, coefficients: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """Return a usual value of each fact that may be unknown: tdp (W per chip), memory (GiB) and year.
+    """Return usual values of the properties that may be unknown: tdp (W per chip), memory (GiB) and year.
 
-    `coefficients` maps each fact to the coefficients for `_plain_terms`. They predict ln(tdp), ln(memory) or
+    `coefficients` maps each property to the coefficients for `_plain_terms`. They predict ln(tdp), ln(memory) or
     year − 2012.
     """
     plain = _plain_terms(machine)

@@ -48,8 +48,8 @@ def machine_features(
     """Return the features of a machine by name, except the load. All values are at least 0.
 
     `facts` maps the known `EXTRA_FACTS` to their values; unknown facts get the value 0. If `facts` is None, the result
-    has only features that every machine can find out itself. `vendors` are the names of the features that stand for
-    vendors (see `vendors_of`). `idle_watts` is the idle power, for models that use it. If the thermal design power,
+    has only features that every machine can find out itself. `vendors` are the names of the features for vendors (see
+    `vendors_of`). `idle_watts` is the idle power, for models that use it. If the thermal design power,
     memory or year is unknown, a usual value replaces it.
     """
     usual = imputed_values(machine, published_formula().imputed)

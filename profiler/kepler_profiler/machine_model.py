@@ -266,7 +266,7 @@ def _loaded(stored: StoredModel, facts: Mapping[str, float], vendor: str | None)
 def machine_honesty(
     metadata: Mapping[str, Any], features: Sequence[str], facts: Mapping[str, float] | None = None
 ) -> Honesty:
-    """Check that a model can estimate the power of a machine with these facts. Return the model's block `honesty`.
+    """Check that a model can estimate the power with the known `facts` about a machine. Return the model's errors.
 
     `features` are the model's features. Raises `KeplerError` if `machines fit` has not trained the model, if the model
     states no interval, or if it needs facts that are not known.
@@ -299,10 +299,10 @@ def _factors(stored: StoredModel) -> IntervalFactors | None:
 
 
 def _needed_facts(features: Sequence[str], honesty: Honesty) -> list[str]:
-    """Return the facts that a model needs.
+    """Return the names of the `EXTRA_FACTS` about a machine (e.g. its disk count) that a model needs.
 
-    In the training data, the value 0 means that a fact is not known. So if the value 0 of a fact occurs in the
-    training, the model also works without this fact.
+    In the training data, the value 0 means that a fact is not known. So if a fact has the value 0 in the training data
+    of a model, the model also works without this fact.
     """
     seen = honesty.seen.features
     return [

@@ -157,7 +157,7 @@ def _model(
 
 
 def _extra_facts(stated: tuple[str, ...]) -> tuple[dict[str, float], str | None]:
-    """Return the facts of `--fact` that are numbers, and the vendor of the machine."""
+    """Return the numbers that `--fact` states about the machine, by name, and the vendor of the machine."""
     from kepler_profiler.machine_tables import EXTRA_FACTS
 
     facts: dict[str, float] = {}
@@ -180,7 +180,7 @@ def _extra_facts(stated: tuple[str, ...]) -> tuple[dict[str, float], str | None]
 
 
 def _host(instance: str, vcpus: int | None) -> tuple[MachineDescription, int]:
-    """Return the host of a cloud instance, and the number of virtual CPUs of the instance."""
+    """Return the physical machine that a cloud instance runs on, and the instance's number of virtual CPUs."""
     option = f"--instance {printable(instance, _SHOWN_CHARACTERS)}"
     family = stated_instance_type(instance)
     host = host_of(family)
@@ -199,10 +199,10 @@ def _host(instance: str, vcpus: int | None) -> tuple[MachineDescription, int]:
 
 
 def _machine(spec_file: str | None, facts: _Facts) -> MachineDescription:
-    """Return the machine.
+    """Return the description of the machine.
 
-    There are three sources of facts: the user's options, the file (or this machine), and the table of processors. Each
-    fact comes from the first source that has it.
+    The description comes from three sources: the user's options, the file (or this machine), and the table of
+    processors. Each property of the machine is taken from the first source that has it.
     """
     if spec_file is not None:
         spec = read_machine_spec(spec_file)
