@@ -69,7 +69,7 @@ SHIFT_AT = 0.6
 SHIFT_FACTOR = 1.15
 
 Row = dict[str, Any]
-"""The results of one interval of five minutes, by the name of the result."""
+"""The results of one interval of five minutes. The keys are the names of the results."""
 
 
 class ManualClock(PrometheusClient):

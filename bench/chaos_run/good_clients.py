@@ -64,7 +64,7 @@ class Publications:
         self._thread = threading.Thread(target=self._run, name=_PUBLISHER, daemon=True)
         self._changing = threading.Lock()
         self.attempted = 0
-        """Highest serial number that a publisher has tried to publish."""
+        """Serial number of the newest version that a publisher has tried to publish."""
         self.versions: dict[int, int] = {}
         """Serial numbers of the versions that a publisher has reported as published, by version number."""
         self.first = threading.Event()
@@ -124,7 +124,7 @@ class GoodClients:
         self._seed = seed
         self._stop = threading.Event()
         self._newest = 0
-        """Highest serial number among the versions whose models the model server has sent so far."""
+        """Serial number of the newest version of which the model server has already sent a model."""
         steps = {ESTIMATOR: self._ask_estimator, MODEL_SERVER: self._ask_model_server}
         self._threads = [threading.Thread(target=self._run, args=item, daemon=True) for item in steps.items()]
 
