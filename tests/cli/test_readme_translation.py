@@ -20,7 +20,7 @@ HEADINGS = {
     "Serve": "服务",
     "Documentation": "文档",
 }
-"""Headings of the English README -> headings of the Chinese README."""
+"""Chinese translations of the headings in README.md. The keys are the English headings."""
 
 
 def prose(text: str) -> str:

@@ -57,8 +57,8 @@ spec:
       volumes: [{name: sysfs, hostPath: {path: /sys}}, {name: procfs, hostPath: {path: /proc}}]
 """,
 }
-"""Overlay -> the objects of Kepler's own manifests that the overlay changes. This repository does not contain Kepler's
-manifests."""
+"""For each overlay: the objects of Kepler's own manifests that the overlay changes. This repository does not contain
+Kepler's manifests."""
 
 
 @pytest.fixture(scope="module")

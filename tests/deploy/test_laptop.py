@@ -30,7 +30,7 @@ FOLDER = ROOT / "deploy" / "compose" / "laptop"
 FILE = FOLDER / "compose.yaml"
 MONITORING = ROOT / "config" / "kepler_config" / "monitoring"
 OTHER_PROGRAMS = {"prometheus": "prometheus", "node-exporter": "prometheus-node-exporter"}
-"""Image in the compose file -> program of this machine that is run in place of the image."""
+"""Programs of this machine that are run instead of images. The keys are names of images in the compose file."""
 START_SECONDS = 400
 TRAIN_SECONDS = 900
 ROWS = "1000,50"
@@ -63,7 +63,7 @@ NEED_EVENTS = {
 
 
 def expressions() -> dict[str, str]:
-    """Return a dict: expression in a dashboard -> the same expression with values in place of the variables."""
+    """Return the expressions of the dashboards with values instead of variables. The keys are the original texts."""
     texts = [
         target["expr"]
         for name in ("power.json", "models.json")

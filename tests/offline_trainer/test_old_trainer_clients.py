@@ -23,7 +23,7 @@ def unpack(zipped: bytes, folder: Path) -> None:
 
 
 def old_models(pipeline: Path) -> dict[str, Path]:
-    """Unpack the models of a pipeline. Return path -> model folder for the models that an old client finds.
+    """Unpack the models of a pipeline. Return the folders of the models that an old client finds, by path.
 
     An old client looks for model folders at `<energy source>/<output type>/<feature group>/<model>`. The old model
     server has unpacked each model's zip file into such a folder.

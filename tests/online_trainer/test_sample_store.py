@@ -83,7 +83,7 @@ def sample_keys(observations: Observations) -> list[tuple[str, float]]:
 
 
 def container_values(observations: Observations, feature: str) -> dict[tuple[str, float, str], float]:
-    """Return a dict: (node, time, container) -> value of a feature of containers."""
+    """Return the values of a feature of containers. A key is (node, time, container)."""
     keys = sample_keys(observations)
     rows = zip(
         observations.row_sample, observations.row_container, observations.container_features[feature], strict=True

@@ -65,6 +65,6 @@ def ridge_trained(ridge_site, plugin_folder, recording):
 
 @pytest.fixture(scope="session")
 def reference_models(ridge_trained):
-    """Return trainer -> its AbsPower model in `ridge_trained`. No broken plugins were installed in this training."""
+    """Return each trainer's AbsPower model in `ridge_trained`. No broken plugins were installed in this training."""
     _, report = ridge_trained
     return {model["trainer"]: model for model in report["models"] if model["output_type"] == "AbsPower"}

@@ -60,7 +60,7 @@ ARGUMENTS = {
     "kepler-core:prometheus": {"port": 0},
     "kepler-core:per-vm": {"folder": "guests"},
 }
-"""Plugin -> arguments that the plugin requires, or whose defaults could disturb a program on this machine."""
+"""Arguments that a plugin requires, or whose defaults could disturb a program on this machine, by plugin."""
 
 
 @pytest.mark.parametrize(("plugins", "name"), BUILT_IN)

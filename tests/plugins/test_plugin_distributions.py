@@ -79,7 +79,7 @@ def recording(workshop):
 
 
 def files_of(page):
-    """Return name -> content for the files that a documentation page shows in full.
+    """Return the contents of the files that a documentation page shows in full, by file name.
 
     The page shows a file as its name in backquotes, a colon, and a code block with the content.
     """

@@ -249,7 +249,7 @@ def test_trees_are_more_accurate_than_the_formula_on_newer_hardware(public: Path
 
 
 def _flat(value: object, path: str = "") -> dict[str, float]:
-    """Return path -> number for all numbers in a JSON value."""
+    """Return all numbers in a JSON value, by their paths."""
     if isinstance(value, dict):
         return {key: number for name, item in value.items() for key, number in _flat(item, f"{path}/{name}").items()}
     if isinstance(value, list):

@@ -47,7 +47,7 @@ NAMES_OF_FAULTS = {
     "duplicate-exporter": {"duplicates"},
     "short-lived-containers": {"one_sample_series"},
 }
-"""Fault -> kinds of findings, one of which must report the fault."""
+"""For each fault: the kinds of findings, one of which must report the fault."""
 UNNOTICED = {("usage-counter-jump", 2), ("gaps", 3)}
 """Pairs (fault, severity) that some simulations contain without a finding that reports the fault.
 

@@ -57,8 +57,8 @@ def test_the_power_law_comes_back_within_one_per_cent() -> None:
     new = observed(content_of(sockets=2, timestamps=600, noise=0.005))
     at = np.array([0.1, 0.5, 0.9])
     truth = true_power(at, np.zeros(3), 2)
-    # The simulated power also has a term of 4 W for each 10^9 cache misses per second. The term is proportional to
-    # CPU time, and at most 1.5 W.
+    # The recorded package power also has 4 W for each 10^9 cache misses per second, which `truth` leaves out. In this
+    # recording, this part is at most 1.5 W, and roughly proportional to CPU time.
     np.testing.assert_allclose(law(new, "rapl-sysfs", "package", 2)[1:], truth["package"], rtol=0.01)
 
 

@@ -320,7 +320,7 @@ TOO_LONG = {
     "a timeout": failing(503, "query timed out in query execution"),
     "a timeout of a proxy": (504, {}, b"<html>Gateway Time-out</html>"),
 }
-"""Name -> error answer to a query whose time range is too long for the server."""
+"""Error answers to a query whose time range is too long for the server. A key describes the answer."""
 
 
 @pytest.mark.parametrize("kind", TOO_LONG)

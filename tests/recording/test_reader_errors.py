@@ -77,7 +77,7 @@ MALFORMED_VALUES = {
     "timestamps in milliseconds": b'[[1700000000000,"2"]]',
     "timestamp is negative": b'[[-5,"2"]]',
 }
-"""Name -> malformed samples of a series. The reader leaves out the whole series."""
+"""Malformed samples of a series. The reader leaves out the whole series. A key describes the fault."""
 
 
 NOT_NUMBERS = {
@@ -90,7 +90,7 @@ NOT_NUMBERS = {
     "underscores": b'"1_000"',
     "hexadecimal": b'"0x10"',
 }
-"""Name -> text that is not a number. The reader leaves out a sample with such a timestamp or value."""
+"""Texts that are not numbers. The reader leaves out a sample with such a timestamp or value."""
 
 
 @pytest.mark.parametrize("content", NOT_JSON.values(), ids=NOT_JSON)

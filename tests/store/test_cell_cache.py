@@ -1,6 +1,6 @@
-"""Test two fast predictors of tree ensembles: the cell cache and the row masks.
+"""Test two fast predictors of tree ensembles: the cell cache, and the bit masks for single rows.
 
-They must predict exactly the same numbers as the leaf masks from which they are made.
+They must predict exactly the same numbers as the leaf masks (bit masks of the leaves) from which they are made.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ CONSTANT = 1.25
 
 
 def model(components: Mapping[str, Any], *, resident: bool) -> PowerModel:
-    """Load a model with the components `components`: name -> weights, or None for a component with constant watts."""
+    """Load a model. `components` maps each component to its weights, or to None if its watts are constant."""
     parts: dict[str, Any] = {}
     files = {"metadata.json": b'{"model_name":"Lines_0"}'}
     for name, weights in components.items():

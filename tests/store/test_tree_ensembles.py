@@ -1,4 +1,7 @@
-"""Test two predictors of tree ensembles, step tables and leaf masks: they predict exactly as ONNX Runtime does."""
+"""Test that two fast predictors of tree ensembles give exactly the same predictions as ONNX Runtime.
+
+The two predictors are step tables (look-up tables) and leaf masks (bit masks of the leaves that a row can reach).
+"""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ from support.server_process import free_port
 
 SOCKET = "/tmp/estimator.sock"
 PORTS = {8100: "MODEL_SERVER_PORT", 8102: "OFFLINE_TRAINER_PORT", 8103: "ONLINE_TRAINER_PORT"}
-"""Port of a server in the documentation -> configuration key that gives the server another port in tests."""
+"""For each server port in the documentation: the configuration key that sets another port in tests."""
 OTHER_PORTS = (8104, 8105, 8106, 9090, 9101, 28282)
 """More ports in the documentation. They are always part of the commands, so tests need no configuration key."""
 SERVER_PORTS = {"model-server": 8100, "offline-trainer": 8102, "online-trainer": 8103}

@@ -25,7 +25,7 @@ class SimulatedKepler:
         self._lock = threading.Lock()
         self._window = 0
         self.changes: Mapping[str, Any] = changes
-        """Metric -> series that replace the metric's series in /metrics. None removes the metric."""
+        """Series that replace the series of a metric in /metrics, by the metric's name. None removes the metric."""
 
     def reply(self, path: str, headers: Mapping[str, str]) -> Reply:
         if path != "/metrics":

@@ -16,7 +16,7 @@ MERGE_KEYS = {
     "volumeMounts": "mountPath",
     "ports": "containerPort",
 }
-"""Name of a list -> key that identifies the list's items in a strategic merge patch. Other lists are replaced."""
+"""For each list that a strategic merge patch merges: the key of its items. Other lists are replaced."""
 
 _FIELDS = {"apiVersion", "kind", "namespace", "resources", "images", "patches", "components"}
 _CLUSTER_KINDS = {"Namespace", "ClusterRole", "ClusterRoleBinding"}

@@ -37,7 +37,7 @@ class LinearModel:
             "dram": (8.0, {"bpf_page_cache_hit": 0.002}),
         }
     )
-    """Component -> bias in watts, and weight of each feature in watts per unit of the feature."""
+    """For each component: bias in watts, and weight of each feature in watts per unit of the feature."""
     lowest: float | None = None
     """Lowest value of each feature in training, or None if it is not known."""
     honesty: Mapping[str, Any] | None = None
@@ -80,7 +80,7 @@ class LinearModel:
         return metadata, files
 
     def expected(self, metrics: Sequence[str], values: Sequence[Sequence[float]]) -> dict[str, list[float]]:
-        """Return component -> watts that the model must predict, calculated in double precision."""
+        """Return the watts of each component that the model must predict, calculated in double precision."""
         rows = [dict(zip(metrics, row, strict=True)) for row in values]
         return {
             component: [bias + sum(weight * row[name] for name, weight in weights.items()) for row in rows]

@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from support.process import PATIENCE, ProcessUnderTest
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
-"""Samples of /metrics: (name, labels) -> value."""
+"""Values of the samples in /metrics. A key is (name, labels)."""
 
 
 def check_one_line(error: Exception, longest: int = 1000) -> None:
@@ -33,7 +33,7 @@ class Answer:
 
     status: int
     headers: Mapping[str, str]
-    """Name of a header in lower case -> value."""
+    """Values of the headers. The keys are the names in lower case."""
     body: bytes
 
     def json(self) -> Any:

@@ -18,7 +18,7 @@ from kepler_core.simulate import CORES_PER_SOCKET, HERTZ, true_power
 FEWEST_ROWS = 20
 """Minimum number of rows of a data set for a fit. `train` refuses to train on fewer rows."""
 LOAD_FEATURES = {"bpf_cpu_time_ms": 1000.0, "cpu_cycles": HERTZ}
-"""Feature that is proportional to the load -> the feature's rate per second if one CPU is fully busy."""
+"""Features that are proportional to the load. The values are their rates per second if one CPU is fully busy."""
 
 
 def usage(observations: Observations, sockets: int) -> tuple[FloatArray, FloatArray]:
@@ -36,7 +36,7 @@ def usage(observations: Observations, sockets: int) -> tuple[FloatArray, FloatAr
 def errors(
     observations: Observations, sockets: int, where: tuple[FloatArray, FloatArray]
 ) -> Mapping[tuple[str, str], float | None]:
-    """Fit the power formula for each component and load feature. Return (component, feature) -> largest error.
+    """Fit the power formula for each component and load feature. Return the largest error of each of these pairs.
 
     The errors are in percent of the true power. They are calculated at the loads `where`, which the function `usage`
     returns. Loads outside of the range of the observations are left out, because the fit cannot know the power there.

@@ -112,7 +112,7 @@ SLOW_SERVERS = {
     "a-byte-at-a-time-of-an-error": ((HEAD.replace(b"200 OK", b"503 Busy"),), b" "),
     "a-byte-at-a-time-of-a-redirect": ((HEAD.replace(b"200 OK", b"302 Found\r\nLocation: /x"),), b" "),
 }
-"""Name of a server -> the pieces of its answer, and the piece that it then repeats without end.
+"""For each server: the pieces of its answer, and the piece that it then repeats without end.
 
 The answers of these servers never end.
 """

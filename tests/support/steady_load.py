@@ -9,7 +9,7 @@ import numpy as np
 from kepler_core.simulate import Simulation, recording, true_power
 
 Document = dict[str, list[dict[str, Any]]]
-"""A recording as decoded JSON: metric name -> list of series."""
+"""A recording as decoded JSON: an object with a list of series for each metric name."""
 
 
 def steady(busy: Any, **options: Any) -> Document:

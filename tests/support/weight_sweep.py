@@ -27,7 +27,7 @@ def answer_of(weights: KeplerWeights, node_type: int = 0) -> dict[str, Any]:
 
 
 def scales_of(model: StoredModel) -> dict[str, float]:
-    """Return feature -> highest value in training."""
+    """Return the highest value of each feature in training."""
     if model.portable:
         loaded = model.load()
         return dict(zip(loaded.features, map(float, loaded.scale), strict=True))

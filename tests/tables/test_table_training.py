@@ -31,7 +31,7 @@ def pipeline(tmp_path: Path) -> Path:
 
 
 def model_files(store: Path, output_type: str) -> dict[str, Any]:
-    """Return path -> content for the model files of a pipeline. Zip files are left out: they contain the same files.
+    """Return the model files of a pipeline by path. Zip files are left out, because they contain the same files.
 
     In the metadata, the digest of the data and the metric schemas are removed, because they differ between a recording
     and a table.
