@@ -154,7 +154,10 @@ class Dataset:
         return self._rows.first_rows
 
     def node_sum(self, columns: Sequence[str]) -> pd.DataFrame:
-        """Return the sums of columns over the rows of each sample, indexed by recording, node and timestamp."""
+        """Return `columns` with one row per sample: the sums over the containers of the sample.
+
+        The index of the result has recording, node and timestamp.
+        """
         if not self.by_container:
             return self.frame[list(columns)]
         starts, contiguous = self.first_rows, self._rows.is_contiguous

@@ -8,7 +8,7 @@ loop over rows.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,12 +16,10 @@ from numpy.typing import NDArray
 
 from kepler_core.arrays import BoolArray, FloatArray, IntArray
 from kepler_core.dataset import CONTAINER_LEVELS, NODE_LEVELS, Dataset, RowNumbers, power_column
-from kepler_core.grouping import sum_by
+from kepler_core.grouping import Scalar, sum_by
 from kepler_core.recording.array_memo import ArrayMemo
 from kepler_core.recording.observations import Observations, has_short_window
 from kepler_core.vocabulary import main_feature
-
-Scalar = TypeVar("Scalar", bound=np.generic)
 
 _MOST_RUNS = 1000
 """If more runs of rows remain, the rows are copied by their indices."""
@@ -86,7 +84,7 @@ def container_dataset(
 
     def share(component: str) -> FloatArray:
         name = main_feature(own, component)
-        # The column of the block is not used as the cache key, because the cache would keep the whole block in memory.
+        # Do not use the column of `block` as the cache key: the cache would keep the whole block in memory.
         shares: FloatArray = _memoized(
             observations,
             "share",
@@ -124,9 +122,10 @@ def divided_dataset(
 
 
 def _over_windows(observations: Observations, values: FloatArray, source: str) -> FloatArray:
-    """Return the mean of a feature over the time in which each sample's power was measured, shape (samples,).
+    """Return the mean of a feature over the time that each sample's power covers, shape (samples,).
 
-    `Observations.windows` tells when this time begins. A mean that is not known is NaN.
+    This time may be longer than one sample. `Observations.windows` tells when it begins. A mean that is not known is
+    NaN.
     """
     begins = observations.windows.get(source)
     if begins is None:
@@ -226,7 +225,11 @@ def _dataset(
     *,
     by_container: bool,
 ) -> Dataset:
-    """Return the data set with the columns of a block. `kept` are its rows among all rows, or among all samples."""
+    """Return a data set whose features and powers are the columns of a block.
+
+    With `by_container`, `kept` states which rows of the observations are the rows of the data set. Otherwise, it states
+    which samples are.
+    """
     name = "container index" if by_container else "node index"
 
     def numbers_of_rows() -> RowNumbers:
@@ -244,8 +247,8 @@ def _dataset(
 
 
 def _index(observations: Observations, sample: IntArray, container: IntArray | None) -> pd.MultiIndex:
-    # The index is built from level codes. For a million rows, building it from labels would take longer than all
-    # other steps together.
+    # The index is built from integer codes for its labels. For a million rows, building it from the labels would take
+    # longer than all other steps together.
     stream = observations.sample_stream[sample]
     recordings, recording = np.unique([s.recording for s in observations.streams], return_inverse=True)
     nodes, node = np.unique([s.node for s in observations.streams], return_inverse=True)

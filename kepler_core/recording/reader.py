@@ -33,7 +33,7 @@ MAX_BYTES = 4 * 2**30
 _PIECE_BYTES = 2**16
 _ENCODINGS = (
     (codecs.BOM_UTF8, "utf-8"),
-    (codecs.BOM_UTF32_LE, "utf-32-le"),  # before UTF-16, because the mark of UTF-32 begins with the mark of UTF-16
+    (codecs.BOM_UTF32_LE, "utf-32-le"),  # test UTF-32 before UTF-16: its mark begins with UTF-16's mark
     (codecs.BOM_UTF32_BE, "utf-32-be"),
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
