@@ -96,7 +96,7 @@ class CellCache:
         self._keys = np.zeros(1 << slot_bits, dtype=np.int64)
         """Key of the cell in each slot; 0 for an empty slot. No cell has the key 0, because cell numbers start at 1."""
         self._watts = np.zeros((1 << slot_bits, len(self._masks.base)), dtype=np.float32)
-        """Watts of the cell in each slot, in single precision, as the leaf masks compute them; shape (slots, ensembles)."""
+        """Watts of the cell in each slot, shape (slots, ensembles), in the single precision of the leaf masks."""
 
     def _predict(self, X: SingleArray) -> FloatArray:
         columns = zip(X.T, self._edges, self._offsets, strict=True)
