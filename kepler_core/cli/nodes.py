@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import click
 
 from kepler_core.cli.examples import examples
+from kepler_core.cli.fleet_machines import fleet_machines
 from kepler_core.cli.inputs import (
     input_option,
     machine_specs_option,
     metric_prefix_option,
     open_all,
-    read_machine_specs,
     store_option,
 )
 from kepler_core.cli.output import json_option, print_json, print_table
@@ -96,17 +96,19 @@ def _compared(
     inputs: Sequence[str], machine_specs: str | None, least: float | None, metric_prefix: str | None
 ) -> list[NodeTable]:
     """Compare the nodes in recordings."""
-    from kepler_core.pipeline.machine_groups import machine_groups, most_cores
     from kepler_core.pipeline.node_comparison import LEAST_DIFFERENCE, compare_nodes
     from kepler_core.pipeline.node_tables import by_source
     from kepler_core.recording import observe
 
-    specs = None if machine_specs is None else read_machine_specs(machine_specs)
-    cpus = None if specs is None else most_cores(specs)
+    fleet = fleet_machines(machine_specs, inputs, metric_prefix)
+    cpus = None if fleet is None else fleet.most_cores()
     observations = observe(open_all(inputs, metric_prefix=metric_prefix), cpus=cpus)
     groups: list[Observations] = [observations]
-    if specs is not None:
-        groups = [group.observations for group in machine_groups(observations, specs)]
+    if fleet is not None:
+        machine_groups, notes = fleet.groups(observations)
+        groups = [group.observations for group in machine_groups]
+        for note in notes:
+            click.echo(f"kepler-model: {note}", err=True)
     threshold = LEAST_DIFFERENCE if least is None else least / 100
     tables = [table for number, group in enumerate(groups) for table in compare_nodes(group, number, least=threshold)]
     if not tables:

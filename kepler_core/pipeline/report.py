@@ -36,6 +36,8 @@ class Report:
     """Number of the models' node type; with several types, of the type with the most samples."""
     node_types: list[int] = attrs.field(factory=list)
     """Numbers of all node types with models of this training."""
+    machine_notes: list[str] = attrs.field(factory=list)
+    """What is missing, impossible or contradictory in the descriptions of machines that come from metrics."""
     nodes: list[dict[str, Any]] = attrs.field(factory=list)
     """The comparisons of nodes: `kepler_core.pipeline.node_tables.NodeTable`."""
     seconds: dict[str, float] = attrs.field(factory=dict)

@@ -9,6 +9,7 @@ Samples are queried in one of two ways:
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -27,6 +28,8 @@ MAX_POINTS = 11_000
 """Largest number of samples per series that Prometheus returns for a range query."""
 SCRAPED_SECONDS = 3600.0
 """Length of the time range of each query for samples as scraped."""
+_MACHINE_STEP_SECONDS = 3600.0
+"""Largest time between two samples of a metric that describes machines. Its values hardly ever change."""
 JOBS = 4
 """Default number of parallel requests."""
 
@@ -116,6 +119,16 @@ def plan_queries(selections: Sequence[Selection], start: float, end: float, step
         spans.append((first, min(first + length, last)))
         first = spans[-1][1] + apart
     return [Query(selection, *span, step_ms) for selection in selections for span in spans]
+
+
+def plan_machine_queries(selections: Sequence[Selection], start: float, end: float) -> list[Query]:
+    """Return queries for metrics that describe machines: for the last sample in each hour, or in the whole time range.
+
+    The result has the same order as that of `plan_queries`.
+    """
+    first, last = round(start * 1000), round(end * 1000)
+    steps = max(math.ceil((last - first) / (1000 * _MACHINE_STEP_SECONDS)), 1)
+    return plan_queries(selections, start, end, max((last - first) // steps, 1) / 1000)
 
 
 def answers(
