@@ -54,9 +54,8 @@ class RecordedMachines:
         found = {stream: self._described(stream) for stream in dict.fromkeys(streams)}
         specs, notes = _with_equal_memory({stream: one.spec for stream, one in found.items() if one.spec.identity})
         problems = {stream: found[stream].problems for stream in specs}
-        return DescribedNodes(
-            specs, (*_problem_notes(problems), *notes, *_product_notes(specs, found), *_unidentified(specs))
-        )
+        all_notes = [*_problem_notes(problems), *notes, *_product_notes(specs, found)]
+        return DescribedNodes(specs, (*all_notes, *_unidentified(specs), *_separated(specs)))
 
     def _described(self, stream: Stream) -> Described:
         """Return the description of a stream's machine. Other recordings of the node add what its own does not state.
@@ -84,7 +83,7 @@ def _with_equal_memory(specs: Mapping[Stream, MachineSpec]) -> tuple[dict[Stream
         alike.setdefault(attrs.evolve(spec, memory=None), []).append(stream)
     result = dict(specs)
     notes = []
-    for streams in alike.values():
+    for other, streams in alike.items():
         sizes = Counter(memory for stream in streams if (memory := specs[stream].memory))
         for group in _close(sorted(sizes)):
             if len(group) > 1:
@@ -94,8 +93,8 @@ def _with_equal_memory(specs: Mapping[Stream, MachineSpec]) -> tuple[dict[Stream
                         result[stream] = attrs.evolve(specs[stream], memory=usual)
                 n = sum(sizes[size] for size in group)
                 notes.append(
-                    f"memory of {_nodes(n)}: {', '.join(map(str, group))} GiB count as {usual} GiB, because such a "
-                    "small difference comes from memory that the kernel reserves"
+                    f"memory of {_nodes(n)} with {_words(other)}: {' and '.join(map(str, group))} GiB count as "
+                    f"{usual} GiB, because the kernels of equal machines reserve different parts of the memory"
                 )
     return result, notes
 
@@ -132,11 +131,11 @@ def _product_notes(specs: Mapping[Stream, MachineSpec], found: Mapping[Stream, D
     products: dict[str, dict[str, set[str]]] = {}
     for stream, spec in specs.items():
         if product := found[stream].product:
-            products.setdefault(str(spec.identity), {}).setdefault(product, set()).add(stream.node)
+            products.setdefault(_words(spec), {}).setdefault(product, set()).add(stream.node)
     return [
-        "one node type has several products, whose power may differ: "
+        f"the node type with {words} has several products, whose power may differ: "
         + ", ".join(f"{quoted(name, 60)} ({_nodes(len(nodes))})" for name, nodes in sorted(of_type.items()))
-        for of_type in products.values()
+        for words, of_type in products.items()
         if len(of_type) > 1
     ]
 
@@ -148,6 +147,30 @@ def _unidentified(specs: Mapping[Stream, MachineSpec]) -> list[str]:
     return (
         [f"processor of {_named(nodes, len({stream.node for stream in specs}))} not known: {others}"] if nodes else []
     )
+
+
+def _separated(specs: Mapping[Stream, MachineSpec]) -> list[str]:
+    """Return a line for each node type that differs from another type only in attributes that are not known."""
+    types: dict[str, tuple[MachineSpec, set[str]]] = {}
+    for stream, spec in specs.items():
+        types.setdefault(_words(spec), (spec, set()))[1].add(stream.node)
+    n_all = len({stream.node for stream in specs})
+    lines = []
+    for words, (spec, nodes) in types.items():
+        for other_words, (other, _) in types.items():
+            unknown = sorted(other.identity.keys() - spec.identity.keys())
+            if unknown and spec.identity.items() <= other.identity.items():
+                lines.append(
+                    f"{_named(sorted(nodes), n_all)} with {words}: a separate node type, because "
+                    f"{' and '.join(unknown)} is not known; the machine may equal those with {other_words}"
+                )
+                break
+    return lines
+
+
+def _words(spec: MachineSpec) -> str:
+    """Return the attributes of a machine that identify its node type, e.g. "processor amd_epyc_7763, cores 128"."""
+    return ", ".join(f"{name} {value}" for name, value in spec.identity.items()) or "no known attribute"
 
 
 def _named(nodes: Sequence[str], n_all: int) -> str:

@@ -26,7 +26,7 @@ Values = tuple[Mapping[str, str], float, float]
 Facts = Mapping[tuple[str, str], frozenset[Any]]
 """(Attribute, metric) -> what the series of a node state: texts of a label, tuples of counted labels, or numbers."""
 
-NOT_STATED = "no metric states it"
+NOT_STATED = "not stated by any metric"
 _NO_NAMES = ("", "unknown", "none", "not specified", "to be filled by o.e.m.", "default string")
 """Values of labels that name nothing, in lower case."""
 _LARGEST = {"cores": 2**16, "physical_cores": 2**16, "chips": 2**10, "memory": 2**20, "frequency": 10_000}

@@ -85,8 +85,8 @@ def test_what_no_metric_states_is_named(tmp_path: Path) -> None:
         known, node_exporter_info("a", TIMES, memory=8 * GIB), node_exporter_info("b", TIMES, memory=9 * GIB)
     )
     result = of_nodes(written(tmp_path, content), "a", "b")
-    assert "frequency of all 2 nodes: no metric states it" in result.notes
-    assert "processor and cores and chips of 1 node (b): no metric states it" in result.notes
+    assert "frequency of all 2 nodes: not stated by any metric" in result.notes
+    assert "processor and cores and chips of 1 node (b): not stated by any metric" in result.notes
     assert any(note.startswith("processor of 1 node (b) not known: the nodes are grouped") for note in result.notes)
 
 
@@ -173,7 +173,10 @@ def test_slightly_different_memory_is_no_other_type(tmp_path: Path) -> None:
     content = added(*(node_exporter_info(node, TIMES, memory=size * GIB) for node, size in sizes.items()))
     result = of_nodes(written(tmp_path, content), *sizes)
     assert [spec.memory for spec in result.specs.values()] == [377, 377, 377, 500]
-    assert any(note.startswith("memory of 3 nodes: 376, 377 GiB count as 377 GiB") for note in result.notes)
+    assert any(
+        note.startswith("memory of 3 nodes with no known attribute: 376 and 377 GiB count as 377 GiB")
+        for note in result.notes
+    )
 
 
 def test_other_products_of_a_type_are_named(tmp_path: Path) -> None:
@@ -191,6 +194,17 @@ def test_another_recording_of_a_node_adds_what_is_missing(node: str, cores: int 
     second = written(tmp_path, kepler_cpu_info(node, TIMES, model=GOLD, cores=4), "second.json")
     stream = Stream(first, node)
     assert read_machines([first, second]).of_streams([stream]).specs[stream].cores == cores
+
+
+def test_a_node_that_differs_from_its_twins_only_in_what_is_not_known_is_named(tmp_path: Path) -> None:
+    content = added(
+        *(kepler_cpu_info(node, TIMES, model=GOLD, cores=8) for node in "abc"),
+        *(node_exporter_info(node, TIMES, memory=64 * GIB) for node in "ab"),
+    )
+    result = of_nodes(written(tmp_path, content), "a", "b", "c")
+    assert len({str(spec.identity) for spec in result.specs.values()}) == 2
+    expected = "1 node (c) with processor intel_xeon_gold_6130, cores 8, chips 2: a separate node type, because memory"
+    assert any(note.startswith(expected) for note in result.notes), result.notes
 
 
 def test_recordings_without_any_description_are_refused(tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def test_metrics_that_describe_machines_give_the_same_types_as_a_file(folder: Pa
     types = read_node_types(open_store(str(folder / "store-of-metrics")).snapshot("quickstart", 1))
     assert {number: entry.spec["cores"] for number, entry in types.items()} == {0: 32, 1: 16}
     assert types[1].members == ("node-5", "node-6")
-    assert report.machine_notes == ["memory and frequency of all 7 nodes: no metric states it"]
+    assert report.machine_notes == ["memory and frequency of all 7 nodes: not stated by any metric"]
 
 
 def test_the_command_nodes_shows_the_stored_comparison(folder: Path) -> None:
