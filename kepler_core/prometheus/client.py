@@ -41,7 +41,7 @@ _TOO_LARGE = re.compile(
 """Recognises the error texts by which servers reject a query as too large: Prometheus (2.x and 3.x), VictoriaMetrics
 (-search.max…), Mimir, Cortex and Thanos. The servers have no separate error code for such queries."""
 _TIMEOUT = re.compile(r"timed out|timeout|deadline exceeded|-search\.maxQueryDuration")
-"""Recognises errors about the server's own time limit for a query."""
+"""Matches error texts which say that a query exceeded the server's own time limit."""
 _TIMEOUT_STATUS = (408, 422, 500, 502, 503, 504)
 _TOO_LARGE_STATUS = 413
 _TOO_MANY_REQUESTS_STATUS = 429

@@ -27,7 +27,7 @@ from kepler_core.recording.columns import METRIC_NAME_CHARACTERS
 MAX_POINTS = 11_000
 """Largest number of samples per series that Prometheus returns for a range query."""
 SCRAPED_SECONDS = 3600.0
-"""Length of the time range of each query for samples as scraped."""
+"""A query for samples at their own times (not at a step) covers a time range of this length."""
 _MACHINE_STEP_SECONDS = 3600.0
 """Largest time between two samples of a metric that describes machines. Its values hardly ever change."""
 JOBS = 4
@@ -43,7 +43,8 @@ If a shorter query takes too long, the cause is the number of series, or an over
 help then, and each further query may take minutes.
 """
 _OF_ONE_METRIC = ("answer", "partial", "refused", "too large", "timeout")
-"""Kinds of errors that concern the queried metric only, so that messages name it; other kinds concern the server."""
+"""Errors of these kinds concern only the queried metric, so messages name the metric. All other errors concern the
+server."""
 
 
 @attrs.frozen
@@ -52,11 +53,11 @@ class Query:
 
     selection: Selection
     start: int
-    """Start in Unix milliseconds, the resolution of Prometheus' timestamps."""
+    """Start of the queried time range in Unix milliseconds, the resolution of Prometheus' timestamps."""
     end: int
-    """End in Unix milliseconds."""
+    """End of the queried time range in Unix milliseconds."""
     step: int | None
-    """Milliseconds between samples; None for samples as scraped."""
+    """Milliseconds between the queried samples; None for all samples at their own times."""
 
     @property
     def metric(self) -> str:
@@ -191,7 +192,7 @@ def _answer(client: PrometheusClient, query: Query, stop: threading.Event, refus
 
 
 def _splits(error: PrometheusError, query: Query) -> bool:
-    """Return whether the halves of a query may succeed although the query failed with an error."""
+    """Return whether it may help to halve a query that failed with an error."""
     return error.kind == "too large" or (error.kind == "timeout" and not _is_short(query))
 
 

@@ -28,7 +28,7 @@ class Selection:
     """Label matchers in PromQL, e.g. `source=~"rapl"`."""
 
     def selector(self) -> str:
-        """Return the selection as a PromQL instant vector selector."""
+        """Return the metric with its label matchers as a PromQL instant vector selector."""
         if _PLAIN_NAME.fullmatch(self.metric):
             return self.metric + ("{" + ",".join(self.matchers) + "}" if self.matchers else "")
         return "{" + ",".join([f"__name__={promql_string(self.metric)}", *self.matchers]) + "}"
@@ -47,13 +47,14 @@ def select_metrics(
     matchers: Sequence[str] = (),
     metric_prefix: str | None = None,
 ) -> list[Selection]:
-    """Return a selection for each metric in `names` that the pipeline `spec` needs.
+    """Choose the metrics to query from a Prometheus server. Return one `Selection` for each chosen metric.
 
-    `names` are the metrics that a server has. Without a pipeline, every metric that a metric schema uses is selected.
-    If several exporters report the same feature or component, the metrics of one of them are selected. `instance` is a
-    regular expression that must match the whole node label of the exporter that has the most metrics. `matchers` are
-    PromQL label matchers to add to every selection. `metric_prefix` is the first word of the exporter's metric names,
-    if it is not the word that the schema expects.
+    `names` are all metrics of the server. The metrics that the pipeline `spec` needs are chosen. Without `spec`, every
+    metric that a metric schema uses is chosen. If several exporters report the same feature or component, the metrics
+    of only one of these exporters are chosen. `instance` is a regular expression that must match the whole node label.
+    It is applied only to metrics of the exporter that has the most metrics. `matchers` are PromQL label matchers that
+    are added to every selection. `metric_prefix` is the first word of the exporter's metric names, if it is not the
+    word that the schema expects.
     """
     uses = find_schemas(names, metric_prefix)
     third_party = () if spec is None else spec.third_party
@@ -125,7 +126,7 @@ def select_machine_metrics(
 def _from_one_exporter(
     mappings: Mapping[str, Sequence[MetricMapping]], uses: SchemaUse
 ) -> dict[str, list[MetricMapping]]:
-    """Return the mappings of each metric. Leave out features and components for which another exporter is preferred.
+    """Leave out mappings of features and components for which another exporter is preferred. Return the rest by metric.
 
     `kepler_core.recording.exporters.one_exporter_each` prefers the same exporters. The number of CPUs is needed only
     for metrics that are shares of the CPUs.
@@ -150,7 +151,10 @@ def _from_one_exporter(
 
 
 def _where(mappings: Sequence[MetricMapping]) -> list[str]:
-    """Return a label matcher for each label that all mappings restrict, with the values that the mappings allow."""
+    """Return label matchers that the series of all mappings fulfil.
+
+    A label gets a matcher if every mapping allows only some of its values. The matcher has the values of all mappings.
+    """
     labels = set(mappings[0].where).intersection(*(mapping.where for mapping in mappings))
     values = {label: sorted({value for mapping in mappings for value in mapping.where[label]}) for label in labels}
     return [
@@ -175,7 +179,7 @@ def _is_needed(spec: PipelineSpec, mapping: MetricMapping, level: str) -> bool:
 
 
 def _matchers(spec: PipelineSpec, mappings: Sequence[MetricMapping], schema: MetricSchema) -> list[str]:
-    """Return label matchers for the series that a pipeline needs of a metric, besides `MetricMapping.where`."""
+    """Return the label matchers of a metric that depend on the pipeline. `_where` returns all others."""
     if any(mapping.kind in ("feature", "cpus") for mapping in mappings):
         is_guest = spec.use_vm_metrics and not spec.vm_guests and any(m.level == "process" for m in mappings)
         return ['job="vm"'] if is_guest else []

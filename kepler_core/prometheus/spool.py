@@ -60,7 +60,7 @@ class Spool:
         return [Query(Selection(q.metric, tuple(q.matchers)), q.start, q.end, q.step) for q in plan.queries]
 
     def begin(self, arguments: dict[str, Any], queries: Sequence[Query]) -> None:
-        """Write the planned queries, after removing the plan and the answers of an earlier command."""
+        """Remove the plan and the answers of an earlier command, and write the planned queries."""
         planned = [_PlannedQuery(q.metric, list(q.selection.matchers), q.start, q.end, q.step) for q in queries]
         with self._errors():
             if self.folder.exists():
@@ -126,7 +126,7 @@ class Spool:
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
-        """Raise `UsageError` for every `OSError` in the block."""
+        """Raise `UsageError` instead of each `OSError` that the `with` statement's body raises."""
         try:
             yield
         except OSError as error:

@@ -37,7 +37,7 @@ ERROR_KEY = "mae"
 """The score by which models are ranked, unless the user sets another score."""
 
 _MAX_CANDIDATES = 512
-"""Maximum number of cached results of `narrow`, and of cached rankings for each of these results."""
+"""Maximum number of results of `narrow` in the cache. Each result caches at most the same number of rankings."""
 
 
 class Catalogue:
@@ -55,9 +55,10 @@ class Catalogue:
     ) -> None:
         """Store the properties of the models in columns.
 
-        `node_types` maps each pipeline to its node types by number. `broken` maps each pipeline that cannot be
-        read to the reason. `compare` is called with the machines of all node types. It returns a table that
-        compares the machine of a request with these machines. Without `compare`, the machine of a request is ignored.
+        `node_types` has the node types of each pipeline, with their numbers as keys. `broken` maps each pipeline
+        that cannot be read to the reason. `compare` is called with the machines of all node types. It returns a table
+        that compares the machine of a request with these machines. Without `compare`, the machine of a request is
+        ignored.
         `error_key` is the score by which models are ranked. `location` names the store in error messages.
         """
         self.models = tuple(models)
@@ -80,8 +81,8 @@ class Catalogue:
         """Select the best model for a request.
 
         If the request is for a portable model, linear weights may stand in for a model that contains only pickles
-        (see `stand_in`). Raises `NoModelError` if no model fits; the message names the nearest match. Raises
-        `RequestError` if the request itself is wrong.
+        (see `stand_in`). Raises `NoModelError` if no model meets the request; the message names the nearest match.
+        Raises `RequestError` if the request itself is wrong.
         """
         return select_loadable(self._select, request) if request.portable else self._select(request)
 
@@ -169,7 +170,7 @@ class Catalogue:
         key = (request.output_type, sources, names, usable, *formats, first)
         candidates = self._candidates_of.get(key)
         if candidates is None:
-            # Errors of `narrow` are not cached: their messages contain properties of the request that `key` lacks.
+            # Do not cache errors of `narrow`: their messages contain properties of the request that are not in `key`.
             candidates = narrow(self._columns, request, sources, usable, self.broken, self.location)
             if len(self._candidates_of) > _MAX_CANDIDATES:
                 self._candidates_of.clear()

@@ -20,7 +20,7 @@ PIPELINE = "abs_trainers: [LinearRegressionTrainer]\ndyn_trainers: []\n"
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a pipeline file, and with two recorded sessions of a pair."""
+    """A folder with a pipeline file and, for each of two days, a recording of a host and one of its virtual machine."""
     path = tmp_path_factory.mktemp("pairs")
     for number, host in enumerate((SimulatedHost(offset=2.7), SimulatedHost(offset=-1.2, seed=7))):
         content = {
@@ -71,7 +71,7 @@ def test_marginal_power_needs_the_idle_power_and_the_reservation(folder: Path) -
     assert done.returncode == 0, done.stderr
     (stored,) = read_models(open_store(str(folder / "marginal")).snapshot("mine"))
     assert (stored.source, stored.metadata["target"]) == ("vm-marginal", "marginal")
-    # 10 W of reserved idle power, and 5 W per CPU of the guest, whatever other processes use
+    # The guest gets 10 W of reserved idle power, and 5 W per CPU. The load of other processes does not matter.
     assert stored.load().predict(np.array([[2000.0]]))["package"] == pytest.approx([20.0], rel=0.05)
 
 
@@ -84,7 +84,7 @@ def test_models_of_different_targets_are_never_mixed(folder: Path, tmp_path: Pat
     assert train(folder, "--target", "capacity", "--name", "other", store=store).returncode == 0
     compared = kepler("store", "compare", "mine", "other", "-s", store)
     assert compared.returncode == 2
-    assert "estimate different watts" in compared.stderr
+    assert "estimate different kinds of power" in compared.stderr
     recording = str(tmp_path / "machine.json")
     assert kepler("simulate", "-o", recording, "--minutes", "5").returncode == 0
     refused = kepler("recalibrate", "-s", store, "--pipeline", "mine", "-i", recording)

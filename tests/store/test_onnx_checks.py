@@ -1,4 +1,4 @@
-"""Test that untrusted ONNX graphs are accepted only if they just calculate, within limits of memory and time."""
+"""Test that untrusted ONNX graphs are accepted only if they do nothing except calculate, in little memory and time."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def test_what_the_converters_write_is_accepted(name: str) -> None:
 
 
 def test_a_loop_is_refused() -> None:
-    """Loops are refused: a loop of 10^12 iterations would block the estimator's only thread."""
+    """A graph with a loop is refused, because 10^12 iterations would block the estimator's only thread."""
     body = helper.make_graph(
         [helper.make_node("Identity", ["go"], ["going"])],
         "body",
@@ -181,7 +181,7 @@ def test_functions_are_refused() -> None:
 
 
 def test_two_graphs_in_one_model_are_refused() -> None:
-    """A model with two graphs is refused. Protobuf would merge both, so a check of one graph would miss some nodes."""
+    """A model file with two graphs is refused: Protobuf would merge them, so a check of one graph is not enough."""
     harmless = model(helper.make_node("Identity", ["X"], ["Y"])).SerializeToString()
     other = onnx.ModelProto()
     other.graph.node.append(helper.make_node("Loop", [], []))
@@ -191,7 +191,7 @@ def test_two_graphs_in_one_model_are_refused() -> None:
 def test_a_tensor_of_more_elements_than_bytes_is_refused() -> None:
     content = model(helper.make_node("Add", ["X", "c"], ["Y"]), c=np.zeros((1, 2), np.float32))
     content.graph.initializer[0].dims[:] = [2**40, 2**40]
-    assert "a tensor of" in refusal(content.SerializeToString())
+    assert "a tensor states" in refusal(content.SerializeToString())
 
 
 def test_too_many_nodes_are_refused() -> None:

@@ -47,7 +47,7 @@ class Report:
     def lines(self, width: int = WIDTH) -> list[str]:
         """Return the report as lines of text for people.
 
-        A line has at most `width` characters, at least `NARROWEST`.
+        Lines have at most `width` characters, or at most `NARROWEST` characters if `width` is smaller.
         """
         reading = self.reading
         main = reading.power[reading.main]
@@ -134,7 +134,11 @@ class Report:
         return lines
 
     def _scale(self, main: Power, width: int) -> list[str]:
-        """Return a text picture of the interval, on a scale from 0 W to the interval's upper end or full load."""
+        """Draw the interval of the present power as text, on a scale that begins at 0 W.
+
+        The scale ends at the upper end of this interval, or of the interval of the power at full load if that is
+        higher.
+        """
         end = max([main.upper, *(power.upper for power in (self.reading.full,) if power is not None)])
         if end <= 0:
             return []
