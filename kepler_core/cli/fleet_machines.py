@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import attrs
 
+from kepler_core.atomic_files import whole_file
 from kepler_core.cli.inputs import FROM_METRICS, read_machine_specs
+from kepler_core.errors import UsageError
 
 if TYPE_CHECKING:
     from kepler_core.machine import MachineSpec
@@ -38,6 +42,19 @@ class FleetMachines:
         if isinstance(self.described, Mapping):
             return machine_groups(observations, self.described, idle), ()
         return groups_from_metrics(observations, self.described, idle)
+
+    def write(self, observations: Observations, path: str) -> None:
+        """Write the descriptions that metrics state to a JSON file. A node without a description gets an empty one."""
+        assert not isinstance(self.described, Mapping)
+        specs = self.described.of_streams(observations.streams).specs
+        document = {
+            stream.node: specs[stream].as_dict() if stream in specs else {} for stream in reversed(observations.streams)
+        }
+        try:
+            with whole_file(Path(path)) as file:
+                file.write(json.dumps(dict(sorted(document.items())), indent=1).encode() + b"\n")
+        except OSError as error:
+            raise UsageError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def fleet_machines(option: str | None, recordings: Sequence[str], metric_prefix: str | None) -> FleetMachines | None:

@@ -22,6 +22,9 @@ from kepler_core.recording.observations import Stream
 from kepler_core.recording.schemas import installed_schemas, is_machine_metric, machine_mappings_of
 
 _SHOWN_NODES = 5
+_SHOWN_NOTES = 20
+_COMPARED_TYPES = 200
+"""Number of node types, those with the most nodes, with which a type with unknown attributes is compared."""
 _EQUAL_MEMORY = 0.01
 """Two machines have equal memory if their memory differs by at most this fraction: of equal machines, one may reserve
 more memory for its kernel. One GiB is always allowed."""
@@ -54,8 +57,8 @@ class RecordedMachines:
         found = {stream: self._described(stream) for stream in dict.fromkeys(streams)}
         specs, notes = _with_equal_memory({stream: one.spec for stream, one in found.items() if one.spec.identity})
         problems = {stream: found[stream].problems for stream in specs}
-        all_notes = [*_problem_notes(problems), *notes, *_product_notes(specs, found)]
-        return DescribedNodes(specs, (*all_notes, *_unidentified(specs), *_separated(specs)))
+        kinds = (_problem_notes(problems), notes, _product_notes(specs, found), _unidentified(specs), _separated(specs))
+        return DescribedNodes(specs, tuple(note for of_kind in kinds for note in _first(of_kind)))
 
     def _described(self, stream: Stream) -> Described:
         """Return the description of a stream's machine. Other recordings of the node add what its own does not state.
@@ -74,6 +77,12 @@ class RecordedMachines:
                 problems = {key: why for key, why in one.problems.items() if key not in missing}
                 one = Described(attrs.evolve(one.spec, **missing), one.product or other.product, problems)
         return one
+
+
+def _first(notes: Sequence[str]) -> list[str]:
+    """Return the first notes of a kind, and the number of the others."""
+    more = [f"and {len(notes) - _SHOWN_NOTES} more notes of this kind"] if len(notes) > _SHOWN_NOTES else []
+    return [*notes[:_SHOWN_NOTES], *more]
 
 
 def _with_equal_memory(specs: Mapping[Stream, MachineSpec]) -> tuple[dict[Stream, MachineSpec], list[str]]:
@@ -155,9 +164,10 @@ def _separated(specs: Mapping[Stream, MachineSpec]) -> list[str]:
     for stream, spec in specs.items():
         types.setdefault(_words(spec), (spec, set()))[1].add(stream.node)
     n_all = len({stream.node for stream in specs})
+    largest = sorted(types.items(), key=lambda entry: -len(entry[1][1]))[:_COMPARED_TYPES]
     lines = []
     for words, (spec, nodes) in types.items():
-        for other_words, (other, _) in types.items():
+        for other_words, (other, _) in largest:
             unknown = sorted(other.identity.keys() - spec.identity.keys())
             if unknown and spec.identity.items() <= other.identity.items():
                 lines.append(

@@ -87,7 +87,7 @@ class MachineFacts:
         A node whose name ends in words such as `(cluster=east)` shares its node label with other machines. Only series
         with these labels describe it.
         """
-        told_apart = _TOLD_APART.fullmatch(node)
+        told_apart = None if host_of(node) in self._of_name else _TOLD_APART.fullmatch(node)
         base = node if told_apart is None else told_apart["base"]
         words = [] if told_apart is None else told_apart["words"].split(", ")
         name = host_of(base)
@@ -217,7 +217,9 @@ class _Reader:
     def _agreed(self, attribute: str, values: Mapping[Value, str], useless: Sequence[str]) -> Value | None:
         """Return the only value; None if there is none, or if there are several."""
         if len(values) > 1:
-            self.problems[attribute] = "contradiction: " + ", but ".join(values.values())
+            first, second, *others = values.values()
+            more = f" (and {len(others)} more values)" if others else ""
+            self.problems[attribute] = f"contradiction: {first}, but {second}{more}"
             return None
         if useless:
             self.problems[attribute] = shortened("; ".join(useless), 4 * _NAME_CHARACTERS)

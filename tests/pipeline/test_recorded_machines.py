@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from support.command import kepler
 from support.machine_metrics import Recorded, added, kepler_cpu_info, node_exporter_info, series
 
+from kepler_core.cli.inputs import read_machine_specs
 from kepler_core.cli.main import cli
 from kepler_core.errors import UsageError
-from kepler_core.machine import MachineSpec
+from kepler_core.machine import MachineSpec, machine_spec_from
 from kepler_core.pipeline.machine_groups import groups_from_metrics, machine_groups
 from kepler_core.pipeline.recorded_machines import DescribedNodes, read_machines
 from kepler_core.recording import observe, read_recording
+from kepler_core.recording.machine_facts import described
 from kepler_core.recording.observations import Stream
 from kepler_core.recording.schemas import is_used_metric
 from kepler_core.simulate import START, Simulation, recording
@@ -223,9 +228,41 @@ def test_nodes_without_any_description_are_named(tmp_path: Path) -> None:
         groups_from_metrics(observe([read_recording(path, wanted=is_used_metric)]), read_machines([path]))
 
 
-def test_the_command_nodes_compares_the_types_that_metrics_describe(tmp_path: Path) -> None:
-    path = written(tmp_path, fleet())
-    result = CliRunner().invoke(cli, ["nodes", "-i", path, "--machine-specs", "metrics", "--json"])
+@given(
+    st.dictionaries(
+        st.tuples(st.sampled_from(["processor", "architecture", "vendor", "product"]), st.text(max_size=5)),
+        st.frozensets(st.text(max_size=30), min_size=1),
+        max_size=4,
+    ),
+    st.dictionaries(
+        st.tuples(st.sampled_from(["cores", "physical_cores", "chips", "memory", "frequency"]), st.text(max_size=5)),
+        st.frozensets(st.floats(), min_size=1) | st.frozensets(st.tuples(st.text(max_size=3)), min_size=1),
+        max_size=5,
+    ),
+)
+@settings(max_examples=60, deadline=None)
+def test_any_values_give_a_description_within_its_bounds(
+    texts: dict[tuple[str, str], frozenset[str]], numbers: dict[tuple[str, str], frozenset[Any]]
+) -> None:
+    one = described({**texts, **numbers})
+    assert machine_spec_from(one.spec.as_dict(), "metrics") == one.spec
+    for name in ("processor", "cores", "chips", "memory", "frequency"):
+        assert getattr(one.spec, name) is not None or name in one.problems
+    assert all(len(why) < 500 for why in one.problems.values())
+
+
+def test_the_command_nodes_compares_and_writes_the_types_that_metrics_describe(tmp_path: Path) -> None:
+    path, specs = written(tmp_path, fleet()), tmp_path / "specs.json"
+    arguments = ["nodes", "-i", path, "--json", "--machine-specs"]
+    result = CliRunner().invoke(cli, [*arguments, "metrics", "--write-specs", str(specs)])
     assert result.exit_code == 0, result.output
     tables = json.loads(result.stdout)
     assert [len(table["nodes"]) for table in tables if table["component"] == "platform"] == [3, 2]
+    assert read_machine_specs(str(specs))["node-0:9102"] == spec_of(path, "node-0:9102")
+    of_file = CliRunner().invoke(cli, [*arguments, str(specs)])
+    assert of_file.stdout == result.stdout
+
+
+def test_the_option_write_specs_needs_metrics(tmp_path: Path) -> None:
+    result = CliRunner().invoke(cli, ["nodes", "-i", "a.json", "--write-specs", str(tmp_path / "specs.json")])
+    assert "--write-specs needs --machine-specs metrics" in str(result.exception)
