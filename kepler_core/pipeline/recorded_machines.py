@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache, partial
+from typing import Any
 
 import attrs
 import numpy as np
@@ -169,13 +170,20 @@ def _separated(specs: Mapping[Stream, MachineSpec]) -> list[str]:
     for words, (spec, nodes) in types.items():
         for other_words, (other, _) in largest:
             unknown = sorted(other.identity.keys() - spec.identity.keys())
-            if unknown and spec.identity.items() <= other.identity.items():
+            if unknown and all(
+                _is_close(name, value, other.identity.get(name)) for name, value in spec.identity.items()
+            ):
                 lines.append(
                     f"{_named(sorted(nodes), n_all)} with {words}: a separate node type, because "
                     f"{' and '.join(unknown)} is not known; the machine may equal those with {other_words}"
                 )
                 break
     return lines
+
+
+def _is_close(name: str, value: Any, other: Any) -> bool:
+    """Return whether two values of an attribute count as equal."""
+    return value == other or (name == "memory" and other is not None and len(list(_close(sorted([value, other])))) == 1)
 
 
 def _words(spec: MachineSpec) -> str:

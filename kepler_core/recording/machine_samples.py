@@ -34,11 +34,13 @@ def without_machine_samples(mapped: Sequence[MappedMetric]) -> list[MappedMetric
     for item in mapped:
         if _is_gauge(item) and item.mapping.name in names:
             lengths = item.metric.lengths
-            spans = np.zeros(len(lengths))
-            for at, first, last in item.metric.time_spans():
-                spans[at] = last - first
-            seldom = (lengths <= 2) | (spans >= _LONG_INTERVAL_SECONDS * (lengths - 1))
-            item = keep_series(item, ~(seldom & (_FEW_SAMPLES * lengths <= longest[item.node])))
+            few = _FEW_SAMPLES * lengths <= longest[item.node]
+            if few.any():
+                spans = np.zeros(len(lengths))
+                for at, first, last in item.metric.time_spans():
+                    spans[at] = last - first
+                seldom = (lengths <= 2) | (spans >= _LONG_INTERVAL_SECONDS * (lengths - 1))
+                item = keep_series(item, ~(seldom & few))
         kept.append(item)
     return kept
 
