@@ -67,6 +67,8 @@ class Options:
     insecure: bool | None
     instance: str | None
     selector: str | None
+    instances_per_query: int | None
+    rate: float
     delay: str
     overlap: str
     backfill: str
@@ -340,6 +342,7 @@ def _open_client(options: Options, configuration: Configuration, url: str, stop:
         insecure=bool(configuration.flag("PROM_SSL_DISABLE", options.insecure)),
         headers=headers_of(options.headers, configuration),
         patience=PROMETHEUS_RETRY_SECONDS,
+        rate=options.rate,
         stop=stop,
     )
 
