@@ -363,7 +363,8 @@ def _make_fetcher(options: Options, configuration: Configuration, client: Promet
     step = configuration.number("PROM_QUERY_STEP", options.step)
     if step is not None and step <= 0:
         raise UsageError(f"PROM_QUERY_STEP: {step:g} is not above 0")
-    return Fetcher(client, spec, step, options.instance, matchers_of(options.selector))
+    matchers = matchers_of(options.selector)
+    return Fetcher(client, spec, step, options.instance, matchers, instances_per_query=options.instances_per_query)
 
 
 def _make_schedule(options: Options, configuration: Configuration) -> Schedule:

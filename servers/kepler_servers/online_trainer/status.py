@@ -30,8 +30,8 @@ class Status:
     lag: float | None = None
     """Age of the newest stored sample in seconds, measured with the Prometheus server's clock; None if unknown."""
     samples: Counter[str] = attrs.field(factory=Counter)
-    """Action of the sample store ("added", "replaced", "known", "unusable") -> number of samples. "known" samples were
-    already in the store."""
+    """Action of the sample store ("added", "replaced", "known", "unusable", "left_out") -> number of samples. "known"
+    samples were already in the store; "left_out" samples exceeded its limit."""
     decisions: Counter[str] = attrs.field(factory=Counter)
     """Decision ("published", "kept aside", "failed") -> number of retrainings with this decision."""
     last_decision: dict[str, Any] | None = None
