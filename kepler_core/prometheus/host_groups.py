@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from kepler_core.prometheus.client import PrometheusClient
 from kepler_core.prometheus.fetching import JOBS
 from kepler_core.prometheus.instances import WITHOUT_LABEL, Shard, list_instances
+from kepler_core.prometheus.queries import plan_queries
 from kepler_core.prometheus.selections import Selection
 from kepler_core.prometheus.sharding import instance_bytes
 from kepler_core.recording.exporters import host_of
@@ -54,16 +55,9 @@ def host_groups(
         return [None]
     instances = {next(iter(labels)): all_instances}
     sizes = instance_bytes(client, selections, instances, span, step, jobs=jobs, stop=stop)
-    of_span = sum(sizes.values()) * max((span[1] - span[0]) / _queried_seconds(span, step), 1.0)
-    return [*_grouped(all_instances, max(int(GROUP_BYTES / max(of_span, 1.0)), 1)), WITHOUT_LABEL]
-
-
-def _queried_seconds(span: tuple[float, float], step: float | None) -> float:
-    """Return the length of the time range for which `instance_bytes` measures the answers."""
-    from kepler_core.prometheus.queries import plan_queries
-
-    queries = plan_queries([Selection("")], *span, step)
-    return max(max(query.end - query.start for query in queries) / 1000, 1.0)
+    n_queries = len(plan_queries(selections, *span, step)) / len(selections)
+    of_instance = max(n_queries * sum(sizes.values()), 1.0)
+    return [*_grouped(all_instances, max(int(GROUP_BYTES / of_instance), 1)), WITHOUT_LABEL]
 
 
 def _share_hosts(instances: Mapping[Selection, Sequence[str]]) -> bool:
