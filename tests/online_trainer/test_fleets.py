@@ -84,6 +84,7 @@ def test_a_fetch_adds_at_most_as_many_samples_as_the_store_may_hold(fleet: Gener
     """The choice does not depend on the order of the groups, and a repeated fetch adds no sample."""
     with answering(fleet.reply) as url:
         groups = fetch_groups(url)
+        later = fetch_groups(url, START + 300, END + 300)
     stored = []
     for name, order in (("a", groups), ("b", groups[::-1])):
         store = SampleStore(tmp_path / name, max_samples=500)
@@ -104,6 +105,11 @@ def test_a_fetch_adds_at_most_as_many_samples_as_the_store_may_hold(fleet: Gener
             assert chosen == {key: expected[key] for key in chosen}
         assert len(store.samples_by_node) == NODES
         stored.append(store.table().select(["node", "time"]).to_pylist())
+        collector = SampleCollector(store, START + 300, END + 300)
+        for group in later:
+            collector.add(group)
+        result, _ = collector.store()
+        assert result.added > 110  # a quarter of 600 new samples
     assert stored[0] == stored[1]
 
 

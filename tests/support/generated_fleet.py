@@ -128,15 +128,16 @@ class GeneratedFleet:
 @functools.lru_cache(maxsize=8192)
 def _samples(metric: str, variant: int, unit: int, start: float, end: float, interval: float) -> bytes:
     """Return the samples of a series later than `start` and not later than `end`, as JSON without outer brackets."""
-    rng = np.random.default_rng([variant, unit if metric != ENERGY else 0])
-    offset, period, scale = rng.uniform(0, interval), rng.uniform(200, 900), rng.uniform(500, 16_000)
+    offset = np.random.default_rng(variant).uniform(0, interval)
+    rng = np.random.default_rng([variant, unit])
+    period, scale = rng.uniform(200, 900), rng.uniform(100, 1000)
     first = int(np.floor((start - START - offset) / interval)) + 1
     last = int(np.floor((end - START - offset) / interval))
     at = offset + interval * np.arange(max(first, 0), last + 1)
     at = np.round(at, 3)
     frequency = 2 * np.pi / period
     load = scale * (1.05 * at + (1 - np.cos(frequency * at)) / frequency)
-    per_unit = {ENERGY: 0.01, USAGE[0]: 1.0}.get(metric, 1e6)
+    per_unit = {ENERGY: 0.05, USAGE[0]: 1.0}.get(metric, 2e6)
     values = load * per_unit + (60 * at if metric == ENERGY else 0)
     return b",".join(b'[%.3f,"%.3f"]' % pair for pair in zip((START + at).tolist(), values.tolist(), strict=True))
 

@@ -59,7 +59,7 @@ class SampleCollector:
         if np.isfinite(observations.step):
             self._steps.append(float(observations.step))
         all_ranks = _ranks(observations)
-        is_other = found.complete > 0
+        is_other = (found.complete > 0) & (all_ranks < self._max_rank)
         is_other[found.chosen] = False
         self._other_ranks.append(all_ranks[is_other])
         ranks = all_ranks[found.chosen]
