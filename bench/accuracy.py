@@ -1,9 +1,9 @@
-"""Measure the errors of estimates on data that the training did not have, and whether the models state these errors.
+"""Measure the errors of models on data that was held out from their training.
 
-The script trains pipelines, and selects, applies and recalibrates models, with the functions that the commands of
-`kepler-model` call. The data are the public recordings of Kepler's repositories, and tables with fixed splits. If the
-data of a measurement are absent, the measurement is skipped, and the reason is printed. docs/accuracy.md explains the
-measurements.
+The script compares these errors with the errors that the models state about themselves. It trains, selects, applies
+and recalibrates models with the functions that the commands of `kepler-model` call. The data are public recordings of
+Kepler's repositories, and tables with fixed splits. If the data of a measurement are absent, the script skips the
+measurement and prints the reason. docs/accuracy.md explains the measurements.
 
     python bench/accuracy.py [--quick] [--only NAME] [--data FOLDER] [--plots FOLDER] [--json FILE]
 """
@@ -34,7 +34,10 @@ MEASUREMENTS = ("tail", "blocks", "other-day", "containers", "idle", "nodes")
 
 
 def measurements(plots: Path | None) -> dict[str, Callable[[Settings], list[Figure]]]:
-    """Return the function of each measurement, by name. The measurement "tail" also writes the plots to `plots`."""
+    """Return the function of each measurement, by the measurement's name.
+
+    The function of the measurement "tail" also writes plots into the folder `plots`.
+    """
 
     def on_tail(settings: Settings) -> list[Figure]:
         figures, result = tail.measure(settings)
@@ -52,14 +55,14 @@ def measurements(plots: Path | None) -> dict[str, Callable[[Settings], list[Figu
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=HERE.parents[1] / "shared" / "data", help="the public data")
-    parser.add_argument("--quick", action="store_true", help="few trainers and rows: checks only that the script runs")
-    parser.add_argument("--only", action="append", choices=MEASUREMENTS, help="do this measurement; may be repeated")
+    parser.add_argument("--quick", action="store_true", help="train few models on few rows, to test only the script")
+    parser.add_argument("--only", action="append", choices=MEASUREMENTS, help="run this measurement; may be repeated")
     parser.add_argument("--plots", type=Path, metavar="FOLDER", help="write the plots of docs/accuracy.md as SVG")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers as JSON")
     parser.add_argument("--jobs", type=int, help="number of fits at the same time (default: one per CPU)")
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
-    os.environ.setdefault("KEPLER_REPORT", "false")  # no measurement reads the report of a training
+    os.environ.setdefault("KEPLER_REPORT", "false")  # no measurement needs the report of a training
     figures: list[Figure] = []
     skipped: dict[str, str] = {}
     seconds: dict[str, float] = {}

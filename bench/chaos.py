@@ -49,9 +49,9 @@ from chaos_run.ledger import Ledger  # noqa: E402
 from chaos_run.publisher import PIPELINE  # noqa: E402
 
 KILLS_UNTIL = 0.6
-"""Servers are killed from the start of the run until this fraction of the run's time has passed."""
+"""Fraction of the run's time after which no server is killed any more."""
 KILLS_PER_SECOND_OF_SERVERS = 1 / 20
-"""Kills of servers per second, all servers together."""
+"""Number of kills per second, over all servers."""
 MIN_FULL_DISKS = 1
 KILLS_IN_A_ROW, ROW_SECONDS = 3, 5.0
 """Number of successive kills of the offline trainer, and the seconds between two of these kills.
@@ -63,7 +63,7 @@ FULL_DISK_SECONDS = (2.0, 6.0)
 KILL_A_TRAINING_EVERY_SECONDS = 15.0
 TRAINING_CLIENTS = 2
 CURRENT_SECONDS = 30.0
-"""The servers must serve the current version within this number of seconds after the last hostile client and kill."""
+"""Time in seconds, after the last attack and kill, within which the servers must serve the current version."""
 SETTLE_SECONDS = 8.0
 """Seconds from the end of the hostile clients to the last measurement of open file descriptors.
 
@@ -72,7 +72,7 @@ The servers in `kepler_servers.http.side_port` need up to 5 s to close connectio
 
 
 class Run:
-    """One chaos run: its servers, clients, kills and results."""
+    """One chaos run: a test that attacks and kills running servers, and checks their answers."""
 
     def __init__(self, folder: Path, disk: Disk, seconds: float, seed: int) -> None:
         self.seconds = seconds
@@ -202,16 +202,16 @@ class Run:
     # --- disturbances ---
 
     def _plan(self) -> list[tuple[float, Any]]:
-        """Return all planned events as (seconds from the start of the run, action).
+        """Return all planned events. An event is a pair: seconds from the start of the run, and the function to call.
 
-        The events kill servers or training processes, fill the disk, or free the disk.
+        The functions kill servers or training processes, fill the disk, or free the disk.
         """
         kills = max(len(self.servers), round(self.seconds * KILLS_UNTIL * KILLS_PER_SECOND_OF_SERVERS))
         steps: list[tuple[float, Any]] = []
         for number in range(kills):
             at = self.choices.uniform(0.05, KILLS_UNTIL) * self.seconds
-            # The kills are divided equally among the servers. The offline trainer is killed several times in a row,
-            # every other server once.
+            # Each server has the same number of planned kills. For the offline trainer, a planned kill is several kills
+            # in a row.
             server = self.servers[number % len(self.servers)]
             times = KILLS_IN_A_ROW if server.name == servers.OFFLINE_TRAINER else 1
             moments = [at + ROW_SECONDS * again for again in range(times)]

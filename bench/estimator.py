@@ -55,7 +55,7 @@ SAMPLES = 5
 START_TIMEOUT_SECONDS = 60.0
 
 TARGETS = {BOOSTING: (6000, 3000, 1000), LINEAR: (6000, 4000, 2500)}
-"""Trainer -> target for the requests per second with 8 clients, for each number of rows in `ROWS`."""
+"""Targets for the requests per second with 8 clients: for each trainer, one target per number of rows in `ROWS`."""
 EXISTING = {BOOSTING: (736, 648, 435), LINEAR: (934, 771, 582)}
 P99 = "≤ 5 ms at 1 and 100 rows"
 EXISTING_P99 = "20–34 ms"
@@ -155,8 +155,8 @@ class Load:
                 kind.check(number, reply)
                 kind.check(number, again)
                 requests.append(request)
-                # If the estimator carries remainders from row to row, the rounded watts differ from reply to reply. An
-                # empty expected reply makes bench/load.py accept any reply.
+                # If the estimator adds the rounding error of a row to the next row, two replies to one request can
+                # differ. An empty expected reply makes bench/load.py accept any reply.
                 replies.append(reply if again == reply else b"")
                 self.reply_bytes = max(self.reply_bytes, len(reply), len(again))
         self._bodies.write_bytes(b"\n".join(requests))

@@ -24,19 +24,19 @@ from typing import Any
 
 SIZES = ((50, 200), (200, 600), (1000, 600))
 EXISTING_SECONDS = {(50, 200): 0.08 + 0.24, (200, 600): 1.1 + 3.8, (1000, 600): 7.6 + 51.0}
-"""(containers, timestamps) -> seconds that the predecessor of Kepler Core takes.
+"""Seconds that the predecessor of Kepler Core takes, by the numbers of containers and timestamps.
 
-The seconds are the sum of parsing and extraction, for a single feature group and a single output type.
+The seconds are for parsing and extraction together, for a single feature group and a single output type.
 """
 
 
 def measure(path: str) -> dict[str, Any]:
     """Read a recording and extract all data sets.
 
-    Return the seconds of each step, numbers of samples and rows, and the peak memory of this process in MB.
+    Return the seconds of each step, the numbers of samples and rows, and the peak memory of this process in MB.
     """
     import numpy as np
-    import pandas as pd  # noqa: F401 - its import is not measured
+    import pandas as pd  # noqa: F401 - imported before the measurement begins
 
     from kepler_core.contracts import IsolationContext
     from kepler_core.pipeline.load import load_pipeline

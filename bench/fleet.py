@@ -30,7 +30,7 @@ STEP_SECONDS = 5.0
 START = 1_700_000_000.0
 USAGE, ENERGY = "kepler_container_bpf_cpu_time_ms_total", "kepler_node_package_joules_total"
 FULL_NODES, FULL_DAYS = 10_000, 30
-"""The fleet for which the CPU time is extrapolated."""
+"""Nodes and days of the fleet for which the benchmark extrapolates the CPU time."""
 
 
 def write_fleet(path: Path, nodes: int, times: int) -> None:
@@ -62,7 +62,7 @@ def _series(metric: str, node: int, times: int) -> str:
 
 
 def measure(path: str) -> dict[str, Any]:
-    """Read and observe a recording twice; return CPU seconds of the second run, samples and peak memory in MB."""
+    """Read a recording twice. Return CPU seconds of the second run, the number of samples, and peak memory in MB."""
     from kepler_core.recording import observe, read_recording
     from kepler_core.recording.schemas import is_used_metric
 
@@ -96,7 +96,7 @@ def measure(path: str) -> dict[str, Any]:
 
 
 def cases(arguments: argparse.Namespace) -> Iterator[tuple[str, int, int]]:
-    """Yield for each case the name of its table, the number of nodes, and the number of scrapes of each node."""
+    """Yield the cases: name of the case's table, number of nodes, and number of scrapes of each node."""
     for nodes in arguments.nodes:
         yield "same times", nodes, arguments.times
     for nodes in arguments.nodes:
@@ -124,9 +124,9 @@ def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def extrapolated(results: list[dict[str, Any]]) -> dict[str, float]:
-    """Return the CPU hours for the full fleet with two metrics, for each form of the recording (JSON, Parquet).
+    """Extrapolate the CPU hours for a fleet of `FULL_NODES` nodes, for a recording in JSON and in Parquet.
 
-    The hours follow from the time per sample in the case with the most nodes.
+    Each node has two metrics for `FULL_DAYS` days. The time per sample is that of the case with the most nodes.
     """
     samples = 2 * FULL_NODES * FULL_DAYS * 86_400 / STEP_SECONDS
     last = {r["form"]: r["us_per_sample"] for r in results if r["table"] == "same times"}

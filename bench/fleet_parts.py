@@ -1,8 +1,8 @@
-"""Measure the time and memory for observing a sample of a Parquet recording in parts, as `train` does.
+"""Measure the time and memory for reading a sample of a Parquet recording in parts, as `train` does.
 
-The recording is that of bench/fleet.py. It is observed in this process, in worker processes and on Dask clusters; each
-case runs in a process of its own. `peak MB` is the highest memory of the main process and of a worker. CPU seconds are
-those of all processes, with their imports. All cases must give the same observations.
+The recording is that of bench/fleet.py. The benchmark reads it in one process, in worker processes and on Dask
+clusters. Each of these cases runs in a process of its own. `peak MB` is the highest memory of the main process and of
+a worker. The CPU seconds are those of all processes, with their imports. All cases must give the same observations.
 
     python bench/fleet_parts.py [--nodes 1000] [--times 2000] [--part-samples 1000000] [--sample-rows 500000] [--json]
 """
@@ -23,11 +23,11 @@ from typing import Any
 from fleet import write_fleet
 
 CASES = (("whole", 1), ("loky", 1), ("loky", 4), ("dask", 1), ("dask", 4))
-"""Backend and number of workers; `whole` observes all samples at once."""
+"""Backend and number of workers of each case. The case `whole` reads the recording at once, not in parts."""
 
 
 def measure(path: str, backend: str, workers: int, part_samples: int, sample_rows: int) -> dict[str, Any]:
-    """Observe a recording; return seconds, peak memory in MB, and a digest of the observations."""
+    """Make observations from a recording. Return seconds, peak memory in MB, and a digest of the observations."""
     import kepler_core.pipeline.part_sampling as part_sampling
     from kepler_core.parquet import open_parts
     from kepler_core.pipeline.spec import PipelineSpec

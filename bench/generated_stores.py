@@ -158,7 +158,7 @@ def train(root: str, folder: Path) -> None:
 
 
 def main() -> None:
-    """Publish a made-up pipeline. The command line names the store, the number of models, and that of node types."""
+    """Publish a made-up pipeline. The command line states the store and the numbers of models and node types."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("store")
     parser.add_argument("models", type=int)

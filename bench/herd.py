@@ -1,19 +1,20 @@
 """Measure how a model server answers when many estimators ask it at once after an outage (a thundering herd).
 
 Each simulated estimator is the estimator's own model cache with its provider for a model server: the same threads,
-requests, time limits and delays as in `kepler-model serve estimator`. Some client processes have many of them each. The
-model server is a process of its own (`kepler-model serve model-server`) with a made-up store. There are two phases:
+requests, time limits and delays as in `kepler-model serve estimator`. A few client processes run all simulated
+estimators. The model server is a process of its own (`kepler-model serve model-server`) with a made-up store. There
+are two phases:
 
     late start   all estimators need a model, but the server starts only after the outage
     restart      all estimators have a model; the server is killed, and started again after the outage
 
-A phase ends when each estimator has got an answer after the outage. The latency of a request is measured by the
-estimator, from the connection to the loaded answer, so on a machine with few cores it contains the wait for the CPU
-that the estimators share with the server. A request counts as failed if it was sent when the server was ready and
-still has no model as its answer.
+A phase ends when each estimator has got an answer after the outage. The estimator measures the latency of a request,
+from the connection to the loaded answer. The estimators and the server share the CPU, so on a machine with few cores,
+the latency contains the wait for the CPU. A request counts as failed if the server was ready when the request was sent,
+but the answer was no model.
 
-A simulation extrapolates to a fleet: one server, which answers one request after another, each in the CPU time
-that was measured under load, and estimators with the delays of the estimator's own code.
+A simulation extrapolates the results to a fleet. In the simulation, one server answers one request after another, and
+each answer takes the CPU time that was measured under load. The estimators have the delays of the estimator's code.
 
     python bench/herd.py [--estimators 200] [--processes 2] [--outage 6] [--refresh 10] [--models 1000]
                          [--fleet 10000] [--json]
@@ -45,8 +46,8 @@ PHASE_TIMEOUT_SECONDS = 120.0
 LOAD_REQUESTS = 20_000
 LOAD_SECONDS = 2.0
 KEPLER_SECONDS = 3.0
-"""Kepler's interval between two requests to the estimator. In this time, the estimators of a fleet get their first
-request."""
+"""Seconds between two requests of Kepler to an estimator. All estimators of a fleet get their first request within
+this time."""
 FLEET_OUTAGES_SECONDS = (5.0, 60.0, 600.0)
 FLEET_REFRESH_SECONDS = 120.0
 """Default of the estimator's option `--refresh`."""
@@ -58,8 +59,9 @@ FLEET_REFRESH_SECONDS = 120.0
 def run_estimators(url: str, numbers: Sequence[int], refresh: float, commands: Any) -> None:
     """Run estimators in this process, and send their requests through the pipe `commands`.
 
-    Each message to this function is answered with a list of requests since the latest message. A request is a tuple:
-    number of the estimator, start and end (monotonic seconds), and whether the answer was a model.
+    The function answers each message "report" with the requests since the previous such message, and with the number
+    of estimators that have a model. A request is a tuple: number of the estimator, start and end (monotonic seconds),
+    and whether the answer was a model.
     """
     from kepler_servers.estimator.model_cache import ModelCache
     from kepler_servers.estimator.remote_providers import ModelServerProvider
@@ -102,7 +104,7 @@ def run_estimators(url: str, numbers: Sequence[int], refresh: float, commands: A
         taken = len(requests)
         sent, requests[:taken] = requests[:taken], []
         commands.send((sent, sum(cache.entry(key).loaded is not None for cache in caches)))
-    os._exit(0)  # without waiting for hundreds of threads
+    os._exit(0)  # does not wait until hundreds of threads have ended
 
 
 class Herd:
@@ -126,7 +128,7 @@ class Herd:
             pipe.recv()
 
     def collect(self) -> None:
-        """Get the requests that the estimators have sent meanwhile."""
+        """Get the requests that the estimators have sent since the previous call."""
         self.with_model = 0
         for pipe in self._pipes:
             pipe.send("report")
@@ -149,7 +151,7 @@ class Herd:
 
 
 class Server:
-    """A model server's process on a port that stays the same over restarts."""
+    """A process of the model server. It has the same port after each restart."""
 
     def __init__(self, store: str, log: Path, workers: int) -> None:
         with socket.create_server(("127.0.0.1", 0)) as probe:
@@ -193,7 +195,7 @@ class Server:
 
 
 def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Run both phases, and return their results by name."""
+    """Run the phases "late start" and "restart", and return the results of each phase by its name."""
     store = str(folder / "store")
     publish(store, arguments.models, min(arguments.models, 300))
     server = Server(store, folder / "server.log", arguments.workers)
@@ -214,7 +216,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 
 def run_phase(herd: Herd, server: Server, estimators: int) -> dict[str, Any]:
-    """Start the server, and wait until each estimator has got an answer since then."""
+    """Start the server, and wait until it has answered each estimator."""
     herd.collect()
     herd.requests.clear()
     ready = server.start()
@@ -244,7 +246,7 @@ def run_phase(herd: Herd, server: Server, estimators: int) -> dict[str, Any]:
 
 
 def service_time(server: Server, folder: Path) -> float:
-    """Return the server's CPU time of one answer in µs, under a load of different requests of estimators."""
+    """Return the server's CPU time per answer in µs, under a load in which all requests differ."""
     request = {**CAPTURED, "weight": False, "portable": True, "trainer_name": ""}
     specs = ({**CAPTURED["machine_spec"], "memory": memory} for memory in range(1, LOAD_REQUESTS + 1))
     bodies = folder / "bodies.jsonl"
@@ -266,10 +268,11 @@ def percentiles(latencies: Sequence[float]) -> dict[str, float]:
 
 
 def simulate(fleet: int, outage: float, service: float, refresh: float) -> dict[str, float]:
-    """Simulate a fleet whose estimators all need their first model at the begin of an outage of the model server.
+    """Simulate a fleet whose estimators all need their first model at the beginning of an outage of the model server.
 
-    `service` is the time in seconds of an answer. The server answers one request after another. An estimator tries
-    again after the delays of `search_delay`, and at most `POLL_SECONDS` later, because it polls.
+    `service` is the server's time for one answer, in seconds. The server answers one request after another. After a
+    failed request, an estimator waits for the delay of `search_delay`, and up to `POLL_SECONDS` longer, because it
+    polls.
     """
     from kepler_servers.estimator.model_cache import POLL_SECONDS
     from kepler_servers.estimator.search_delay import search_delay
@@ -292,7 +295,7 @@ def simulate(fleet: int, outage: float, service: float, refresh: float) -> dict[
 
 
 def extrapolations(fleet: int, cpu_us: float) -> Iterator[dict[str, float]]:
-    """Yield a simulation for each length of the outage."""
+    """Yield the result of a simulation for each length of the outage."""
     for outage in FLEET_OUTAGES_SECONDS:
         yield simulate(fleet, outage, cpu_us / 1e6, FLEET_REFRESH_SECONDS)
 
@@ -324,7 +327,7 @@ def main() -> None:
     parser.add_argument("--models", type=int, default=1000, help="models of the store (%(default)s)")
     parser.add_argument("--workers", type=int, default=1, help="worker processes of the server (%(default)s)")
     parser.add_argument("--fleet", type=int, default=10_000, help="estimators of the extrapolation (%(default)s)")
-    parser.add_argument("--service", type=float, help="µs per answer in the extrapolation (default: measured)")
+    parser.add_argument("--service", type=float, help="assumed CPU time per answer in µs (default: measured)")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     if not 1 <= arguments.processes <= arguments.estimators:

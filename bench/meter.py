@@ -35,11 +35,11 @@ from generated_stores import memory_folder
 from model_server import megabytes, progress
 
 ZONES = {"package-0": 1.0, "core": 0.6, "uncore": 0.1, "dram": 0.25}
-"""Zone -> its power as a fraction of the package's power."""
+"""Power of each zone as a fraction of the package's power."""
 STEPS = (40.0, 165.0, 90.0, 15.0, 120.0)
 """Power of the package in each step, in watts."""
 LOADS = (0.0, 0.5, 1.0, 0.2, 0.8)
-"""With `--formula`: additional load of each CPU in each step (1.0 is a busy CPU)."""
+"""Load that is added to each CPU in each step, with `--formula`. A load of 1.0 keeps a CPU busy all the time."""
 STEP_SECONDS = 7.3
 FEED_SECONDS = 0.02
 WINDOW_SECONDS = 5.0
@@ -133,7 +133,7 @@ class Meter:
         """Seconds from the start of the process to its first value."""
 
     def counters(self) -> dict[str, int]:
-        """Return the published counters in µJ by zone. Like other programs, it lists the zones first."""
+        """Return the published counters in µJ, by zone. List the zones first, as other programs do."""
         counters = {}
         with contextlib.suppress(FileNotFoundError):
             for name in self.tree.glob("class/powercap/*/name"):
@@ -162,9 +162,9 @@ def watch(meter: Meter, seconds: float) -> dict[str, Any]:
     """Read the counters for some seconds, and compare them with the reported watts."""
     cpu, began = meter.cpu_seconds(), time.monotonic()
     readings: list[tuple[float, float]] = []
-    """Pairs: time at which the meter began to report a power of the package, and this power in watts."""
+    """Each pair has the time at which the meter began to report a power of the package, and this power in watts."""
     points: list[tuple[float, float]] = []
-    """Pairs: time at which the counter of the package has just risen, and its value in joules."""
+    """Each pair has a time at which the package's counter has just risen, and the value of the counter in joules."""
     longest = 0.0
     while (now := time.monotonic()) < began + seconds:
         status = meter.status()
@@ -209,7 +209,7 @@ def window_errors(points: list[tuple[float, float]], readings: list[tuple[float,
 
 
 def window_watts(points: list[tuple[float, float]]) -> Iterator[float]:
-    """Yield the mean watts of each window, from the increase of the counter."""
+    """Yield the mean power of each window in watts, computed from the increase of the counter."""
     begin = points[0]
     for point in points:
         if point[0] - begin[0] >= WINDOW_SECONDS:
@@ -232,14 +232,14 @@ def measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     try:
         meter = Meter(machine, tree, log)
         starts = [meter.first_value]
-        time.sleep(3)  # start-up costs are not part of the CPU time per second
+        time.sleep(3)  # the CPU time per second must not contain the start of the meter
         result = watch(meter, arguments.seconds)
         before = meter.counters()["package-0"]
         meter.kill()
         time.sleep(PAUSE_SECONDS)
         left = meter.counters()
         for energy in tree.rglob("energy_uj"):
-            energy.rename(energy.with_name("last_energy_uj"))  # the systemd unit also renames the files after a kill
+            energy.rename(energy.with_name("last_energy_uj"))  # as the systemd unit does after a kill
         meter = Meter(machine, tree, log)
         after = meter.counters()["package-0"]
         starts.append(meter.first_value)
@@ -248,7 +248,7 @@ def measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
             result["counters_after_stop"] = len(meter.counters())
             meter = Meter(machine, tree, log)
             starts.append(meter.first_value)
-        # Between the two calls of `counters`, the meter has run for a fraction of a second.
+        # `joules_added_by_kill` can be a little above 0, because the new meter has run for a fraction of a second.
         result |= {"first_value_seconds": statistics.median(starts), "all_first_values": starts}
         result |= {"joules_added_by_kill": (after - before) / 1e6, "counters_after_kill": len(left)}
         return result
@@ -278,8 +278,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=120.0, help="duration of the load (%(default)s)")
     parser.add_argument("--starts", type=int, default=3, help="number of extra starts of the meter (%(default)s)")
-    parser.add_argument("--formula", action="store_true", help="measure the source formula on this machine")
-    parser.add_argument("--quick", action="store_true", help="a load of 16 s, and one further start")
+    parser.add_argument("--formula", action="store_true", help="use the machine formula as the power source")
+    parser.add_argument("--quick", action="store_true", help="load the machine for 16 s, and make one extra start")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     if arguments.quick:

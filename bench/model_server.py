@@ -40,14 +40,14 @@ from generated_stores import CAPTURED, machines, memory_folder, publish, train
 
 TRAINED, SMALL, LARGE = "trained", "100 models", "10,000 models"
 SIZES = {SMALL: (100, 3), LARGE: (10_000, 300)}
-"""Name of a made-up store -> its number of models, and its number of node types."""
+"""Number of models and number of node types of each made-up store, by the store's name."""
 CLIENTS = (1, 16)
 KINDS = ("captured", "300 specs", "distinct")
 DISTINCT = 20_000
 MAX_COST_RATIO = 1.3
-"""Target: maximum time of a request to the large store, divided by the time of a request to the small store."""
+"""Target for this ratio: time of a request to the large store, divided by the time of a request to the small store."""
 PREDECESSOR = {1: "925", 16: "411 (p99 65 ms)"}
-"""Number of clients -> requests per second of the Kepler model server that this model server replaces."""
+"""Requests per second of kepler-model-server, the predecessor of the model server, by number of clients."""
 START_TIMEOUT_SECONDS = 60.0
 
 
@@ -55,7 +55,7 @@ START_TIMEOUT_SECONDS = 60.0
 
 
 def bodies(kind: str, weights: bool) -> Iterator[bytes]:
-    """Yield the request bodies of a kind: "captured", "300 specs" or "distinct"."""
+    """Yield the bodies of the requests of one kind: "captured", "300 specs" or "distinct"."""
     request = CAPTURED | {"weight": weights}
     captured = CAPTURED["machine_spec"]
     specs: Iterator[dict[str, Any]]
@@ -149,7 +149,7 @@ class RunningServer:
 def processes() -> Iterator[tuple[int, int]]:
     """Yield the id of each process on this machine, and the id of its parent process."""
     for status in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):  # the process may have ended meanwhile
+        with contextlib.suppress(OSError):  # the process may have ended since `glob` listed it
             yield int(status.parent.name), int(status.read_text().rpartition(")")[2].split()[1])
 
 
@@ -168,7 +168,7 @@ def check_weights(body: bytes) -> dict[str, Any]:
 
 
 def check_node_types(server: RunningServer, count: int) -> None:
-    """Check that the server answers a request from the machine of each node type with a model of that node type."""
+    """Check that the server sends the machine of each node type a model of this node type."""
     for number, body in enumerate(itertools.islice(bodies("300 specs", True), count)):
         status, answer = server.ask("POST", "/model", body)
         assert status == 200, answer
@@ -229,7 +229,7 @@ def measure_loads(
     results = []
     for weights, kind, clients in itertools.product((True, False), KINDS, CLIENTS):
         progress(f"load: {'weights' if weights else 'zip'}, {kind}, {clients} clients")
-        # The trained store has a single node type, so it gets only the captured request.
+        # The trained store has a single node type, so it gets only requests of the kind "captured".
         asked = [name for name in servers if name != TRAINED or kind == "captured"]
         results_of: dict[str, list[dict[str, float]]] = {name: [] for name in asked}
         for _ in range(runs):

@@ -41,7 +41,7 @@ DATA = Path(__file__).parents[2] / "shared" / "data" / "recordings"
 TRAINERS = ["GradientBoostingRegressorTrainer", "SGDRegressorTrainer"]
 SOURCE = "rapl-sysfs"
 EXISTING_SECONDS = 7.1
-"""Seconds that the predecessor of Kepler Core takes for the training of part 1.
+"""Seconds that the predecessor of Kepler Core takes for the training in part 1 of this benchmark.
 
 It trains on kepler_coremark.json, without validation.
 """
@@ -139,7 +139,7 @@ def train(folder: Path, data: Path, idle: Path) -> float:
 
 
 def overhead(data: Path, idle: Path, runs: int) -> dict[str, Any]:
-    """Train alternately with `kepler-model train` and with `POST /train`. Return the seconds of both ways."""
+    """Train alternately with `kepler-model train` and with `POST /train`. Return both times."""
     by_command, by_server = [], []
     with tempfile.TemporaryDirectory() as name, serving(Path(name), 1) as server:
         folder = Path(name)

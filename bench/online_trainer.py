@@ -69,7 +69,7 @@ SHIFT_AT = 0.6
 SHIFT_FACTOR = 1.15
 
 Row = dict[str, Any]
-"""The results of one interval of five minutes: name of the result -> value."""
+"""The results of one interval of five minutes. The keys are the names of the results."""
 
 
 class ManualClock(PrometheusClient):
@@ -93,7 +93,7 @@ class Bench:
     last_interval_store: Store
 
     def run_interval(self, at: int) -> Row:
-        """Run a round at the Unix time `at`, and evaluate the served models on the next interval."""
+        """Run a round at the Unix time `at`. Then measure the errors of the served models in the next interval."""
         self.client.time = float(at)
         started = time.perf_counter()
         if not self.rounds.try_round():

@@ -2,8 +2,8 @@
 
 Each dummy plugin is a distribution with a trainer and an alias of the trainer, in a folder on PYTHONPATH. Its
 module raises an error when it is imported, because `plugins list` must not import plugins. Each run of the
-benchmark measures all four numbers of plugins, one after another, so that other programs on the machine affect
-all four measurements alike. The output shows the medians of CPU time and elapsed time.
+benchmark measures the command with each of these numbers of plugins, one after another. So other programs on the
+machine affect all four measurements alike. The output shows the medians of CPU time and elapsed time.
 
     python bench/plugins.py [--runs 15] [--json]
 """

@@ -2,8 +2,8 @@
 
 The three ways are: ONNX Runtime; a separate predictor for each component; and a joint predictor of all components.
 For long-running processes such as the estimator, the model format `onnx` makes separate and joint predictors. These
-predictors store the trees in arrays, either as a step table or as leaf masks (see the modules `step_table` and
-`leaf_masks`).
+predictors store the trees in arrays, either as a look-up table (module `step_table`) or as bit masks of the leaves
+that a row can reach (module `leaf_masks`).
 
 The models are like the models of the built-in trainer GradientBoostingRegressorTrainer, with 100 trees per component,
 and are fitted on random data. The benchmark uses one process and one thread. It prints the microseconds per prediction
@@ -27,7 +27,7 @@ from kepler_core.contracts import Predictor
 from kepler_core.plugins import registry
 
 FEATURES = (2, 5)
-"""Numbers of features. Models with two features become step tables. Models with five features become leaf masks."""
+"""Numbers of features of the models. Models with two features become look-up tables, others become bit masks."""
 COMPONENTS = 4
 ROWS = (1, 100, 500)
 

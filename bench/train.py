@@ -20,14 +20,14 @@ from pathlib import Path
 from typing import Any
 
 EXISTING_SECONDS = {"kepler_coremark.json": 22.0, "simulated 200x600": 148.0}
-"""Recording -> seconds that the predecessor of Kepler Core takes.
+"""Seconds that the predecessor of Kepler Core takes for each recording.
 
 The predecessor does not cross-validate: it shuffles the data, and splits them once into training and test data.
 """
 
 
 def run(path: str, jobs: int | None) -> dict[str, Any]:
-    """Train once.
+    """Run one training with a recording.
 
     Return the seconds of the whole process and of each phase, and the numbers of trained and of failed
     models.

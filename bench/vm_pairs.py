@@ -60,7 +60,7 @@ def convert(data: Path, folder: Path, session: str) -> tuple[Path, Path]:
 
 
 def joined(files: tuple[Path, Path]) -> Pair:
-    """Return the aligned pair of one session."""
+    """Read the recordings of one session, and align the clocks of the host and the guest."""
     recording = read_recording(files[0])
     windows = read_host(recording, VM, "kepler")
     guest, digest = read_guest(str(files[1]), None)
@@ -106,7 +106,7 @@ def errors(store: Path, other: Pair) -> list[dict[str, Any]]:
 
 
 def line(pair: Pair) -> dict[str, float]:
-    """Return the errors of a straight line that is fitted to the session itself. No line has lower squared errors."""
+    """Fit a straight line (watts over CPU time) to a session, and return the errors of the line on the same session."""
     table = pair_table(pair)
     load: FloatArray = table.features["bpf_cpu_time_ms"]
     watts: FloatArray = table.power["package"]

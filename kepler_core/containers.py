@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 # the letters and digits in Kubernetes' random suffixes (k8s.io/apimachinery, util/rand)
 _RANDOM = "[bcdfghjklmnpqrstvwxz2456789]"
-# The hash of a pod template consists of the letters and digits in _RANDOM, too (SafeEncodeString). The name of a
-# CronJob's job ends with the scheduled time in minutes, a number of eight digits.
+# The name of a Deployment's pod also contains a hash of the letters and digits in _RANDOM (Kubernetes'
+# SafeEncodeString). The name of a CronJob's job ends with the scheduled time in minutes, a number of eight digits.
 _POD = re.compile(rf"(?P<workload>.+?)(?:-(?:{_RANDOM}{{6,10}}|[0-9]{{8}}))?-{_RANDOM}{{5}}")
 
 

@@ -236,9 +236,8 @@ class MetricSchema(Plugin, ABC):
     node_label: ClassVar[str] = "instance"
     """Name of the label that distinguishes nodes."""
     node_alias_labels: ClassVar[tuple[str, ...]] = ()
-    """Names of labels whose value identifies the machine. Two series with different values of `node_label`, but
-    equal values of one of these labels, come from one machine: from two exporters, or from exporters with different
-    schemas."""
+    """Labels whose value names the machine. On one machine, several exporters may have different values of
+    `node_label`. Their series belong to one machine if they have the same value of one of these labels."""
     container_labels: ClassVar[tuple[str, ...]] = ("container_id",)
     """Labels that identify a container: first the label of its id, then labels to use if the id is missing."""
     source_label: ClassVar[str] = "source"
@@ -287,17 +286,18 @@ class ExtensiblePredictor(Protocol):
         """Return watts; see `Predictor.predict` and `JointPredictor.predict`."""
 
     def extended(self, more: Predictor | JointPredictor, columns: Sequence[int]) -> JointPredictor | None:
-        """Return a joint predictor of this predictor's components, and then of the components of `more`.
+        """Return one predictor for the components of this predictor and then those of `more`.
 
-        The first columns of the new predictor's X are the features of this predictor. For each feature of `more`,
-        `columns` holds the index of its column in the same X. Features of `more` that this predictor has, too, share
-        its columns; the others have columns of their own after them. The predicted watts must be exactly those of the
-        two separate predictors. Return None if the two predictors cannot be evaluated together.
+        The input X of the new predictor begins with the features of this predictor. `columns` has, for each feature of
+        `more`, the index of its column in X. A feature that both predictors use has one column. The other features of
+        `more` have columns after those of this predictor. The new predictor must predict exactly the watts of the two
+        separate predictors. Return None if the two predictors cannot be evaluated together.
         """
 
 
 RowFunction = Callable[[list[float]], list[float]]
-"""Function that predicts a single row: scaled features, rounded to single precision -> the watts of each component."""
+"""Function that predicts a single row. It takes features that are scaled and rounded to single precision, and returns
+the watts of each component."""
 
 
 @runtime_checkable
@@ -310,7 +310,7 @@ class SingleRowPredictor(Protocol):
     def row_function(self) -> RowFunction | None:
         """Return a function that predicts a single row of finite features; None if there is none.
 
-        Its watts must be exactly those that `predict` returns for the row alone, and as a row of several.
+        Its watts must be exactly those of `predict`, whether `predict` gets only this row or further rows, too.
         """
 
 

@@ -115,7 +115,10 @@ class Dataset:
         return np.unique(self.sample, return_index=True)[1].astype(np.int64)
 
     def node_sum(self, columns: Sequence[str]) -> pd.DataFrame:
-        """Return the sums of columns over the rows of each sample, indexed by recording, node and timestamp."""
+        """Return `columns` with one row per sample: the sums over the containers of the sample.
+
+        The index of the result has recording, node and timestamp.
+        """
         if not self.by_container:
             return self.frame[list(columns)]
         starts = self.first_rows

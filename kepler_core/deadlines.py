@@ -115,7 +115,7 @@ class _Task(Generic[T]):
     def run(self) -> None:
         try:
             self._results.append(self._work())
-        except BaseException as error:  # `result` raises it in the thread that waits for this task
+        except BaseException as error:  # `result` raises this error in the thread that waits for the task
             self._error = error
         finally:
             self.done.set()

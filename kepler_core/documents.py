@@ -53,7 +53,7 @@ class DocumentError(KeplerError):
         self.key = key
         """Path of the value that does not fit the schema, e.g. "machine_spec.cores"; empty for the whole document."""
         self.problem = problem or message
-        """The message without the key at its end."""
+        """The problem as text, without the path in `key`."""
 
 
 @overload
@@ -104,8 +104,8 @@ def _check_bounds(content: bytes | bytearray, value: Any) -> None:
 def _outside_strings(content: bytes | bytearray) -> bytes:
     """Return valid JSON without its strings, and with a space before it.
 
-    A string may hold a digest, which looks like a large number. If a string may contain a quotation mark, no string is
-    removed.
+    A number in a string, such as a digest, must not count as a large number. If a string may contain a quotation mark,
+    no string is removed.
     """
     pieces = [content] if b"\\" in content else content.split(b'"')[::2]
     return b" " + b"".join(pieces)
@@ -123,7 +123,7 @@ def _is_deep(content: bytes | bytearray) -> bool:
         return False
     brackets = _STRING.sub(b"", content).translate(_SQUARE, _NOT_BRACKETS)
     for _ in range(MAX_DEPTH):
-        brackets = brackets.replace(b"[]", b"")  # removes the innermost level of brackets
+        brackets = brackets.replace(b"[]", b"")  # removes the innermost pairs of brackets
     return bool(brackets)
 
 

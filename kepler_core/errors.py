@@ -120,7 +120,7 @@ class StoreError(KeplerError):
 
 
 class NameTakenError(StoreError):
-    """A pipeline cannot be published, because a folder that kepler-model has not published has the pipeline's name."""
+    """A pipeline cannot be published: a folder with its name exists already, which kepler-model has not published."""
 
     def __init__(self, folder: str) -> None:
         super().__init__(f"{folder} is a folder that was not published by kepler-model; choose another name")

@@ -21,7 +21,7 @@ SEVERITIES = (1, 2, 3)
 Change = Callable[[list[Counter], int, np.random.Generator], list[Counter]]
 
 STEPS = {1: (5, 3), 2: (15, 4), 3: (7, 3)}
-"""Severity of the fault `step-not-dividing` -> (seconds between two scrapes, step of the query in seconds)."""
+"""Maps each severity of the fault `step-not-dividing` to the seconds between two scrapes and the step in seconds."""
 _CPU_METRICS = ("kepler_container_bpf_cpu_time_ms_total", "kepler_container_cpu_cycles_total")
 _PLATFORM = "kepler_node_platform_joules_total"
 _PACKAGE = "kepler_node_package_joules_total"
@@ -42,7 +42,7 @@ class Fault:
 
 
 FAULTS: dict[str, Fault] = {}
-"""Name -> fault, in the order of the documentation."""
+"""Maps the name of each fault to the fault, in the order of the documentation."""
 
 
 def _fault(change: Change) -> Change:
@@ -74,7 +74,7 @@ def with_faults(series: list[Counter], names: Sequence[str], severity: int, seed
 
 
 def _some_time(series: list[Counter], rng: np.random.Generator, length: int = 1) -> tuple[int, int]:
-    """Choose `length` successive scrapes in the middle of the recording; return the times of the first and last."""
+    """Choose `length` successive scrapes in the middle of the recording. Return the times of the first and the last."""
     scrapes = scrapes_of(series)
     n = len(scrapes)
     first = int(rng.integers(max(n // 5, 1), max(n - n // 5 - length, n // 5 + 2)))
@@ -82,7 +82,7 @@ def _some_time(series: list[Counter], rng: np.random.Generator, length: int = 1)
 
 
 def _length(series: list[Counter], severity: int) -> int:
-    """Return for how many scrapes a counter stands still. Severity 1: 3; 2: 20; 3: a third of all scrapes."""
+    """Return for how many scrapes a counter stands still: 3, 20 or a third of all scrapes for severity 1, 2 or 3."""
     return {1: 3, 2: 20, 3: len(scrapes_of(series)) // 3}[severity]
 
 
@@ -211,7 +211,7 @@ def _platform_below_package(series: list[Counter], severity: int, rng: np.random
 def _usage_frozen(series: list[Counter], severity: int, rng: np.random.Generator) -> list[Counter]:
     """The usage counters of all containers stand still for some time, then they catch up.
 
-    Severities: for 3 samples, for 20 samples, for a third of the recording.
+    Severities: the counters stand still for 3 samples, for 20 samples, or for a third of the recording.
     """
     return _freeze_usage(series, severity, rng, catches_up=True)
 
@@ -220,7 +220,7 @@ def _usage_frozen(series: list[Counter], severity: int, rng: np.random.Generator
 def _usage_frozen_loses(series: list[Counter], severity: int, rng: np.random.Generator) -> list[Counter]:
     """The usage counters of all containers stand still for some time, and the usage of that time is lost.
 
-    Severities: for 3 samples, for 20 samples, for a third of the recording.
+    Severities: the counters stand still for 3 samples, for 20 samples, or for a third of the recording.
     """
     return _freeze_usage(series, severity, rng, catches_up=False)
 
@@ -229,7 +229,7 @@ def _usage_frozen_loses(series: list[Counter], severity: int, rng: np.random.Gen
 def _meter_frozen(series: list[Counter], severity: int, rng: np.random.Generator) -> list[Counter]:
     """All counters of one meter (RAPL or ACPI) stand still for some time, then they catch up.
 
-    Severities: for 3 samples, for 20 samples, for a third of the recording.
+    Severities: the counters stand still for 3 samples, for 20 samples, or for a third of the recording.
     """
     return _freeze_meter(series, severity, rng, catches_up=True)
 
@@ -238,7 +238,7 @@ def _meter_frozen(series: list[Counter], severity: int, rng: np.random.Generator
 def _meter_frozen_loses(series: list[Counter], severity: int, rng: np.random.Generator) -> list[Counter]:
     """All counters of one meter (RAPL or ACPI) stand still for some time, and the energy of that time is lost.
 
-    Severities: for 3 samples, for 20 samples, for a third of the recording.
+    Severities: the counters stand still for 3 samples, for 20 samples, or for a third of the recording.
     """
     return _freeze_meter(series, severity, rng, catches_up=False)
 
@@ -269,7 +269,7 @@ def _meter_renewed_seldom(series: list[Counter], severity: int, rng: np.random.G
 
 @_fault
 def _step_not_dividing(series: list[Counter], severity: int, rng: np.random.Generator) -> list[Counter]:
-    """The step of the query does not divide the scrape interval, so that values appear late. Ignores --step.
+    """The step of the query does not divide the scrape interval, so that values appear late. --step has no effect.
 
     Severities: scrape interval 5 s, step 3 s; scrape interval 15 s, step 4 s; scrape interval 7 s, step 3 s.
     """

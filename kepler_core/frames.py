@@ -81,7 +81,7 @@ def container_dataset(
 
     def share(component: str) -> FloatArray:
         name = main_feature(own, component)
-        # The column of the block is not used as the cache key, because the cache would keep the whole block in memory.
+        # Do not use the column of `block` as the cache key: the cache would keep the whole block in memory.
         shares: FloatArray = _memoized(
             observations,
             "share",
@@ -120,9 +120,10 @@ def divided_dataset(
 
 
 def _over_windows(observations: Observations, values: FloatArray, source: str) -> FloatArray:
-    """Return the mean of a feature over the time in which each sample's power was measured, shape (samples,).
+    """Return the mean of a feature over the time that each sample's power covers, shape (samples,).
 
-    `Observations.windows` tells when this time begins. A mean that is not known is NaN.
+    This time may be longer than one sample. `Observations.windows` tells when it begins. A mean that is not known is
+    NaN.
     """
     begins = observations.windows.get(source)
     if begins is None:
@@ -197,7 +198,7 @@ def _dataset(
     sample: IntArray,
     container: IntArray | None,
 ) -> Dataset:
-    """Return the data set with the columns of a block.
+    """Return a data set whose features and powers are the columns of a block.
 
     `sample` and `container` hold the number of each row's sample and container, shape (rows,). `container` is None if
     each row is a whole node at a timestamp.
@@ -213,8 +214,8 @@ def _dataset(
 
 
 def _index(observations: Observations, sample: IntArray, container: IntArray | None) -> pd.MultiIndex:
-    # The index is built from level codes. For a million rows, building it from labels would take longer than all
-    # other steps together.
+    # The index is built from integer codes for its labels. For a million rows, building it from the labels would take
+    # longer than all other steps together.
     stream = observations.sample_stream[sample]
     recordings, recording = np.unique([s.recording for s in observations.streams], return_inverse=True)
     nodes, node = np.unique([s.node for s in observations.streams], return_inverse=True)

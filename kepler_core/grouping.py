@@ -15,7 +15,7 @@ Scalar = TypeVar("Scalar", bound=np.generic)
 def sum_by(values: FloatArray, group: IntArray, n: int) -> FloatArray:
     """Return the sum of the `values` in each of `n` groups, shape (n,).
 
-    `group` holds the group of each value, 0 to n − 1, and has the shape of `values`.
+    `group` has the number of each value's group, from 0 to n − 1. It has the shape of `values`.
     """
     return np.bincount(group, weights=values, minlength=n).astype(np.float64, copy=False)
 
@@ -33,7 +33,7 @@ def distinct(values: NDArray[Scalar]) -> NDArray[Scalar]:
 def median_by(values: FloatArray, group: IntArray, n: int) -> FloatArray:
     """Return the median of the `values` in each of `n` groups, shape (n,); NaN for a group without values.
 
-    `group` holds the group of each value, 0 to n − 1, and has the shape of `values`.
+    `group` has the number of each value's group, from 0 to n − 1. It has the shape of `values`.
     """
     medians = np.full(n, np.nan)
     if len(values):

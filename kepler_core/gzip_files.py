@@ -30,7 +30,7 @@ _OUTPUT_BYTES = 2**20
 
 @contextlib.contextmanager
 def compressed_by_name(raw: BinaryIO, name: str) -> Iterator[BinaryIO | gzip.GzipFile]:
-    """Yield a file to write to: it writes gzip to `raw` if `name` ends in .gz, and is `raw` itself otherwise.
+    """Yield a file to write to: `raw` itself or, if `name` ends in .gz, a file that writes gzip to `raw`.
 
     The gzip header holds neither a name nor a time, so that equal content gives equal bytes.
     """
@@ -93,7 +93,7 @@ class Gunzip:
             if piece:
                 yield piece
             eof = self._decompressor.eof
-            # a full piece may be followed by more output even if all input was consumed
+            # if the output fills a whole piece, more output may follow, even if all input was consumed
             more_output = len(piece) == _OUTPUT_BYTES and not eof
             part = self._decompressor.unused_data if eof else self._decompressor.unconsumed_tail
 
@@ -107,7 +107,7 @@ class Gunzip:
             self._decompressor = zlib.decompressobj(_WBITS)
             self._members += 1
             if (self._members - MAX_SMALL_MEMBERS) * MIN_MEMBER_BYTES > self._unpacked:
-                raise GzipError(f"{self._members} members hold only {self._unpacked} bytes")
+                raise GzipError(f"{self._members} gzip members hold only {self._unpacked} bytes")
         self._started = True
         return part
 

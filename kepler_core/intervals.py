@@ -29,7 +29,7 @@ class Intervals:
     half_widths: Mapping[str, FloatArray]
     """Half-width in watts by component, each of shape (rows,); empty if the model states no intervals."""
     doubts: dict[str, Any]
-    """See `kepler_core.estimate.Estimate.doubts`."""
+    """Reasons to doubt the watts, as in `kepler_core.estimate.Estimate.doubts`."""
 
     def mean_half_width(self, component: str) -> float | None:
         """Return the mean half-width of a component's intervals in watts; None if it has no intervals."""
@@ -41,8 +41,8 @@ class Intervals:
     ) -> float | None:
         """Return the fraction of the measured values that are within their intervals; None if there are no intervals.
 
-        `measured` has the shape (compared rows,). `positions` has the same shape, and is the index of each compared row
-        in `predicted`.
+        `predicted` has a value for each row. `measured` has values for some of the rows. `positions` has the index of
+        each of these rows in `predicted`.
         """
         half = self.half_widths.get(component)
         if half is None:
@@ -82,9 +82,9 @@ def _shifted(stored: StoredModel, idle_watts: Mapping[str, float]) -> tuple[Powe
 def intervals_of(stored: StoredModel, rows: Dataset, checked: CheckedWatts, components: Sequence[str]) -> Intervals:
     """Return the intervals and flags of a model's estimates for the rows of a data set.
 
-    A node counts as a machine of the training if the model was trained on a node of the same name. Names that every
-    machine can have, such as localhost:9102, are ignored (`kepler_core.honesty.node_names`). The intervals of a node
-    of the training do not contain the error between machines, unless the training measured this error.
+    A node counts as known if the model was trained on a node of the same name. Names that every machine can have, such
+    as localhost:9102, are ignored (`kepler_core.honesty.node_names`). The intervals of a known node do not contain the
+    error between machines, unless the training measured this error.
     """
     honesty = read_honesty(stored.metadata)
     trained = np.zeros(len(checked.outside), dtype=bool) if honesty is None else _trained(honesty, rows)

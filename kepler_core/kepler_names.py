@@ -42,9 +42,9 @@ RECORDED_METRICS = (*PAIR_METRICS, NODE_WATTS)
 """The metrics of a host that `kepler-model pair host` records."""
 
 RUNNING = "running"
-"""Value of the label `state` of a workload that still exists. The series of an ended workload show the last watts of
-the workload."""
+"""Value of the label `state` while a workload (e.g. a container) exists. After its end, its series show its last
+watts."""
 
 ZONE_COMPONENTS = {"package": "package", "core": "core", "uncore": "uncore", "dram": "dram"}
-"""Label `zone` -> component. Zones overlap: package contains core and uncore. psys is no component, because it contains
-more than the package, but not the whole machine."""
+"""Maps values of the label `zone` to components. Zones overlap: package contains core and uncore. psys is no
+component, because it contains more than the package, but not the whole machine."""

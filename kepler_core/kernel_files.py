@@ -20,9 +20,9 @@ _GONE = (errno.ENODEV, errno.ENXIO, errno.ESTALE, errno.EBADF)
 
 
 class KernelFile:
-    """A file that is kept open, and read from its start with `pread`. This is cheaper than opening it in each period.
+    """A file that stays open. Each read begins at the start of the file (`pread`).
 
-    The kernel writes new content into the file whenever it is read from its start.
+    This is cheaper than opening the file for each read. The kernel makes new content for each read from the start.
     """
 
     def __init__(self, root: Path, name: str, *, keep_open: bool = True) -> None:
@@ -71,7 +71,7 @@ class KernelFile:
 
 
 def files_mounted_over(root: Path) -> dict[str, str]:
-    """Return the files below /proc that a container replaces with other files: path -> type of the file system.
+    """Return the files below /proc that a container replaces, as a mapping from path to type of the file system.
 
     For example, lxcfs mounts its own /proc/stat into a container. This file has the CPU time of the container, not of
     the machine. The dictionary is empty if /proc/self/mountinfo cannot be read.

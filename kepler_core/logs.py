@@ -16,7 +16,7 @@ LEVELS = {
     "warning": logging.WARNING,
     "error": logging.ERROR,
 }
-"""Name of a log level on a server's command line -> level of the module `logging`."""
+"""Maps the names of log levels on a server's command line to levels of the module `logging`."""
 
 
 class JsonFormatter(logging.Formatter):

@@ -5,8 +5,8 @@ The meter (`kepler-model serve meter`) tells other programs how much power this 
     collectors ─► Observation ─► a power source ─► Reading ─► outputs
 
 A collector measures features of this machine, a power source turns them into watts, and an output publishes the watts.
-All energy is integrated in one place, so that all outputs publish the same energy, and a change of the power source
-does not change the counters.
+Only the meter adds up the watts to energy. So all outputs publish the same energy, and a change of the power source
+does not change the energy counters.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ class Observation:
     seconds: float
     """Length of the period in seconds, by a clock that never jumps."""
     features: Mapping[str, float]
-    """Feature (of `kepler_core.vocabulary`) -> value; counters are rates per second. A feature that could not be
-    measured is missing; its value is never 0 instead."""
+    """Maps features (of `kepler_core.vocabulary`) to values; counters are rates per second. A feature that could not
+    be measured is missing; its value is never 0 instead."""
     load: float | None = None
     """Fraction of the time of all CPUs in which they were busy, 0 to 1; None if it is not known."""
     steal: float | None = None
-    """Fraction of the time of all CPUs in which the host of this virtual machine ran other work, 0 to 1."""
+    """Fraction of the time of all CPUs (0 to 1) in which the host ran other work than this virtual machine."""
     problems: tuple[str, ...] = ()
     """Reasons why features are missing, one sentence each."""
 
@@ -64,7 +64,7 @@ class Provenance:
 
     @property
     def slug(self) -> str:
-        """The provenance in one word that is safe as a file name, e.g. "kepler-core:formula@1"."""
+        """The kind, the name and the version of the provenance, in one word that is safe as a file name."""
         words = f"{self.name}@{self.version}" if self.version else self.name
         safe = "".join(character if character.isalnum() or character in "._@-" else "-" for character in words)
         return f"kepler-core:{self.kind}:{safe}"[:120]
@@ -112,7 +112,7 @@ class Collector(Plugin, ABC):
     these collectors in the setting `collectors`."""
 
     def open(self) -> None:
-        """Prepare to collect. Raises `CollectorError` with the reason if this machine cannot be measured this way."""
+        """Prepare to collect. Raises `CollectorError` with the reason if the collector cannot measure this machine."""
 
     @abstractmethod
     def collect(self) -> Observation:
@@ -133,7 +133,7 @@ class Output(Plugin, ABC):
     """
 
     advance_seconds: ClassVar[float | None] = None
-    """Interval in seconds at which the meter calls `advance`; None: never."""
+    """Interval in seconds at which the meter calls `advance`. If it is None, the meter never calls `advance`."""
 
     def restore(self) -> Mapping[str, float]:
         """Return the joules by component that an earlier process published last; empty if there are none.
@@ -157,7 +157,7 @@ class Output(Plugin, ABC):
 
     @abstractmethod
     def withdraw(self, reason: str) -> None:
-        """Publish that there is no estimate now. An old value must not stay readable as if it were current."""
+        """Publish that no watts are known now. No earlier value may remain that looks current."""
 
     def advance(self, joules: Mapping[str, float]) -> None:
         """Publish the energy counters by component between two readings."""

@@ -33,33 +33,34 @@ class MetricMapping:
     level: Literal["container", "process", "vm", "node"]
     """Whether each series of the metric belongs to a container, a process, a virtual machine or a node."""
     unit_labels: tuple[str, ...] = ()
-    """Labels that distinguish the units of a node. A unit is e.g. a container, or a CPU package in the mode "idle"
-    or "dynamic". The attribute `aggregate` tells how the values of the units become the node's value. If two
-    series of a node have equal values of these labels and of `summed_labels` at the same time, one of the two series
-    is left out."""
+    """Labels that distinguish the units of a node, e.g. its containers, or its CPU packages in the mode "idle" or
+    "dynamic". The attribute `aggregate` tells how the units' values become the node's value. If two series of a node
+    have the same unit, the same `summed_labels` and the same time, one of the two series is left out."""
     share_of: Literal["cpus"] | None = attrs.field(default=None, kw_only=True)
-    """Quantity of which the metric is a share. "cpus": the values, multiplied by `scale`, are fractions (0 to 1) of the
-    CPU time of all logical CPUs of the node. The feature is CPU time in milliseconds per second. The number of CPUs
-    comes from a metric of the kind "cpus" of any exporter on the node. None: the metric is not a share."""
+    """"cpus": the metric is a share of the node's CPUs. Its values, multiplied by `scale`, are fractions (0 to 1) of
+    the time of all logical CPUs of the node. From them, Kepler Core computes the feature: CPU time in milliseconds per
+    second. The number of CPUs comes from a metric of the kind "cpus" of any exporter on the node. None: the metric is
+    not a share."""
     counter: bool = attrs.field()
     """Whether the metric is a counter, which is used as a rate per second. Default: True, except for power and for
     shares (`share_of`)."""
     scale: float = 1.0
     """Factor that converts the metric's unit to the unit that `kepler_core.vocabulary` defines.
 
-    The factor of a `part` may be negative: the part is then subtracted, e.g. available memory from all memory."""
+    A metric can be a negative `part` of a feature: its factor is below 0, e.g. for available memory, which is
+    subtracted from all memory."""
     aggregate: Literal["sum", "mean"] = "sum"
     """How the values of several units (see `unit_labels`) become the node's value."""
     source: str | None = None
-    """Name of the energy source for series without a source label; None: series without the label are not used."""
+    """Name of the energy source of series that have no source label. If it is None, such series are not used."""
     note: str = ""
     """A remark for the user, for example that newer exporters use another name for the metric."""
     where: Mapping[str, tuple[str, ...]] = attrs.field(factory=dict, converter=_values_by_label, kw_only=True)
-    """Label -> the value, or the values, of the series that this mapping describes. A missing label has the value "".
-    Empty: the mapping describes all series of the metric."""
+    """Selects the series to which this mapping applies: maps labels to the value, or the values, of these series. A
+    missing label has the value "". Empty: the mapping applies to all series of the metric."""
     where_not: Mapping[str, tuple[str, ...]] = attrs.field(factory=dict, converter=_values_by_label, kw_only=True)
-    """Label -> the value, or the values, of series that this mapping does not describe, e.g. {"container": ""} for
-    series that are sums over several containers."""
+    """Excludes series from this mapping: maps labels to the value, or the values, of these series. For example,
+    {"container": ""} excludes series that are sums over several containers."""
     summed_labels: tuple[str, ...] = attrs.field(default=(), kw_only=True)
     """Labels that split a node or container into parts, e.g. `pid` for the processes of a container. The values of
     series that differ only in these labels are added up."""
@@ -67,25 +68,24 @@ class MetricMapping:
     """Labels of the exporter that distinguish neither machines nor units of a machine. An example is the path of a
     meter's file, which may change when a machine restarts."""
     part: str = attrs.field(default="", kw_only=True)
-    """Name of the part of the feature or component that the series measure. Mappings of one feature or component with
-    different parts add up, e.g. active and idle energy, or user and system CPU time. The sum is known only where all
-    parts are known."""
+    """Name of a part, if the series measure only a part of the feature or component. Kepler Core adds up all parts,
+    e.g. active and idle energy, or user and system CPU time. The sum is known only where all parts are known."""
     rank: int = attrs.field(default=0, kw_only=True)
     """If several metrics measure the same feature or component, Kepler Core uses the metric with the lowest rank
     wherever its value is known."""
     wraps_at: float | None = attrs.field(default=None, kw_only=True)
-    """Value, in the metric's unit, after which the counter begins at 0 again. None: this does not happen, or the
-    value is not known. If a counter of energy falls and the value is not known, the interval is left out."""
+    """The value at which the counter begins at 0 again, in the metric's unit. None: the counter never falls back to 0,
+    or the value is not known. If a counter of energy falls and this value is not known, the interval is left out."""
     rest: str = attrs.field(default="", kw_only=True)
-    """Common name of all series without any of `unit_labels`, e.g. a name for the processes outside of containers.
-    Empty: such series count as irregular, because a label is missing."""
+    """Name of the unit to which series without any of `unit_labels` belong, e.g. a name for the processes outside of
+    containers. If the name is empty, such series count as irregular, because a label is missing."""
 
     @counter.default
     def _is_counter(self) -> bool:
         return self.kind != "power" and self.share_of is None
 
     def selects(self, labels: Mapping[str, str]) -> bool:
-        """Return whether the mapping describes a series with these labels."""
+        """Return whether this mapping applies to a series with these labels."""
         excluded = any(labels.get(label, "") in values for label, values in self.where_not.items())
         return not excluded and _selects(self.where, labels)
 
@@ -97,8 +97,9 @@ class UnusedMetric:
     reason: str
     """Why the series are not used, in one sentence for the user, e.g. "covers only the last window of the exporter"."""
     where: Mapping[str, tuple[str, ...]] = attrs.field(factory=dict, converter=_values_by_label, kw_only=True)
-    """Label -> the value, or the values, of the series that are not used. Empty: all series of the metric."""
+    """Selects the series that are not used: maps labels to the value, or the values, of these series. Empty: no
+    series of the metric is used."""
 
     def selects(self, labels: Mapping[str, str]) -> bool:
-        """Return whether the statement is about a series with these labels."""
+        """Return whether a series with these labels is one of the unused series."""
         return _selects(self.where, labels)

@@ -42,7 +42,10 @@ where it has no meaning in Markdown."""
 
 @attrs.frozen
 class Publication:
-    """What the exported metadata state about the pipeline's origin. None keeps the value of the stored pipeline."""
+    """What the exported metadata state about the pipeline's origin.
+
+    If an attribute is None, the value of the stored pipeline is used.
+    """
 
     publisher: str | None = None
     """Account or name of the publisher."""
@@ -63,7 +66,7 @@ def parse_limits(texts: Iterable[str]) -> tuple[Filter, ...]:
         except ValueError:
             limit = parse_filter(text)
         if not limit.thresholds or limit.features is not None or any(t.at_least for t in limit.thresholds):
-            raise UsageError(f"--max-error {text}: expected watts, or errors with limits, e.g. 10 or mae:10;mape:20")
+            raise UsageError(f"--max-error {text}: expected watts (e.g. 10) or limits of errors (e.g. mae:10;mape:20)")
         if not all(0 <= threshold.limit < float("inf") for threshold in limit.thresholds):
             raise UsageError(f"--max-error {text}: an error is at least 0, and a limit is finite")
         limits.append(limit)
@@ -193,7 +196,7 @@ def _node_type_row(number: int, node_type: NodeType | None, models: Sequence[Sto
 
 
 def _error_report(number: int, node_type: NodeType | None, models: Sequence[StoredModel]) -> str:
-    """Return the page of a node type: the best model of each energy source, output type and feature group."""
+    """Return the page of a node type. It lists the best model for each energy source, output type and feature group."""
     spec = models[0].machine_spec if node_type is None else node_type.spec
     parts = [f"# Best models for node type {number}", _table(_ATTRIBUTES, [[spec.get(key) for key in _ATTRIBUTES]])]
     for title, usable in (

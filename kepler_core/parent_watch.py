@@ -38,8 +38,9 @@ def end_with(parent: int) -> None:
     """Start a thread that kills this process soon after its parent process has died.
 
     `parent` is the process id of the parent. The function does nothing if it is called in the process `parent` itself,
-    or if the thread is running already. Workers of loky need this: if the main process is killed, they wait forever
-    until somebody reads their results, because each worker inherits the reading end of the pipe (loky 3.5).
+    or if the thread is running already. Workers of loky (3.5) need this thread: each worker inherits the reading end of
+    the pipe for its results. So if the main process is killed, the workers wait forever until a process reads the
+    results.
     """
     if os.getpid() != parent:
         _kill_with(parent)

@@ -17,4 +17,5 @@ class Plugin:
     """Base class of all plugins."""
 
     extra: ClassVar[str | None] = None
-    """The extra of kepler-core (its optional dependencies) that the plugin needs, e.g. "xgboost"; None: no extra."""
+    """The extra of kepler-core (its optional dependencies) that the plugin needs, e.g. "xgboost"; None if it needs
+    none."""

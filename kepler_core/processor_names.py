@@ -57,7 +57,7 @@ IMPLEMENTERS = {
     0x41: "arm", 0x42: "broadcom", 0x43: "cavium", 0x46: "fujitsu", 0x48: "hisilicon", 0x4E: "nvidia",
     0x50: "apm", 0x51: "qualcomm", 0x61: "apple", 0x6D: "microsoft", 0xC0: "ampere",
 }  # fmt: skip
-"""Implementer number of an ARM CPU -> vendor (Linux, arch/arm64/include/asm/cputype.h)."""
+"""Maps the implementer number of an ARM CPU to the vendor (Linux, arch/arm64/include/asm/cputype.h)."""
 
 PARTS = {
     (0x41, 0xB76): "arm1176", (0x41, 0xC05): "cortex_a5", (0x41, 0xC07): "cortex_a7", (0x41, 0xC08): "cortex_a8",
@@ -70,7 +70,7 @@ PARTS = {
     (0x43, 0x0A1): "thunderx", (0x43, 0x0AF): "thunderx2", (0x46, 0x001): "a64fx", (0x48, 0xD01): "tsv110",
     (0xC0, 0xAC3): "ampere1", (0xC0, 0xAC4): "ampere1a",
 }  # fmt: skip
-"""(implementer, part) of an ARM CPU -> name of the core (Linux, arch/arm{,64}/include/asm/cputype.h)."""
+"""Maps (implementer, part) of an ARM CPU to the name of the core (Linux, arch/arm{,64}/include/asm/cputype.h)."""
 
 
 @lru_cache(maxsize=4096)

@@ -77,14 +77,14 @@ class Simulation:
     """Seed of all random numbers."""
     workloads: int = 0
     """Number of different workloads. Each workload runs in a phase of its own, and the sequence of phases runs twice.
-    0: there are no phases, and each container has an instruction mix of its own."""
+    If it is 0, there are no phases, and each container has an instruction mix of its own."""
     shift_at: float | None = None
-    """Fraction of the simulated time (0 … 1) after which the formula's power is multiplied by `shift_gain`. None: the
-    power is never multiplied."""
+    """Fraction of the simulated time (0 … 1) after which the formula's power is multiplied by `shift_gain`. If it is
+    None, the power is never multiplied."""
     shift_gain: float = 1.15
     node_spread: float = 0.0
-    """Standard deviation of the nodes' random factors, whose mean is 1. The formula's power of a node is multiplied by
-    the node's factor: machines of one type differ in this way. 0: all nodes follow the formula itself."""
+    """Standard deviation of the nodes' random factors, whose mean is 1. A node's power is the power of the formula,
+    multiplied by the node's factor: machines of one type differ in this way. If it is 0, all factors are 1."""
     faults: tuple[str, ...] = ()
     """Names of the faults that each node has (keys of `kepler_core.faults.FAULTS`)."""
     severity: int = 1
@@ -174,7 +174,7 @@ def _all_series(simulation: Simulation) -> Iterator[Series]:
 
 
 def _with_faults(simulation: Simulation, series: Iterator[Series], node: int) -> Iterator[Series]:
-    """Yield the series of a node with the faults of the simulation."""
+    """Apply the faults of the simulation to the series of a node, and yield the changed series."""
     counters = [
         Counter(metric, labels, np.array(times), np.array(values, dtype=np.float64), 3 if "." in values[0] else 0)
         for metric, labels, times, values in series
@@ -186,7 +186,7 @@ def _with_faults(simulation: Simulation, series: Iterator[Series], node: int) ->
 
 def node_factors(simulation: Simulation) -> FloatArray:
     """Return the factor of each node's power, shape (nodes,); see `Simulation.node_spread`."""
-    # The factors have a random generator of their own, so that they do not change the seed's other random numbers.
+    # The nodes' factors have a random generator of their own. So they do not change any other random number.
     rng = np.random.default_rng([simulation.seed, 1])
     return np.maximum(1 + simulation.node_spread * rng.standard_normal(simulation.nodes), MIN_NODE_FACTOR)
 
@@ -218,7 +218,7 @@ def _node(simulation: Simulation, number: int, factor: float, rng: np.random.Gen
         # This exporter has a random generator of its own, so that equal seeds give equal nodes for all exporters.
         yield from kepler_series(machine, np.random.default_rng([simulation.seed, 2, number]))
         for _ in _system_series(simulation, exporter, u, times, restarts, rng):
-            pass  # only draws the same random numbers as the exporter kepler-0.7
+            pass  # only to draw the same random numbers as for the exporter kepler-0.7
         return
     yield from _container_series(simulation, node, exporter, rates, alive, times, restarts)
     yield from _power_series(simulation, exporter, power, noisy, times, restarts)
@@ -288,8 +288,8 @@ def _power_series(
 ) -> Iterator[Series]:
     """Yield the energy counters of all components. Idle energy and dynamic energy are separate series.
 
-    Each socket has its own series, except that the platform's energy is not divided among sockets. `power` is the
-    power of the formula, and `noisy_power` the power with noise.
+    The energy is divided among the sockets, and each socket has series of its own. Only the platform's energy is not
+    divided. `power` is the power of the formula, and `noisy_power` the power with noise.
     """
     for component, watts in power.items():
         source = "acpi" if component == "platform" else "rapl-sysfs"
@@ -341,7 +341,7 @@ def _load(simulation: Simulation, rng: np.random.Generator) -> tuple[FloatArray,
         length = int(rng.integers(5, 41))
         level[start : start + length] = 0.0 if rng.random() < 0.15 else rng.uniform(0.05, 1.0)
         start += length
-    # activity of the containers: a few containers do most of the work
+    # draw the activity of each container, so that a few containers do most of the work
     weight = rng.pareto(1.2, n) + 0.05
     phase, period = rng.uniform(0, 2 * np.pi, n), rng.uniform(10, 80, n)
     activity = weight[:, None] * (1.0 + 0.8 * np.sin(2 * np.pi * at / period[:, None] + phase[:, None]))

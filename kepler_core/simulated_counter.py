@@ -54,8 +54,8 @@ class Counter:
     def with_increases(self, increases: FloatArray, resets: BoolArray | None = None) -> Counter:
         """Return a counter with the given increases.
 
-        `resets` marks the samples at which the new counter is reset, shape (samples,). None: the samples at which
-        this counter is reset.
+        `resets` marks the samples at which the new counter is reset, shape (samples,). If it is None, the new counter
+        is reset at the same samples as this counter.
         """
         total = np.cumsum(increases)
         at = np.flatnonzero(self.resets if resets is None else resets)
@@ -67,9 +67,9 @@ class Counter:
         return attrs.evolve(self, times=self.times[kept], values=self.values[kept])
 
     def frozen(self, first: int, last: int, catches_up: bool) -> Counter:
-        """Return a counter that stands still at the times `first` … `last`.
+        """Return a counter that does not change from the time `first` to the time `last`.
 
-        With `catches_up`, the next sample contains the increase of that time; otherwise this increase is lost.
+        With `catches_up`, the next sample contains the increase of this period. Otherwise, the increase is lost.
         """
         still = (self.times >= first) & (self.times <= last)
         increases = np.where(still, 0.0, self.increases)

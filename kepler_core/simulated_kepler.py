@@ -31,7 +31,7 @@ INTERVAL_SECONDS = 5.0
 STALENESS_SECONDS = 0.5
 """Kepler's default `monitor.staleness`: a scrape starts a new window if Kepler's data is older than this."""
 REGISTER_JOULES = 262143.328850
-"""Highest value of the register of one socket."""
+"""Highest value of a socket's energy register, in joules."""
 TICKS_PER_SECOND = 100.0
 TERMINATED_JOULES = 10.0
 """Kepler shows an ended workload only if it used at least this energy (`monitor.minTerminatedEnergyThreshold`)."""
@@ -57,7 +57,7 @@ class SimulatedMachine:
     cpu_seconds: FloatArray
     """CPU seconds per second of each container in the step before each scrape, shape (containers, scrapes)."""
     alive: BoolArray
-    """Whether a container exists, shape (containers, scrapes)."""
+    """Whether each container exists at each scrape, shape (containers, scrapes)."""
     watts: dict[str, FloatArray]
     """Power of each component in the step before each scrape, shape (scrapes,)."""
     restarts: IntArray
@@ -71,9 +71,9 @@ class _Windows:
     end: FloatArray
     """Unix seconds at which each window ends, shape (windows,)."""
     of_scrape: IntArray
-    """Index of the window that each scrape shows, shape (scrapes,)."""
+    """Index of the window whose values Kepler shows at each scrape, shape (scrapes,)."""
     ratio: FloatArray
-    """Fraction of the CPU time that was busy in the window before each window, shape (windows,)."""
+    """For each window, the busy fraction of the CPU time in the window before it, shape (windows,)."""
     restart: BoolArray
     """Whether Kepler was restarted just before each window, shape (windows,)."""
 
@@ -101,7 +101,7 @@ def kepler_series(machine: SimulatedMachine, rng: np.random.Generator) -> Iterat
     at = np.concatenate([[start], machine.times.astype(np.float64)])
 
     def counted(rates: FloatArray) -> FloatArray:
-        """Return the total of rates per second from the start of the recording to the end of each window."""
+        """Return what rates per second add up to between the start of the recording and the end of each window."""
         total = np.concatenate([[0.0], np.cumsum(rates * machine.step)])
         at_ends: FloatArray = np.interp(ends, at, total)
         return at_ends
@@ -141,7 +141,7 @@ class _Process:
     """A process with its labels, and the container that it belongs to."""
 
     container: int
-    """Index of the container. If there are several containers, the last one is a virtual machine."""
+    """Index of the process's container. If the machine has several containers, the last one is a virtual machine."""
     labels: dict[str, str]
     rates: FloatArray
     """CPU seconds per second, shape (scrapes,)."""
@@ -182,7 +182,7 @@ def _processes(machine: SimulatedMachine, rng: np.random.Generator) -> list[_Pro
 def _node_series(
     machine: SimulatedMachine, windows: _Windows, energy: dict[str, FloatArray], rng: np.random.Generator
 ) -> Iterator[Series]:
-    """Yield the energy and power of each zone, the usage ratio, and the CPUs."""
+    """Yield the series of the node itself: energy and power of each zone, usage ratio of the CPUs, and CPU data."""
     times = machine.times.tolist()
     seconds = windows.seconds()
     for zone in ZONES:
@@ -251,7 +251,7 @@ def _workload_series(
 
 
 def _just_ended(alive: BoolArray) -> BoolArray:
-    """Return the scrapes that show a workload as terminated: the first scrape after its end, shape (scrapes,)."""
+    """Return which scrapes show a workload as terminated, shape (scrapes,): only the first scrape after its end."""
     return np.concatenate([[False], alive[:-1] & ~alive[1:]])
 
 

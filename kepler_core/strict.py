@@ -40,7 +40,7 @@ class WrongValueError(ValueError):
 class WrongFieldError(ValueError):
     """A value has the right type, but violates a rule of its key. Validators of attrs classes raise this error.
 
-    If a validator raises an error, cattrs does not record the key. Therefore this error has a path.
+    cattrs does not record the key of a value if a validator raises an error. So `WrongFieldError` itself has the path.
     """
 
     def __init__(self, message: str, *path: str | int) -> None:
@@ -91,7 +91,7 @@ def _is_sequence(kind: Any) -> bool:
 
 
 def _union(value: Any, kind: Any) -> Any:
-    """Convert a value to the first member type of a union that accepts the value."""
+    """Convert a value to one of the types in a union: to the first type that accepts the value."""
     for part in get_args(kind):
         if part is _NONE:
             if value is None:

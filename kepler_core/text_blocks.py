@@ -67,7 +67,7 @@ class PackedText:
 
 
 def packed_blocks(texts: Sequence[bytes]) -> list[tuple[bytes, list[int]]]:
-    """Compress texts in blocks. Return each block with the end of each of its texts, in bytes."""
+    """Compress texts in blocks. Return the blocks, each with the positions (in bytes) at which its texts end."""
     blocks = [texts[at : at + _TEXTS_PER_BLOCK] for at in range(0, len(texts), _TEXTS_PER_BLOCK)]
     return [
         (zlib.compress(b"".join(block), _STORED_COMPRESSION_LEVEL), list(accumulate(map(len, block))))
@@ -76,7 +76,7 @@ def packed_blocks(texts: Sequence[bytes]) -> list[tuple[bytes, list[int]]]:
 
 
 def texts_of_block(packed: bytes, ends: Sequence[int]) -> list[PackedText]:
-    """Return the handles of the texts in a block that `packed_blocks` has made."""
+    """Return a `PackedText` for each text in a block. The function `packed_blocks` has made the block."""
     block = _Block(packed=packed, ends=tuple(ends))
     return [PackedText(block, number) for number in range(len(ends))]
 
@@ -105,7 +105,7 @@ class Packer:
 
 
 class Unpacked(Packer):
-    """Keeps each text as it is, in a block of its own. Use it for texts that are soon dropped."""
+    """A packer that does not compress the texts. Use it for texts that are needed only for a short time."""
 
     def __call__(self, text: bytes) -> PackedText:
         return PackedText(_Block([text]), 0)

@@ -55,7 +55,7 @@ def location_parts(location: str) -> list[str]:
 
 
 def beside(location: str, name: str, *, up: int = 0) -> str:
-    """Return the location of the file `name` in the folder of another file, or `up` folders above this folder."""
+    """Return the location of the file `name` in the folder of the file `location`, or `up` levels above this folder."""
     url = split_url(location) if is_url(location) else None
     folders = (location if url is None else url.path).split("/")[: -1 - up]
     path = "/".join([*folders, name if url is None else quote(name)])
@@ -86,7 +86,7 @@ def secrets_of(url: str) -> list[str]:
 
 
 def without_secrets(text: str, secrets: Iterable[str] = ()) -> str:
-    """Return a text from a library or server, with URLs as `shown_url` returns them, and *** instead of secrets."""
+    """Return a text from a library or server without secrets: they become ***, and URLs are changed by `shown_url`."""
     text = _URL_IN_TEXT.sub(lambda match: shown_url(match[0]), text)
     for secret in sorted(secrets, key=len, reverse=True):
         if len(secret) >= MIN_SECRET_CHARACTERS:
@@ -104,14 +104,14 @@ def split_url(url: str) -> SplitResult:
 
 
 def _split_userinfo(url: str) -> tuple[str, str, str]:
-    """Return a URL's scheme with the slashes after it, the user and password, and the rest."""
+    """Split a URL into three parts: the scheme with its slashes, the user and password, and the remaining text."""
     match = _SCHEME.match(url)
     scheme = match[0] if match is not None else ""
     rest = url[len(scheme) :]
     host = re.split(r"[/?#]", rest, maxsplit=1)[0]
     if "@" in host:
         userinfo = host.rpartition("@")[0]
-    elif "@" in rest and re.search(r":(?!\d*$)", host):  # in me:a/b@server, `a` is no port, but part of a password
+    elif "@" in rest and re.search(r":(?!\d*$)", host):  # in me:a/b@server, a/b is the password
         userinfo = rest.rpartition("@")[0]
     else:
         return scheme, "", rest

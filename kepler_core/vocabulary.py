@@ -18,21 +18,21 @@ OUTPUT_TYPES: tuple[OutputType, ...] = get_args(OutputType)
 Target = Literal["machine", "kepler", "capacity", "marginal"]
 """What the watts are that models are trained on.
 
-machine: the power of a whole machine, as a meter measures it. The other targets are the power of a virtual machine,
-which no meter measures: it is a part of the host's power, and `kepler_core.pairs.targets` defines the part.
+machine: the power of a whole machine, as a meter measures it. All other targets are the power of a virtual machine,
+which no meter measures. It is a part of the host's power. The module `kepler_core.pairs.targets` defines this part.
 """
 
 TARGETS: tuple[Target, ...] = get_args(Target)
 
 VM_SOURCES: Mapping[str, str] = {"kepler": "vm-kepler", "capacity": "vm-capacity", "marginal": "vm-marginal"}
-"""Target -> energy source of the models for this target. Only the targets of virtual machines have such a source."""
+"""For each target, the energy source of its models. Only the targets of virtual machines have such a source."""
 
 RAPL_COMPONENTS = ("package", "core", "uncore", "dram")
 PLATFORM_COMPONENTS = ("platform",)
 COMPONENTS = RAPL_COMPONENTS + PLATFORM_COMPONENTS
 
 ZONE_OF_COMPONENT = {"package": "package", "core": "core", "uncore": "uncore", "dram": "dram", "platform": "psys"}
-"""Component -> name of its power zone in Linux (drivers/powercap/intel_rapl_common.c); Kepler uses these names."""
+"""For each component, its power zone in Linux (drivers/powercap/intel_rapl_common.c). Kepler uses these names."""
 
 
 def in_component_order(components: Iterable[str]) -> tuple[str, ...]:
@@ -78,7 +78,7 @@ cpu_user_ms + cpu_guest_ms + cpu_system_ms. Disk features count whole disks (no 
 device-mapper devices). Network features count all interfaces except the loopback interface.
 """
 CPU_FEATURES = ("bpf_cpu_time_ms", "cpu_cycles", "cpu_instructions")
-"""The features that rise with the work of the CPUs, and with the power."""
+"""The features that rise if the CPUs work more and draw more power."""
 
 FEATURES = (
     COUNTER_FEATURES
@@ -112,8 +112,10 @@ FEATURE_GROUPS: dict[str, tuple[str, ...]] = {
     "Full": WORKLOAD_FEATURES + SYSTEM_FEATURES,
     "AcceleratorOnly": ACCELERATOR_FEATURES,
 }
-"""Maps each feature group to its features. `ThirdParty` is missing because the user names its features, and the groups
-of `REDUCED_GROUPS` because they replace other groups."""
+"""Maps each feature group to its features. `ThirdParty` is not included, because the user names its features.
+
+The groups of `REDUCED_GROUPS` are not included, because they replace other groups.
+"""
 
 OPTIONAL_FEATURES = ("bpf_page_cache_hit",)
 """Features that many recordings lack: Kepler measures page cache hits only in some of its versions."""
@@ -122,8 +124,8 @@ REDUCED_GROUPS = {
     "BPFOnly": "CPUTime",
     **{group: f"{group}NoPageCache" for group in ("BPFIRQ", "Basic", "WorkloadOnly", "Full")},
 }
-"""Maps each feature group with an optional feature to the group without this feature, which is trained in its place if
-the data lacks the feature."""
+"""Some feature groups have an optional feature. Each of them is mapped to the group without this feature. If the data
+lacks the feature, models of the second group are trained."""
 
 _WHOLE_GROUPS = {reduced: group for group, reduced in REDUCED_GROUPS.items() if reduced not in FEATURE_GROUPS}
 
@@ -136,8 +138,8 @@ models."""
 CONSTANT_WATTS = 1e-3
 """Power that varies by at most this number of watts is constant: Kepler's protocol has a resolution of 1 mW."""
 CONSTANT_FRACTION = 1e-4
-"""Power that varies by at most this fraction of its highest value is constant: a model in single precision cannot
-reproduce smaller variations."""
+"""Power counts as constant if it varies by at most this fraction of its highest value. A model in single precision
+cannot reproduce smaller variations."""
 
 
 RARE_MAXIMUM = 1.0
@@ -164,9 +166,10 @@ def main_feature(features: Sequence[str], component: str) -> str:
     """Return the main feature of a component: the one that determines its power most.
 
     Models with a single feature use the main feature, and a component's power is divided among containers in
-    proportion to it. The main feature is cpu_instructions or, if `features` lacks it, bpf_cpu_time_ms. For
-    dram, cache_miss and then bpf_page_cache_hit are preferred to these two. If `features` has none of these
-    names, the main feature is the first of `features`. Raises `ValueError` if `features` is empty.
+    proportion to it. For dram, the main feature is the first of these names that is in `features`: cache_miss,
+    bpf_page_cache_hit, cpu_instructions, bpf_cpu_time_ms. For all other components, it is cpu_instructions or, if
+    `features` lacks it, bpf_cpu_time_ms. If `features` has none of these names, the main feature is the first of
+    `features`. Raises `ValueError` if `features` is empty.
     """
     if not features:
         raise ValueError("a feature group without features has no main feature")
@@ -195,17 +198,17 @@ def load_feature(features: Sequence[str]) -> str:
 
 _EBPF = BPF_FEATURES + IRQ_FEATURES
 _DECISIVE = {_EBPF: ("bpf_cpu_time_ms",), COUNTER_FEATURES: ("cpu_cycles", "cpu_instructions")}
-"""Features that one part of Kepler measures (eBPF programs, or hardware counters) -> those of these features that are
-above 0 whenever a CPU runs."""
+"""The features of each part of Kepler (eBPF programs, hardware counters), and those of them that are above 0 whenever a
+CPU runs."""
 
 
 def dead_features(moves: Mapping[str, bool]) -> tuple[str, ...]:
     """Return the features that are always 0 because a part of Kepler measures nothing.
 
-    `moves` maps each known feature to whether any of its values is above 0. A CPU that runs uses cycles,
-    instructions and CPU time. If one of these features is above 0 and another is always 0, the part of Kepler that
-    measures the second feature does not work: the eBPF programs were not loaded (e.g. on real-time kernels), or there
-    are no hardware counters (e.g. in virtual machines). Then the zeros of this part mean nothing.
+    `moves` maps each known feature to whether any of its values is above 0. A CPU that runs uses cycles, instructions
+    and CPU time. If one of these features is above 0 and another is always 0, a part of Kepler does not work. Either
+    the eBPF programs were not loaded (e.g. on real-time kernels), or there are no hardware counters (e.g. in virtual
+    machines). In this case, the zeros of this part mean nothing.
     """
     runs = any(moves.get(feature, False) for features in (*_DECISIVE.values(), ("cache_miss",)) for feature in features)
     if not runs:

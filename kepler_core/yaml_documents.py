@@ -2,8 +2,8 @@
 
 PyYAML's own loaders build Python objects from tags, expand aliases without a limit, and raise errors of many
 types. `decode_yaml` uses only PyYAML's parser, builds plain values from the parser's events, and limits the size of
-these values. If a document is not YAML, has a value that is not plain, or exceeds a limit, `decode_yaml` raises
-`DocumentError`; the error tells the line and the column if they are known.
+these values. `decode_yaml` raises `DocumentError` if a document is not YAML, has a value that is not plain, or exceeds
+a limit. The error states the line and the column if they are known.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ def decode_yaml(text: str) -> Any:
     """Return the content of a YAML document: dicts, lists, text, finite numbers, true, false and null.
 
     Dates are returned as text. Each alias gives a copy of its anchor's value, so that a change of the copy leaves
-    the anchor's value as it is. Raises `DocumentError` if the document is not YAML; has a tag, a merge key, the same
-    key twice or a key that is not text; or exceeds a limit.
+    the anchor's value as it is. Raises `DocumentError` if the document is not YAML or exceeds a limit. Also raises it
+    for a tag, a merge key, a key that occurs twice, and a key that is not text.
     """
     if len(text) > MAX_BYTES:
         raise DocumentError(f"larger than {MAX_BYTES} bytes")
@@ -63,7 +63,7 @@ class _Value:
 
     content: Any
     count: int = 1
-    """Number of keys and values in this value, including the value itself."""
+    """Number of all keys and values inside this value, plus 1 for the value itself."""
     height: int = 0
     """Number of nested levels of lists and mappings in this value; 0 for a scalar."""
 
@@ -79,11 +79,11 @@ class _Builder:
         self._depth = 0
 
     def document(self) -> Any:
-        self._next()  # skip the event for the start of the stream
+        self._next()  # skip the parser's first event
         if isinstance(self._next(), yaml.StreamEndEvent):
             return None
         value = self._value(self._next())
-        self._next()  # skip the event for the end of the document
+        self._next()  # skip the parser's event for the end of the document
         event = self._next()
         if not isinstance(event, yaml.StreamEndEvent):
             raise _error(event, "a second document")

@@ -22,7 +22,7 @@ settings.load_profile("kepler")
 # By default, servers write to folders below /mnt. With MNT_PATH, tests do not write to /mnt of this machine.
 os.environ["MNT_PATH"] = "/no-such-volume"
 
-# If KEPLER_REPORT was not false, each training would draw a report, which takes seconds. Tests of reports set it.
+# Otherwise each training would write a report, which takes seconds. Tests of reports change this setting.
 os.environ["KEPLER_REPORT"] = "false"
 
 # Tests run in several processes. If each process used all cores, threads would wait for each other most of the time.
@@ -75,7 +75,7 @@ SLOW = (
     "browser/test_chromium*",
     "pairs/test_pair_command*",
 )
-"""Test files that `make quick` leaves out: they train, start servers or install packages. Slowest first."""
+"""Test files that `make quick` leaves out: they train, start servers or install packages. The slowest are first."""
 
 
 def slow_rank(item: pytest.Item) -> int:

@@ -1,4 +1,7 @@
-"""Errors on held-out blocks of time of the stress-ng recording, scored by the script `evaluate.py` of the data."""
+"""Measure the errors of models on held-out blocks of time of the stress-ng recording.
+
+The script `evaluate.py`, which is part of the data, computes the errors.
+"""
 
 from __future__ import annotations
 
@@ -101,7 +104,7 @@ def _predicted(
 def _score(settings: Settings, group: str, rows: list[tuple[str, float, str]]) -> float:
     """Return the mean absolute error in watts, which the script `evaluate.py` computes.
 
-    A quick run has too few folds for `evaluate.py`. In this case, the error is computed here.
+    A quick run has too few folds for `evaluate.py`, so this function then computes the error itself.
     """
     if settings.quick:
         with settings.path("public/nx12_rapl.csv").open(newline="") as file:

@@ -1,4 +1,4 @@
-"""The power that DynPower models predict for an idle container, and the sum over the containers of a node."""
+"""Measure two powers that DynPower models predict: for an idle container, and in total for the containers of a node."""
 
 from __future__ import annotations
 
@@ -56,18 +56,18 @@ def measure(settings: Settings) -> list[Figure]:
         ),
         *(
             Figure(
-                f"the same: sum over the containers against the node, {times}, worst component",
+                f"DynPower on CoreMark: sum over the containers against the node, {times}, worst component",
                 "100 W",
                 f"≤ {SUM_ASKED_PERCENT:g} %",
                 f"{_worst(sums.values()):+.1f} % (median of the models {np.median(np.abs(list(sums.values()))):.1f} %)",
                 abs(_worst(sums.values())) <= SUM_ASKED_PERCENT,
                 {"percent": sums},
             )
-            for times, sums in (("on the same times as in training", used), ("on held-out times", held_out))
+            for times, sums in (("at the times of the training", used), ("at held-out times", held_out))
         ),
     ]
 
 
 def _worst(percents: Iterable[float]) -> float:
-    """Return the percentage that is farthest from 0. Return 0 if `percents` is empty, because all power is constant."""
+    """Return the percentage that is farthest from 0. Return 0 if there are no percentages."""
     return max(percents, key=abs, default=0.0)

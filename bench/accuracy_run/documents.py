@@ -25,7 +25,7 @@ def times_of(document: Document) -> list[float]:
 
 
 def part(document: Document, keeps: Callable[[float], bool]) -> Document:
-    """Return the recording with only the samples at the times that `keeps` accepts."""
+    """Copy some samples of a recording. `keeps` gets the time of a sample, and returns whether to copy the sample."""
     result = {}
     for metric, series in document.items():
         kept = [{**one, "values": [value for value in one["values"] if keeps(float(value[0]))]} for one in series]
@@ -35,7 +35,7 @@ def part(document: Document, keeps: Callable[[float], bool]) -> Document:
 
 
 def of_instances(document: Document, keeps: Callable[[str], bool]) -> Document:
-    """Return the recording with only the series of the nodes whose label `instance` the function `keeps` accepts."""
+    """Copy some series of a recording. `keeps` gets the label `instance`, and returns whether to copy the series."""
     return {
         metric: kept
         for metric, series in document.items()

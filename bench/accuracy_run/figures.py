@@ -1,4 +1,4 @@
-"""The figures that the measurements return, and their table."""
+"""The results (figures) of the measurements, and a table of these results."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ import attrs
 
 
 class AbsentError(Exception):
-    """The data or the option that a measurement needs is absent. The text is the reason."""
+    """A measurement cannot run, because its data or an option is absent. The message states what is absent."""
 
 
 @attrs.frozen
 class Figure:
-    """One measured figure, with its earlier value and its target."""
+    """One result of a measurement, with its target and the result of an earlier version."""
 
     what: str
     before: str
-    """The figure of an earlier version of Kepler Core, in which models did not state their own errors."""
+    """The result of an earlier version of Kepler Core, whose models did not state their own errors."""
     asked: str
     """The target."""
     now: str
     met: bool | None
-    """Whether the figure meets the target; None if the figure was not measured, or has no target."""
+    """Whether the result meets the target; None if there is no result or no target."""
     values: dict[str, Any] = attrs.field(factory=dict[str, Any])
-    """The numbers from which the text `now` was made."""
+    """The measured numbers, for the JSON file. `now` is a text that summarises them."""
 
 
 @attrs.frozen
@@ -50,8 +50,8 @@ class Settings:
 
 
 def table(figures: Sequence[Figure]) -> str:
-    """Return the figures as a Markdown table."""
+    """Return the results as a Markdown table."""
     marks = {True: "yes", False: "**no**", None: "–"}
-    lines = ["| what | before | asked | now | as asked |", "|---|---|---|---|---|"]
+    lines = ["| test | before | goal | now | reached |", "|---|---|---|---|---|"]
     lines += [f"| {f.what} | {f.before} | {f.asked} | {f.now} | {marks[f.met]} |" for f in figures]
     return "\n".join(lines)

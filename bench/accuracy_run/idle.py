@@ -1,4 +1,4 @@
-"""The idle power that the default isolator finds in windows of ten minutes of the stress-ng recording."""
+"""Measure the idle power that the default isolator finds in ten-minute windows of the stress-ng recording."""
 
 from __future__ import annotations
 
@@ -69,10 +69,10 @@ def _idle_watts(path: Path) -> float:
 
 
 def _only(observations: Observations, samples: BoolArray) -> Observations:
-    """Return observations of one node with only the given samples. `samples` is a mask, shape (samples,).
+    """Return some samples of a node's observations. `samples` is a mask of shape (samples,) that selects them.
 
-    The samples get new times without gaps, as if the machine never was in the state of the other samples. Each sample
-    must have one row, because the recording has one container.
+    The selected samples get new times, without gaps. Each sample must have one row, because the recording has one
+    container.
     """
     count = int(samples.sum())
     times = observations.sample_time[0] + observations.step * np.arange(count)

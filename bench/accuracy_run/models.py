@@ -1,4 +1,4 @@
-"""Training, selection and estimates with the functions that the commands of `kepler-model` use."""
+"""Train, select and apply models with the functions that the commands of `kepler-model` use."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ QUICK_TRAINERS = ("GradientBoostingRegressorTrainer", "LinearRegressionTrainer")
 
 
 def default_spec(settings: Settings, name: str, output_type: OutputType, **changes: Any) -> PipelineSpec:
-    """Return the pipeline `default` with only the trainers of one output type; `changes` replace further keys."""
+    """Return the pipeline `default` with the trainers of one output type. `changes` has new values of other keys."""
     spec = load_pipeline("default")
     own, other = ("abs_trainers", "dyn_trainers")[:: 1 if output_type == "AbsPower" else -1]
     keys: dict[str, Any] = {"name": name, "energy_sources": [SOURCE], other: [], **changes}
@@ -41,7 +41,7 @@ def default_spec(settings: Settings, name: str, output_type: OutputType, **chang
 
 
 def observed(spec: PipelineSpec, document: Document, name: str) -> Observations:
-    """Return the observations in a recording, as a training with this pipeline reads them."""
+    """Return the observations that a training with this pipeline makes from the recording."""
     return observe_for(spec, [read_for(spec, document, name=name)])
 
 
@@ -60,14 +60,14 @@ def selected(store: Store, features: Sequence[str]) -> StoredModel:
 
 @attrs.frozen(eq=False)
 class Comparison:
-    """Estimates of the package power beside the measured power, each array of shape (timestamps,)."""
+    """Estimated and measured package power. All arrays have the shape (timestamps,)."""
 
     model: StoredModel
     time: FloatArray
     predicted: FloatArray
     measured: FloatArray
     half_width: FloatArray
-    """Half-width of the interval in watts, before its lower end is limited to 0 W."""
+    """Half-width of the interval in watts. The interval may begin below 0 W."""
     flags: tuple[str, ...]
 
     @property
@@ -86,7 +86,7 @@ class Comparison:
         return float((self.predicted + self.half_width - lower).mean())
 
     def only(self, rows: BoolArray) -> Comparison:
-        """Return the comparison at some of the timestamps; `rows` is a mask of shape (timestamps,)."""
+        """Return a copy with only some timestamps. `rows` is a mask of shape (timestamps,) that selects them."""
         return attrs.evolve(
             self,
             time=self.time[rows],
@@ -96,7 +96,7 @@ class Comparison:
         )
 
     def values(self) -> dict[str, Any]:
-        """Return the numbers for the JSON output."""
+        """Return the model's name and errors for the JSON output."""
         return {
             "model": f"{self.model.feature_group}/{self.model.name}",
             "mae": self.mae,

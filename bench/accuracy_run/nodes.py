@@ -1,4 +1,4 @@
-"""Intervals for a machine that is not in the training, measured on six simulated nodes of one type."""
+"""Measure the intervals of models on a machine that their training did not have, with six simulated nodes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ COVERAGE_ASKED, HALF_WIDTH_ASKED = 0.85, 0.18
 def measure(settings: Settings) -> tuple[list[Figure], list[Comparison]]:
     """For each seed, train on five nodes, and compare the intervals of the sixth node with its measured power."""
     if "node_spread" not in attrs.fields_dict(Simulation):
-        raise AbsentError("this version of the simulation has no option for nodes whose power differs")
+        raise AbsentError("this version of the simulation cannot simulate nodes whose power differs")
     seeds = range(QUICK_SEEDS if settings.quick else SEEDS)
     results = [_on_the_sixth(settings, seed) for seed in seeds]
     predicted = np.concatenate([one.predicted for one in results])
@@ -36,7 +36,7 @@ def measure(settings: Settings) -> tuple[list[Figure], list[Comparison]]:
     of_mean = float(half.mean() / predicted.mean())
     covering = sum(one.coverage >= COVERAGE_ASKED for one in results)
     figure = Figure(
-        f"{NODES} simulated nodes of one type, σ = {100 * SPREAD:g} %, {len(results)} seeds: interval on the sixth",
+        f"{NODES} simulated nodes of one type, σ = {100 * SPREAD:g} %, {len(results)} seeds: the sixth node",
         "none",
         f"coverage ≥ {100 * COVERAGE_ASKED:g} %, half-width ≤ {100 * HALF_WIDTH_ASKED:g} %",
         f"coverage {100 * coverage:.0f} %, half-width {100 * width:.1f} % "

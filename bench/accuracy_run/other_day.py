@@ -1,4 +1,7 @@
-"""Errors on another day: models of the stress-ng recording estimate the CoreMark recording of the same machine."""
+"""Measure the errors of models on another day.
+
+The models are trained on the stress-ng recording, and estimate the CoreMark recording of the same machine.
+"""
 
 from __future__ import annotations
 
@@ -32,12 +35,12 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "BasicNoPageCache": COUNTERS + CPU_TIME,
     "CPUTime": CPU_TIME,
 }
-"""Feature group -> features that the client measures."""
+"""The features that a client measures, for each feature group that the test uses."""
 ASKED = {"CounterOnly": 4.5, "BasicNoPageCache": 4.5, "CPUTime": 6.0}
 COVERAGE_ASKED = 0.8
 METERED_SECONDS = 120.0
 STARTS = (0.0, 0.25, 0.45, 0.6)
-"""Times at which the two metered minutes begin, as fractions of the recording."""
+"""Where the two minutes for a recalibration begin, as fractions of the recording. Each fraction gives one test."""
 
 
 def measure(settings: Settings) -> list[Figure]:
@@ -69,13 +72,16 @@ def _known_times(observations: Observations) -> list[float]:
 
 
 def _window(document: Document, window: tuple[float, float]) -> Document:
-    """Return the samples in a time window and at the timestamp before it, which the first rate of the window needs."""
+    """Return the samples in a time window, and at the last timestamp before the window.
+
+    The first rate in the window needs the earlier timestamp.
+    """
     before = max((time for time in times_of(document) if time < window[0]), default=window[0])
     return part(document, lambda time: before <= time <= window[1])
 
 
 def _recalibrated(settings: Settings, pipeline: str, number: int, metered: Document) -> Store:
-    """Return a copy of the store whose models are fitted to the metered recording."""
+    """Copy the store, recalibrate the copy with the metered recording, and return the copy."""
     folder = settings.folder / f"recalibrated-{number}"
     shutil.copytree(settings.folder / pipeline, folder, symlinks=True)
     store = open_store(str(folder))
@@ -91,7 +97,7 @@ def _figures(as_is: Mapping[str, Comparison], after: Mapping[str, list[Compariso
     worst = {group: max(one.mae for one in results) for group, results in after.items()}
     return [
         Figure(
-            f"stress-ng → CoreMark (another day) as is, {names}: coverage of the 90 % interval",
+            f"models of stress-ng on another day (CoreMark), {names}: coverage of the 90 % interval",
             "none",
             f"≥ {100 * COVERAGE_ASKED:g} %, or flagged",
             "; ".join(
@@ -102,7 +108,7 @@ def _figures(as_is: Mapping[str, Comparison], after: Mapping[str, list[Compariso
             {group: one.values() for group, one in as_is.items()},
         ),
         Figure(
-            f"the same after two metered minutes, {names}: MAE on the rest",
+            f"recalibrated models of stress-ng on another day, {names}: MAE without the two metered minutes",
             "17–18 W",
             " / ".join(f"≤ {asked:g}" for asked in ASKED.values()) + " W",
             " / ".join(f"{means[group]:.1f} (worst {worst[group]:.1f})" for group in GROUPS) + " W",

@@ -1,4 +1,4 @@
-"""The plots of `docs/accuracy.md`, as SVG files. Equal measurements give equal files."""
+"""Draw the plots of `docs/accuracy.md` as SVG files. Equal measurements give equal files."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import SubFigure
 
 LEVELS = np.linspace(0.3, 0.98, 35)
-"""Nominal levels of the calibration plot."""
+"""Levels of the intervals whose coverage the calibration plot shows, as fractions."""
 INTERVAL_LEVEL = 0.9
 
 
 def write_plots(tail: Tail, folder: Path) -> None:
-    """Write the plots of the tail of the stress-ng recording into a folder."""
+    """Draw the results on the last 30 % of the stress-ng recording, and write the plots into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     one = tail.from_counters
     last = "last 30 % of the stress-ng recording"
@@ -101,7 +101,7 @@ def _chosen(tail: Tail) -> Sequence[tuple[str, Comparison]]:
 
 
 def _stated(one: Comparison) -> dict[str, float]:
-    """Return the package MAE that the model's metadata state, by split."""
+    """Return the mean absolute errors of package power that the model's metadata state, by split."""
     honesty = read_honesty(one.model.metadata)
     if honesty is None:
         return {}

@@ -1,4 +1,4 @@
-"""Errors on the last 30 % of the stress-ng recording, of models that were trained on the first 70 %."""
+"""Train models on the first 70 % of the stress-ng recording, and measure their errors on the last 30 %."""
 
 from __future__ import annotations
 
@@ -21,24 +21,27 @@ WORST_ASKED, SELECTED_ASKED, COVERAGE_ASKED, WIDTH_ASKED = 40.0, 9.0, 0.88, 75.0
 
 @attrs.frozen(eq=False)
 class Tail:
-    """Comparisons of models with the last 30 % of the recording (the tail)."""
+    """Estimated and measured power in the last 30 % of the recording (the tail)."""
 
     models: Sequence[Comparison]
     from_all: Comparison
-    """The model that is selected for a client that measures all features of the recording."""
+    """Estimates of the model that is selected for a client that measures all features of the recording."""
     from_counters: Comparison
-    """The model that is selected for a client that measures only the hardware counters."""
+    """Estimates of the model that is selected for a client that measures only the hardware counters."""
 
 
 def halves(document: Document) -> tuple[Document, Document, float]:
-    """Return the first part, for the training, the second part, for the test, and the time at which the test begins."""
+    """Divide a recording into a first part for the training and a second part for the test.
+
+    Return both parts, and the time at which the test begins.
+    """
     times = times_of(document)
     last = times[int(FIRST * (len(times) - 1))]  # the first timestamp is left out, because it has no rate
     return part(document, lambda time: time <= last), part(document, lambda time: time > last), last + GAP_SECONDS
 
 
 def measure(settings: Settings) -> tuple[list[Figure], Tail]:
-    """Train the default trainers, and compare every model with the tail."""
+    """Train the default trainers on the first part of the recording, and test each model on the last part."""
     first, rest, start = halves(read_document(settings.path(RECORDING)))
     changes = {"feature_groups": ["CounterOnly", "BasicNoPageCache"]} if settings.quick else {}
     spec = default_spec(settings, "tail", "AbsPower", **changes)
@@ -67,7 +70,7 @@ def _figures(tail: Tail) -> list[Figure]:
             {"models": [model.values() for model in tail.models]},
         ),
         Figure(
-            "the same: the model that is selected, from all features / CounterOnly",
+            "stress-ng, last 30 %: package MAE of the selected model, with all features / CounterOnly",
             "11.7 / 15.4 W",
             f"≤ {SELECTED_ASKED:g} / {SELECTED_ASKED:g} W",
             " / ".join(f"{one.mae:.1f} W" for one in chosen.values()),
@@ -75,7 +78,7 @@ def _figures(tail: Tail) -> list[Figure]:
             {name: one.values() for name, one in chosen.items()},
         ),
         Figure(
-            "the same: its 90 % interval: coverage, mean full width",
+            "stress-ng, last 30 %: coverage and mean full width of the selected model's 90 % interval",
             "none",
             f"≥ {100 * COVERAGE_ASKED:g} %, ≤ {WIDTH_ASKED:g} W",
             " / ".join(f"{100 * one.coverage:.0f} %, {one.width:.0f} W" for one in chosen.values()),

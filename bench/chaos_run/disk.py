@@ -1,4 +1,4 @@
-"""A small disk, for a store and the state folders of servers, that a chaos run can fill."""
+"""A small disk that a chaos run can fill. It has the store and the state folders of the servers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Disk:
     """
 
     def __init__(self, folder: Path, mounted: bool, processes: Callable[[], Iterable[int]]) -> None:
-        """Take the folder, and a function that returns the ids of the run's processes.
+        """Set the folder of the disk. The function `processes` returns the ids of the run's processes.
 
         If the folder is not a tmpfs (`mounted` is false), `fill` limits the file sizes of these processes.
         """
@@ -35,7 +35,7 @@ class Disk:
 
     @property
     def how(self) -> str:
-        """How `fill` makes the disk full, as text for the report."""
+        """Text for the report: how `fill` makes the disk full."""
         return f"a tmpfs of {DISK_MIB} MiB" if self.mounted else "RLIMIT_FSIZE of 0 bytes for all processes"
 
     def fill(self) -> None:
@@ -70,7 +70,10 @@ class Disk:
 
 @contextmanager
 def mounted_disk(folder: Path, processes: Callable[[], Iterable[int]], mount: bool) -> Iterator[Disk]:
-    """Mount a tmpfs if `mount` is true and the permissions allow it. Unmount it at the end."""
+    """Yield a disk. It is a tmpfs if `mount` is true and the permissions allow a mount.
+
+    The tmpfs is unmounted at the end.
+    """
     folder.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", f"size={DISK_MIB}m", "tmpfs", str(folder)]
     mounted = mount and os.geteuid() == 0

@@ -1,4 +1,4 @@
-"""Good clients, which know the right answers and check each answer."""
+"""The good clients of a chaos run. They know the right answers, and check each answer."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def ask(
 
 
 class Publications:
-    """A publisher process that is killed and started again, and the versions that it has published."""
+    """Start a publisher process, kill it, and start it again. Remember the versions that it has published."""
 
     def __init__(self, places: Places, ledger: Ledger, pauses: random.Random) -> None:
         self._places = places
@@ -64,9 +64,9 @@ class Publications:
         self._thread = threading.Thread(target=self._run, name=_PUBLISHER, daemon=True)
         self._changing = threading.Lock()
         self.attempted = 0
-        """Highest serial number that a publisher has tried to publish."""
+        """Serial number of the newest version that a publisher has tried to publish."""
         self.versions: dict[int, int] = {}
-        """Version number -> serial number, for all versions that a publisher has reported as published."""
+        """Serial numbers of the versions that a publisher has reported as published, by version number."""
         self.first = threading.Event()
         """An event that is set when the first version is published."""
         self.kills = 0
@@ -124,7 +124,7 @@ class GoodClients:
         self._seed = seed
         self._stop = threading.Event()
         self._newest = 0
-        """Highest serial number of the versions from which the model server has sent models so far."""
+        """Serial number of the newest version of which the model server has already sent a model."""
         steps = {ESTIMATOR: self._ask_estimator, MODEL_SERVER: self._ask_model_server}
         self._threads = [threading.Thread(target=self._run, args=item, daemon=True) for item in steps.items()]
 

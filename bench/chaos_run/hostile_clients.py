@@ -2,9 +2,9 @@
 
     python -m chaos_run.hostile_clients JSON
 
-JSON is an object with the keys `ports` (server's name -> TCP port), `socket` (path of the estimator's socket) and
-`seed`. The process ends at SIGTERM, and prints a JSON object with the number of connections by behaviour and the
-number of answers by server, behaviour and status.
+JSON is an object with the keys `ports` (the TCP port of each server, by the server's name), `socket` (path of the
+estimator's socket) and `seed`. At SIGTERM, the process ends and prints a JSON object. The object has the number of
+connections by behaviour, and the number of answers by server, behaviour and status.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ PATHS = {
     "online trainer": ("/healthz", "/metrics"),
     "estimator": ("/metrics", "/"),
 }
-"""Server -> paths that the hostile clients request from its TCP port.
+"""Paths that the hostile clients request from the TCP port of each server, by the server's name.
 
 Most attacks use the first path.
 """
@@ -108,7 +108,7 @@ class Attackers:
     # --- methods that the behaviours use ---
 
     def connect(self, server: str, behaviour: str) -> socket.socket:
-        """Open a connection to a server, and count the connection under the name of the behaviour."""
+        """Open a connection to a server, and count the connection under the name of the client's behaviour."""
         self._current.behaviour = behaviour
         with self._lock:
             self.connections[behaviour] += 1

@@ -32,12 +32,12 @@ KEEP_SECONDS = (0.5, 4.0)
 """Shortest and longest time, in seconds, for which a malformed pipeline stays in the store."""
 PAUSE_SECONDS = (0.3, 2.0)
 _BEST = 0.001
-"""Mean absolute error in the metadata of models that cannot be loaded.
+"""Mean absolute error in the metadata of those hostile models that servers cannot load.
 
 It is the lowest error in the store, so that servers try these models first.
 """
 _WORST = 99.0
-"""Mean absolute error in the metadata of models that can be loaded.
+"""Mean absolute error in the metadata of those hostile models that servers can load.
 
 It is the highest error in the store, so that no client gets such a model.
 """
@@ -89,7 +89,7 @@ def _unpacks_to_200_mib() -> bytes:
 
 
 def archives(choices: random.Random) -> dict[str, Callable[[], bytes]]:
-    """Return description -> function that makes a malformed archive for `store import`."""
+    """Return functions that make malformed archives for `store import`, by the description of the archive."""
     whole = zip_bytes({**_good(), "other/x.bin": choices.randbytes(10_000)})
     damaged = bytearray(whole)
     for _ in range(20):
@@ -107,7 +107,7 @@ def archives(choices: random.Random) -> dict[str, Callable[[], bytes]]:
 
 
 def copies(choices: random.Random) -> dict[str, Callable[[Path], None]]:
-    """Return description -> function that creates a malformed pipeline at a path."""
+    """Return functions that create a malformed pipeline at a path, by the description of the pipeline."""
 
     def write(files: dict[str, bytes]) -> Callable[[Path], None]:
         def create(folder: Path) -> None:

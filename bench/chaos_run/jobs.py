@@ -22,7 +22,10 @@ from kepler_core.store.local import LocalStore
 PIPELINES = 4
 """Number of pipelines to which all jobs publish. It is fixed, so that the model server's catalogue does not grow."""
 DRAIN_SECONDS = 120.0
-"""All acknowledged jobs must end within this number of seconds after the last hostile client and the last kill."""
+"""Maximum time in which all acknowledged jobs must end after the attacks of a run.
+
+The attacks are over when no hostile client runs, and no more processes are killed.
+"""
 MARKER_FILE = "training_job.json"
 
 

@@ -37,9 +37,9 @@ class Ledger:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self.requests: Counter[tuple[str, str]] = Counter()
-        """(client, outcome) -> number of requests."""
+        """Number of requests, by client and outcome."""
         self.statuses: Counter[tuple[str, str, int]] = Counter()
-        """(server, sender, HTTP status) -> number of answers. The sender is "good" or a hostile client's behaviour."""
+        """Number of answers, by server, client and HTTP status. The client is "good" or the name of an attack."""
         self.faults: list[str] = []
         self.fault_kinds: Counter[str] = Counter()
         self._answering: dict[str, _Answering] = {}
@@ -60,7 +60,7 @@ class Ledger:
                 self.faults.append(f"{kind}: {text}")
 
     def expect(self, server: str) -> None:
-        """Start to measure the gaps in which a server gives no right answers."""
+        """Start to record the times in which a server gives no right answers (gaps)."""
         with self._lock:
             self._answering[server] = _Answering(time.monotonic())
 
@@ -70,7 +70,7 @@ class Ledger:
             self._end_gap(self._answering[server])
 
     def end_gaps(self) -> None:
-        """Record a last gap for each server whose latest right answer is more than `GAP_SECONDS` ago."""
+        """Record a gap for each server that has given no right answer for more than `GAP_SECONDS`."""
         with self._lock:
             for answering in self._answering.values():
                 self._end_gap(answering)
@@ -82,7 +82,7 @@ class Ledger:
         answering.last = now
 
     def silence(self, server: str, down: Iterable[tuple[float, float]]) -> Silence:
-        """Return how long a server gave no right answers. `down` has the times at which its process was not ready."""
+        """Return how long a server gave no right answers. `down` has the periods in which its process was not ready."""
         with self._lock:
             gaps = list(self._answering[server].gaps)
         down = list(down)
@@ -92,7 +92,7 @@ class Ledger:
 
 
 def longest_rest(gap: tuple[float, float], covers: Iterable[tuple[float, float]]) -> float:
-    """Return the length, in seconds, of the longest part of a gap that overlaps with none of the intervals `covers`."""
+    """Return the length, in seconds, of the longest part of a gap that lies outside of all periods in `covers`."""
     at, end = gap
     longest = 0.0
     for since, until in sorted(covers):

@@ -20,7 +20,7 @@ MARK = "KEPLER_CHAOS_RUN"
 START_TIMEOUT_SECONDS = 60.0
 STOP_TIMEOUT_SECONDS = 30.0
 ORPHAN_SECONDS = 15.0
-"""Seconds after the kill of a server within which its child processes must have ended."""
+"""Time in seconds, after the kill of a server, within which its child processes must end."""
 RESTART_PAUSE_SECONDS = (0.0, 1.5)
 _POLL_SECONDS = 0.1
 
@@ -84,7 +84,7 @@ class Server:
         return True
 
     def down(self) -> list[tuple[float, float]]:
-        """Return the intervals of time in which the server had no process that was ready."""
+        """Return the periods in which the server had no process that was ready."""
         intervals, since = [], 0.0
         for life in self.lives:
             if life.ready is not None:
@@ -122,7 +122,7 @@ class Server:
             number += 1
 
     def _watch(self, process: ProcessUnderTest, life: Life) -> None:
-        """Wait until the process has ended, and note in `life` when it became ready."""
+        """Wait until the process has ended. Record in `life` when the process became ready."""
         child = process.process
         deadline = life.started + START_TIMEOUT_SECONDS
         while child.poll() is None and not self._stopping.is_set():
@@ -227,7 +227,7 @@ def _measure(life: Life, now: float) -> bool:
 
 
 def process_table() -> tuple[dict[int, int], set[int]]:
-    """Return process id -> parent's id for every process on this machine, and the ids of all zombies."""
+    """Return the parent's id of every process on this machine, by process id, and the ids of all zombies."""
     parents, zombies = {}, set()
     for name in os.listdir("/proc"):
         if not name.isdecimal():

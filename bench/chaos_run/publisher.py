@@ -26,7 +26,7 @@ WEIGHTS: Mapping[str, Mapping[str, float]] = {
     "package": {"bpf_cpu_time_ms": 0.01, "bpf_page_cache_hit": 0.001},
     "dram": {"bpf_page_cache_hit": 0.002},
 }
-"""Component -> feature -> weight in watts per unit of the feature. The weights are the same in all versions."""
+"""Weights of each component, by feature, in watts per unit of the feature. All versions have these weights."""
 MAE = 0.5
 PAUSE_SECONDS = (0.2, 0.8)
 TOLERANCE = 1e-4
@@ -34,12 +34,12 @@ TOLERANCE = 1e-4
 
 
 def biases(serial: int) -> dict[str, float]:
-    """Return the bias of each component in the version with this serial number. Biases identify the version."""
+    """Return the bias of each component in a version. The biases depend on `serial`, so they identify the version."""
     return {"package": float(serial), "dram": 2.0 * serial + 1}
 
 
 class PublishedModel(LinearModel):
-    """A linear model that also has weights in Kepler's form."""
+    """A linear model that also has the file `weight.json`, from which Kepler can compute watts."""
 
     def stored(self) -> tuple[dict[str, object], dict[str, bytes]]:
         metadata, files = super().stored()

@@ -13,7 +13,7 @@ from chaos_run.servers import OFFLINE_TRAINER
 SHOWN_LIFE_SECONDS = 20.0
 """Processes that lived for fewer seconds are left out of the report's table."""
 JUDGED_LIFE_SECONDS = 60.0
-"""If a process lived for fewer seconds, the growth of its memory and open file descriptors is not judged."""
+"""If a process lived for fewer seconds, the run does not check how its memory and open files grew."""
 FLAT_SHARE, FLAT_MIB = 0.10, 8.0
 FLAT_DESCRIPTORS = 8
 ONNX_RUNTIME_MIB = 35.0
@@ -26,7 +26,7 @@ FLAT = (
     "life, because it got its first ONNX model then."
 )
 SILENCE_LIMIT_SECONDS = 30.0
-"""A server whose process is ready may go this time without a right answer. A longer silence is a fault."""
+"""Longest time, in seconds, for which a ready server may give no right answer. A longer time is a fault."""
 ALLOWED_5XX = (503, 507)
 """5xx statuses that the documentation describes: 503 if a server is busy or stopping, 507 if the disk is full."""
 _AVERAGED = 3
@@ -76,7 +76,7 @@ def life_rows(
         if row is None:
             continue
         if life.of_child and life.server == OFFLINE_TRAINER and _trains(row):
-            row["flat"] = None  # not judged: how much memory a training process needs depends on its job
+            row["flat"] = None  # the memory that a training process needs depends on its job
         if row["flat"] is False:
             ledger.fault("processes that are not flat", str(row))
         rows.append(row)
@@ -90,7 +90,7 @@ def _trains(row: Mapping[str, Any]) -> bool:
 def check_statuses(ledger: Ledger, mounted: bool) -> None:
     """Record a fault for each kind of unexpected 5xx answer.
 
-    `mounted` tells whether the disk was a tmpfs. Without a tmpfs, the offline trainer may answer with any 5xx status.
+    `mounted` is true if the run's disk was a tmpfs. If it was not, the offline trainer may answer with any 5xx status.
     """
     for (server, who, status), number in sorted(ledger.statuses.items()):
         allowed = status in ALLOWED_5XX or (server == OFFLINE_TRAINER and not mounted)
@@ -99,7 +99,7 @@ def check_statuses(ledger: Ledger, mounted: bool) -> None:
 
 
 def silences(servers: Iterable[Server], ledger: Ledger) -> dict[str, dict[str, float]]:
-    """Return how long each server gave no right answers. Record a fault if a ready server gave none for too long."""
+    """Return how long each server gave no right answers. Record a fault if a ready server was silent for too long."""
     rows = {}
     for server in servers:
         silence = ledger.silence(server.name, server.down())

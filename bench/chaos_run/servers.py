@@ -80,7 +80,7 @@ def _serve(server: str, command: str, places: Places, *options: str) -> Callable
 
 
 def starters(places: Places, prometheus: str | None) -> dict[str, Callable[[int], ProcessUnderTest]]:
-    """Return for each server, by name, the function that starts a process of the server.
+    """Return the functions that start the processes of the servers, by the server's name.
 
     `prometheus` is the URL of a Prometheus server. If it is None, the run has no online trainer.
     """

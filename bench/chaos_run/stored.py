@@ -1,4 +1,4 @@
-"""Checks of what a chaos run has left in the store, in the online trainer's state and in the logs."""
+"""Check the store, the online trainer's state and the logs after a chaos run."""
 
 from __future__ import annotations
 

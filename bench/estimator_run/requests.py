@@ -1,4 +1,4 @@
-"""Requests for the estimator, with the watts that the models themselves predict, for bench/estimator.py."""
+"""Make requests for bench/estimator.py, with the watts that the models themselves predict."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kepler_core.models.loading import load_model
 from kepler_core.models.power_model import PowerModel
 
 PIPELINE, SOURCE = "bench", "rapl-sysfs"
-"""Name of the pipeline of the models, and its energy source."""
+"""Name of the benchmark's pipeline, and the energy source of its models."""
 DISTINCT_REQUESTS = 16
 """Number of different requests for each combination of trainer, output type and number of rows."""
 
@@ -72,9 +72,9 @@ class CheckedRequests:
             total_difference = abs(sum(watts) - expected[component].sum())
             tolerance = 0.5 * unit * len(watts)
             if decimals < 3 and self.dynamic:
-                # The estimator carries remainders from row to row. So a sum is wrong by at most one unit: the carry
-                # starts at a number from 0 to 1 that differs from reply to reply, and averages to 0.5. Package power is
-                # the sum of its rounded parts.
+                # The estimator adds the rounding error of each row to the next row. So the sum over the rows is wrong
+                # by at most one unit of the last decimal. Package power is the sum of rounded parts, and each part can
+                # add such an error.
                 parts = 1 + len({"core", "uncore"} & powers.keys()) if component == "package" else 1
                 tolerance = unit * parts
             assert total_difference <= tolerance + 1e-2, (component, total_difference, tolerance)

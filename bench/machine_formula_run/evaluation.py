@@ -1,4 +1,4 @@
-"""Errors of the machine formula on the fixed splits of the public table."""
+"""Measure the errors of the machine formula on the fixed splits of the public table."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Judged:
 
     @property
     def figures(self) -> dict[str, float]:
-        """MAPE (over all loads, at idle, and at full load), coverage and half-width, all in percent."""
+        """MAPE over all loads, at idle and at full load, and coverage and half-width of the intervals, in percent."""
         errors = 100 * np.abs(1 / self.ratio - 1)
         return {
             "mape": float(errors.mean()),
@@ -58,7 +58,7 @@ class Judged:
 
     @property
     def by_class(self) -> dict[str, tuple[int, float, float]]:
-        """For each vendor and range of years: number of machines, MAPE and coverage (in percent)."""
+        """Number of machines, MAPE and coverage (in percent) for each vendor and range of years."""
         errors = 100 * np.abs(1 / self.ratio - 1).mean(axis=1)
         result = {}
         for vendor in sorted(set(self.vendors)):
@@ -94,7 +94,7 @@ def judge(machines: Sequence[MeasuredMachine], folds: Folds, split: str, *, by_i
 
 
 def all_judged(machines: Sequence[MeasuredMachine], folds: Folds) -> dict[str, Judged]:
-    """Return the comparisons of estimates and measurements on each split, without and with a known idle power."""
+    """Compare estimates and measurements on each split, first without and then with a known idle power."""
     return {
         split + (", idle power known" if by_idle else ""): judge(machines, folds, split, by_idle=by_idle)
         for by_idle in (False, True)
@@ -103,7 +103,10 @@ def all_judged(machines: Sequence[MeasuredMachine], folds: Folds) -> dict[str, J
 
 
 def _inner(machines: Sequence[MeasuredMachine], train: frozenset[str]) -> Folds:
-    """Return folds of the training machines that hold out processor models, and the newest fifth of the machines."""
+    """Divide the training machines into folds again, to measure the intervals of the formula.
+
+    The folds of `cpumodel5` hold out processor models. The fold of `newer` holds out the newest fifth of the machines.
+    """
     own = [machine for machine in machines if machine.name in train]
     models = sorted({machine.words.get("cpu_model", machine.name) for machine in own})
     fold_of = {model: index % 5 for index, model in enumerate(models)}

@@ -16,18 +16,18 @@ from kepler_profiler.machine_description import MachineDescription, imputed_valu
 from kepler_profiler.machine_tables import MeasuredMachine
 
 ENDS = ("one", "tdp", "cores", "threads", "memory", "chips", "year", "year2", "amd")
-"""Terms of the formula for the power at full load, and also for the idle power."""
+"""Names of the terms in the equation for the power at full load, and in the equation for the idle power."""
 BENDS = ("one", "year", "year2", "amd")
-"""Terms of the two coefficients of `shape`, the curve of power over load."""
+"""Names of the terms in the equations for r and s, the coefficients of the curve of power over load (`shape`)."""
 PLAIN = ("one", "cores", "threads", "chips", "amd")
 FACTS = ("tdp", "memory", "year")
 RIDGE = 1.0
 DIGITS = 5
 MIDDLE = LEVELS.index(0.5)
-"""Index of the load of 50 % in `LEVELS`."""
+"""Index of the load 50 % in `LEVELS`."""
 NO_COEFFICIENTS: Mapping[str, Mapping[str, float]] = {fact: {} for fact in FACTS}
 Folds = Mapping[str, Sequence[tuple[frozenset[str], frozenset[str]]]]
-"""Name of a split -> for each fold, the names of the training machines and of the test machines."""
+"""The folds of each split, by the split's name. A fold has the names of its training machines and test machines."""
 
 
 def patterns() -> list[tuple[str, ...]]:
@@ -42,7 +42,7 @@ def without(machine: MachineDescription, missing: Sequence[str]) -> MachineDescr
 
 
 def fit(machines: Sequence[MeasuredMachine], folds: Folds) -> FormulaDocument:
-    """Fit the formula to machines with 11 loads each. The residuals are those of held-out processor models."""
+    """Fit the formula to machines with 11 measured loads. Compute the residuals on held-out processor models."""
     document = _coefficients(machines)
     held_out = [
         (
@@ -107,7 +107,7 @@ def _terms(machine: MachineDescription) -> dict[str, float]:
 
 
 def _bends(bends: FloatArray, watts: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Return the coefficients of the two terms of `shape`, the curve of power over load."""
+    """Return the coefficients from which r and s, the parameters of the curve of power over load, are computed."""
     loads = np.array(LEVELS)
     measured = (watts - watts[:, :1]) / (watts[:, -1:] - watts[:, :1]) - loads
     functions = np.stack([np.sqrt(loads) - loads, loads**2 - loads])
@@ -117,7 +117,7 @@ def _bends(bends: FloatArray, watts: FloatArray) -> tuple[FloatArray, FloatArray
 
 
 def _ridge(design: FloatArray, target: FloatArray, *, free: bool = True) -> FloatArray:
-    """Return the coefficients of a ridge regression. With `free`, the first coefficient is not shrunk."""
+    """Return the coefficients of a ridge regression. If `free` is true, the first coefficient has no penalty."""
     penalty = RIDGE * np.eye(design.shape[1])
     if free:
         penalty[0, 0] = 0.0
@@ -160,7 +160,7 @@ def _residuals(logs: FloatArray) -> Residuals:
 
 
 def _scale(held_out: Sequence[tuple[FormulaDocument, list[MeasuredMachine]]], document: FormulaDocument) -> float:
-    """Return the factor that widens the intervals so that they cover 90 % of the points of newer machines."""
+    """Return the factor by which intervals must be wider to cover 90 % of the measured powers of newer machines."""
     own = document.residuals[""]
     logs = np.concatenate([_log_ratios(one, tested, (), False) for one, tested in held_out])
     needed = np.where(logs < 0, logs / np.array(own.lower), logs / np.array(own.upper))

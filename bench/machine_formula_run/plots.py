@@ -1,4 +1,4 @@
-"""The plots of `docs/machine-formula.md`, as SVG files. The same table gives the same files."""
+"""Draw the plots of `docs/machine-formula.md` as SVG files. The same table gives the same files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def write_plots(judged: Judged, by_idle: Judged, folder: Path) -> None:
-    """Write the plots of the split group5 into a folder."""
+    """Draw the errors on the split `group5`, and write the plots into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     about = "held-out configurations, split group5"
     panels = {

@@ -1,7 +1,7 @@
-"""Errors of the models that `kepler-model machines fit` trains, on the fixed splits of the public table.
+"""Measure the errors of the models of `kepler-model machines fit` on the fixed splits of the public table.
 
 The trainer, the held-out machines and the calibration of the intervals are those of `machines fit`. To save time, the
-models are not stored, and the terms of an interval are measured only on held-out machines.
+models are not stored, and all error terms of an interval are measured on the same held-out machines.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ def tree_errors(
 ) -> dict[str, dict[str, float]]:
     """Return the errors (in percent) on each split, without and with a known idle power.
 
-    The errors are measured for models from all facts of the table, and for models from the facts that every machine can
-    find out about itself (`basic`).
+    There are two kinds of models. Models of the first kind use all facts in the table. Models of the second kind
+    (`basic`) use only the facts that every machine can find out about itself.
     """
     result = {}
     for basic in (False, True):
@@ -76,7 +76,7 @@ def split_errors(
 
 
 def _terms(rows: MachineRows, nodes: Sequence[str]) -> Any:
-    """Return the terms of the interval, measured on held-out nodes."""
+    """Return the error terms from which intervals are computed, measured on held-out nodes."""
     node = np.unique(nodes, return_inverse=True)[1].reshape(-1)[rows.machine]
     watts = np.empty(len(node))
     for fold in range(INNER_FOLDS):

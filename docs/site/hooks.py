@@ -1,4 +1,4 @@
-"""Hooks of MkDocs: add the pages of the repository's root to the website, and check that it is self-contained.
+"""Hooks of MkDocs: add the pages of the repository's root to the website, and check links to other servers.
 
 MkDocs only knows pages below `docs_dir`. CHANGELOG.md, CONTRIBUTING.md and SECURITY.md lie above it.
 """
@@ -14,7 +14,7 @@ from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[2]
 PAGES = {"CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md", "SECURITY.md": "security.md"}
-"""Name of a page in the repository's root -> its name in the website."""
+"""Maps the names of pages in the repository's root to their names in the website."""
 
 _LINK = re.compile(r"\]\((?!https?:|mailto:|#)(?P<target>[^)#\s]+)")
 _HIDDEN = re.compile(r"(?m)^ *<!--.*?-->[ \t]*\n", re.DOTALL)

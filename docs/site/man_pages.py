@@ -29,7 +29,7 @@ _ESCAPED = {"\\": "\\e", "-": "\\-", "'": "\\(aq", "`": "\\(ga", "^": "\\(ha", "
 
 
 def roff(text: str) -> str:
-    """Return a text as ASCII, escaped so that roff takes no part of it for a command."""
+    """Return a text as ASCII, with escapes so that roff does not interpret any part of it as a command."""
     for character, escaped in _ESCAPED.items():
         text = text.replace(character, escaped)
     text = "".join(letter if letter.isascii() else f"\\[u{ord(letter):04X}]" for letter in text)

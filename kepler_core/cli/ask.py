@@ -33,7 +33,7 @@ from kepler_core.vocabulary import OUTPUT_TYPES
 @socket_option()
 @click.option("--output-type", type=click.Choice(OUTPUT_TYPES), default="AbsPower", show_default=True)
 @click.option("--source", default="rapl-sysfs", show_default=True, help="Name of the energy source, or its alias.")
-@click.option("--trainer", default="", help="Use only models of this trainer.")
+@click.option("--trainer", default="", help="Name of a trainer. Use only its models.")
 @click.option(
     "--filter",
     "filter_",

@@ -16,7 +16,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 _SEPARATORS = re.compile(r"[,\n]")
 _NUMBER_TYPE = re.compile(r"not a valid (integer|float)( range)?")
-"""Matches click's words for a value that should be a number."""
+"""Matches the part of click's error message which states that a value is not a number."""
 
 
 class ConfiguredOption(click.Option):
@@ -63,7 +63,7 @@ config_dir_option = click.option(
     "-c",
     "--config-dir",
     metavar="DIR",
-    is_eager=True,  # parsed first: `ConfiguredOption` reads the values of other options from this folder
+    is_eager=True,  # click parses this option first, because the folder has the values of other options
     help=f"Folder with one file for each configuration key.  [environment variable: {FOLDER_KEY}]",
 )
 

@@ -113,5 +113,6 @@ def print_idle(zones: Sequence[ZoneIdle], indent: str = "  ") -> None:
         indent,
     )
     click.echo(
-        f'{indent}Kepler\'s "idle" is the unused part of the power in each window; it falls as the machine fills up.'
+        f'{indent}Kepler\'s "idle" is the power times the idle fraction of the CPU time; '
+        "this value falls when the load rises."
     )

@@ -38,9 +38,9 @@ if TYPE_CHECKING:
 @input_option()
 @click.option("--source", default="rapl-sysfs", show_default=True, help="Name of the energy source, or its alias.")
 @click.option("--output-type", type=click.Choice(OUTPUT_TYPES), default="AbsPower", show_default=True)
-@click.option("--feature-group", help="Use only models of this feature group.")
-@click.option("--trainer", help="Use only models of this trainer.")
-@click.option("--pipeline", help="Use only models of this pipeline.")
+@click.option("--feature-group", help="Name of a feature group. Use only its models.")
+@click.option("--trainer", help="Name of a trainer. Use only its models.")
+@click.option("--pipeline", help="Name of a pipeline. Use only its models.")
 @idle_watts_option(
     "Known idle power of the machine: the estimates are shifted so that they equal this power at the lowest load. A "
     "number alone is the power of the platform or, if the model has no platform, of the package. Only with AbsPower."

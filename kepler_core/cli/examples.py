@@ -9,7 +9,7 @@ TITLE = "Examples:"
 """The line before the examples of a command."""
 PROGRAM = "kepler-model"
 WIDEST_CHARACTERS = 76
-"""Maximum width of an example. A longer example continues in the next line, so that it fits into 80 columns."""
+"""Maximum width of a line. A longer example is broken into several lines, so that it fits into 80 columns."""
 
 
 def examples(*commands: str) -> str:
@@ -19,7 +19,7 @@ def examples(*commands: str) -> str:
 
 
 def _lines(command: str) -> Iterator[str]:
-    """Yield the lines of an example. A long example continues before an option."""
+    """Yield the lines of an example. If an example is too long for one line, the next line begins with an option."""
     line = " "
     for part in re.split(r" (?=-)", command):
         if line.strip() and len(line) + 1 + len(part) > WIDEST_CHARACTERS:

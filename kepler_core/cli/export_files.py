@@ -34,7 +34,7 @@ def new_folder(output: str, force: bool) -> Path:
     if os.path.lexists(target):
         if not force:
             raise UsageError(f"{output} already exists; --force replaces it")
-        # never replace a folder with other content, e.g. a home folder, or a pipeline or model in a store
+        # replace only an exported pipeline; never remove e.g. a home folder, or a pipeline or model in a store
         names = (METADATA_FILE, README, REPORT_FOLDER)
         if target.is_symlink() or not all((target / name).exists() for name in names):
             raise UsageError(f"{output} is not the folder of an exported pipeline, and is not replaced")

@@ -59,9 +59,13 @@ def _dataset_options(command: F) -> F:
                 show_default=True,
                 help="Shipped pipeline or YAML file that names the extractor, the isolator and third-party metrics.",
             ),
-            click.option("--extractor", metavar="NAME", help="Extractor (default: the one in the pipeline file)."),
-            energy_source_option("Energy source of the power; needed if there are several."),
-            click.option("--feature-group", metavar="GROUP", help="Feature group; needed if there are several."),
+            click.option("--extractor", metavar="NAME", help="Extractor (default: the pipeline file's extractor)."),
+            energy_source_option("Energy source of the power; needed if the input has several energy sources."),
+            click.option(
+                "--feature-group",
+                metavar="GROUP",
+                help="Feature group; needed if the input has several feature groups.",
+            ),
             machine_spec_option(),
             vm_guest_option(),
             metric_prefix_option(),
@@ -117,7 +121,7 @@ def extract(
     )
 )
 @_dataset_options
-@click.option("--isolator", metavar="NAME", help="Isolator (default: the one in the pipeline file).")
+@click.option("--isolator", metavar="NAME", help="Isolator (default: the pipeline file's isolator).")
 @idle_option()
 @profile_option()
 @click.option(
@@ -229,7 +233,7 @@ def _context(
     def abs_model(dataset: Dataset) -> PowerModel:
         if slot is None or slot.snapshot is None:
             where = "--store" if slot is None else f"a store with the pipeline {spec.name!r}"
-            raise PluginError(f"needs an AbsPower model of {', '.join(dataset.features)}: give {where}")
+            raise PluginError(f"needs an AbsPower model with the features {', '.join(dataset.features)}: give {where}")
         return best_abs_model(slot.snapshot, dataset.source, dataset.features, slot.node_type)
 
     context = isolation_context(observations, idle_observations, stored, spec_of_machine)

@@ -65,7 +65,7 @@ def machine_spec_option() -> Callable[[F], F]:
 
 
 def machine_specs_option(use: str) -> Callable[[F], F]:
-    """Return the click option `--machine-specs FILE`. `use` ends its help text."""
+    """Return the click option `--machine-specs FILE`. `use` is the end of the option's help text."""
     return click.option(
         "--machine-specs",
         metavar="FILE",
@@ -81,7 +81,7 @@ def read_machine_specs(path: str) -> dict[str, MachineSpec]:
 
 
 def parse_vm_guests(pairs: Sequence[str]) -> dict[str, str]:
-    """Return a dictionary, guest -> id of the guest's virtual machine, from the values of `--vm-guest`.
+    """Read the values of `--vm-guest`. Return a dictionary from each guest to the id of its virtual machine.
 
     Raises `UsageError` if a value is malformed, or if a guest or a virtual machine occurs twice.
     """
@@ -149,8 +149,9 @@ def open_all(
 ) -> list[Recording | RecordingParts]:
     """Open the recordings in files. Read recordings in JSON at once, as `read_all` does.
 
-    A recording in Parquet is read in parts, only when it is observed. The hook `kepler_recording_loaded` is called for
-    each part. `part_samples` is the number of samples of a part; None stands for the default.
+    A recording in Parquet is read later, part by part, when its observations are computed. The hook
+    `kepler_recording_loaded` is called for each part. `part_samples` is the number of samples of a part; None stands
+    for the default.
     """
     from kepler_core.pipeline.observing import open_known
 

@@ -13,10 +13,10 @@ from kepler_core.errors import close_matches
 
 
 class LazyCommand(NamedTuple):
-    """A command that is not imported yet: where to import it from, and its short help for lists of commands."""
+    """The place from which to import a command, and the short help of the command for lists of commands."""
 
     target: str
-    """The click command as `module:object`."""
+    """The module and the name of the click command, in the form `module:object`."""
     short_help: str
     """The first sentence of the command's help text."""
 
@@ -47,7 +47,7 @@ class LazyGroup(click.Group):
         return super().get_command(ctx, cmd_name)
 
     def short_helps(self, ctx: click.Context) -> dict[str, str]:
-        """Return command name -> short help, for all commands that are not hidden.
+        """Return a dictionary from the name of each command that is not hidden to its short help.
 
         The modules of the commands in `lazy` are not imported.
         """

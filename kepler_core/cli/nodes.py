@@ -82,7 +82,7 @@ def nodes(
 
 
 def _stored(location: str, pipeline: str) -> list[NodeTable]:
-    """Return the tables that the training of a pipeline has stored."""
+    """Return the tables of node gains that the training of a pipeline has stored."""
     from kepler_core.pipeline.node_tables import read_node_tables
     from kepler_core.store import open_store
 
@@ -129,7 +129,7 @@ def print_node_tables(tables: Sequence[NodeTable], most: int | None) -> None:
             indent="  ",
         )
         if len(shown) < len(table.nodes):
-            click.echo(f"  and {len(table.nodes) - len(shown)} more (--all)")
+            click.echo(f"  and {len(table.nodes) - len(shown)} more nodes (--all shows them)")
         for reason in dict.fromkeys(node.reason for node in table.nodes if node.reason):
             count = sum(node.reason == reason for node in table.nodes)
             click.echo(f"  not tested: {count} nodes: {reason}")

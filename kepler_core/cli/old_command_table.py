@@ -1,4 +1,4 @@
-"""The commands and options of kepler-model-server 0.7, and what replaces them.
+"""The commands and options of kepler-model-server 0.7, and their new forms.
 
 A replacement is written as words of a new command line. These fields are filled in from the old command line:
 
@@ -8,7 +8,7 @@ A replacement is written as words of a new command line. These fields are filled
     {trainer}   the trainer in the name of a model: the name without `_<node type>`
     {folder}    the folder of the exported pipeline, inside the folder that the old option names
     {data}      the old data folder
-    {kind}, {other}    `abs` and `dyn`, or the other way round if the old option --output-type is DynPower
+    {kind}, {other}    `abs` and `dyn`; but `dyn` and `abs` if the old option --output-type is DynPower
 
 The user must fill in words in capitals, such as FILE and TIME.
 """
@@ -27,7 +27,7 @@ class OldOption:
     names: tuple[str, ...]
     """Spellings of the option; the last one is the long name."""
     values: str = "one"
-    """Number of values: "one", "none" or "many"."""
+    """How many values the option has: "one", "none" or "many"."""
 
     @property
     def name(self) -> str:
@@ -36,43 +36,43 @@ class OldOption:
 
 @attrs.frozen
 class Replacement:
-    """What replaces an option of one old command."""
+    """The new words that replace an option of an old command, and a remark."""
 
     new: str = ""
-    """The words of the new command line that replace the option; empty if nothing replaces it."""
+    """The words of the new command line that replace the option; empty if the option is not replaced."""
     note: str = ""
     each: bool = False
-    """Whether the new words are repeated for each item of the value, which is a list separated by commas."""
+    """True: the option's value is a list separated by commas, and the new words are repeated for each item."""
     choices: Mapping[str, str] = attrs.field(factory=dict)
-    """Value of the old option -> the new words for this value, which replace `new`."""
+    """Maps values of the old option to new words. For these values, the new words take the place of `new`."""
     single: bool = False
-    """Whether the new words take only the first item of the value, which is a list separated by commas."""
+    """True: the option's value is a list separated by commas, and the new words contain only its first item."""
     ignored: str = ""
-    """A value for which no words are needed, because it was the old default."""
+    """A value that adds no words to the new command line, because it was the default of the old option."""
 
 
 @attrs.frozen
 class OldCommand:
-    """What replaces a command of kepler-model-server 0.7."""
+    """The new form of a command of kepler-model-server 0.7."""
 
     new: str
     """The first words of the new command line, after `kepler-model`."""
     options: Mapping[str, Replacement]
-    """Long name of an option that the old command used -> what replaces it. All other options had no effect."""
+    """Maps the long names of the old command's options to their replacements. Other options had no effect."""
     last: str = ""
     """The last words of the new command line."""
     defaults: Mapping[str, str] = attrs.field(factory=dict)
-    """Old option -> its default value, if the new default differs, so that the new command must state the value."""
+    """Maps old options to those default values that differ from the new defaults. The new form states these values."""
     needed: Mapping[str, str] = attrs.field(factory=dict)
-    """Group of options, separated by blanks -> text of a new option.
+    """Maps each group of options (separated by blanks) to the text of a new option.
 
-    The new command needs at least one option of each group. If the user gave none of them, the text is added to the new
-    command line. ARGUMENT in a group stands for an argument of the new command that is not an option.
+    The new command needs at least one option of each group. If the user gave no option of a group, the group's text is
+    added to the new command line. ARGUMENT stands for an argument of the new command that is not an option.
     """
     old_defaults: tuple[str, ...] = ()
-    """Groups of options in the form of the keys of `needed`; the old command had a default for the options in a group.
+    """Groups of options (separated by blanks) that the old command line could leave out, because they had a default.
 
-    The new command needs one of the options in each group.
+    The new command line must contain one option of each group.
     """
 
 
@@ -118,7 +118,7 @@ _STORE = Replacement("--store {value}", "the store contains only the models; giv
 _RECORDINGS = Replacement("--input {json}", each=True)
 _THIRD_PARTY = Replacement("--set third_party=[{list}]")
 _TIMES_KNOWN = Replacement("", "not needed: a recording contains its start and end time")
-_AS_TRAINED = Replacement("", "not needed: the settings of the model's training are used")
+_AS_TRAINED = Replacement("", "not needed: the new command uses the settings with which the model was trained")
 _MACHINE = Replacement(
     "--machine-spec SPEC.json --machine-id {value}",
     "kepler-model profile machine -o SPEC.json writes the description of the machine on which it runs",
@@ -136,7 +136,7 @@ _ISOLATION = {
 _EXTRACTION = {
     "--data-path": _PATHS,
     "--input": _RECORDINGS,
-    "--output": Replacement("--output {csv}", "without the prefix extracted_ or isolated_ of the old file name"),
+    "--output": Replacement("--output {csv}", "the new file name has no prefix extracted_ or isolated_"),
     "--feature-group": Replacement("--feature-group {value}"),
     "--energy-source": Replacement("--energy-source {value}", single=True),
     "--thirdparty-metrics": _THIRD_PARTY,
@@ -155,7 +155,7 @@ _CHOICE = {
     "--bg-hints": _AS_TRAINED,
     "--abs-pipeline-name": _AS_TRAINED,
 }
-_NO_EXTRACTOR = Replacement("", "not needed: the new command draws the values as they were recorded")
+_NO_EXTRACTOR = Replacement("", "not needed: the plot shows the recorded values, without extraction or isolation")
 
 COMMANDS = {
     "query": OldCommand(
@@ -165,7 +165,7 @@ COMMANDS = {
             "--input": Replacement("--start TIME --end TIME", "the times that the old input file contains"),
             "--output": Replacement("--output {json}"),
             "--server": Replacement("--server {value}"),
-            "--interval": Replacement("--last {value}s", "s stands for seconds"),
+            "--interval": Replacement("--last {value}s", "the letter s means seconds"),
             "--start-time": Replacement("--start {value}"),
             "--end-time": Replacement("--end {value}"),
             "--step": Replacement("--step {value}"),
@@ -269,7 +269,7 @@ COMMANDS = {
         "estimate",
         {
             **_CHOICE,
-            "--output": Replacement("--output {csv}", "a file instead of a folder"),
+            "--output": Replacement("--output {csv}", "the new command writes one file, not a folder"),
             "--id": Replacement("", "not needed: the new command never writes an archive of the model"),
         },
         last="--store {data}",
@@ -280,11 +280,11 @@ COMMANDS = {
         "plot",
         {
             **_CHOICE,
-            "--output": Replacement("--output {png}", "a file instead of a folder"),
+            "--output": Replacement("--output {png}", "the new command writes one file, not a folder"),
             "--target-data": Replacement(
                 "--kind KIND",
-                "KIND is usage for preprocess; scatter, time or curve for estimate; errors for error and metadata; "
-                "curve for power_curve",
+                "use the kind usage in place of preprocess, errors in place of error and metadata, curve in place of "
+                "power_curve, and scatter, time or curve in place of estimate",
                 choices={
                     "preprocess": "--kind usage",
                     "estimate": "--kind scatter --kind time --kind curve",
@@ -304,7 +304,7 @@ COMMANDS = {
         {
             "--data-path": _PATHS,
             "--input": _RECORDINGS,
-            "--output": Replacement("--output {png}", "a file instead of a folder"),
+            "--output": Replacement("--output {png}", "the new command writes one file, not a folder"),
             "--energy-source": Replacement("--source {value}", single=True),
             "--benchmark": Replacement("", "record only the pods of the scenario: query --selector 'pod_name=~\"…\"'"),
             "--scenario": Replacement("", "record only the pods of the scenario: query --selector 'pod_name=~\"…\"'"),
@@ -333,4 +333,4 @@ COMMANDS = {
         needed={"--pipeline-name": "PIPELINE", "--output": "--output FOLDER"},
     ),
 }
-"""Name of an old command -> what replaces it."""
+"""Maps the names of the old commands to their new forms."""

@@ -29,29 +29,29 @@ _OPTION_OF = {name: option for option in OPTIONS for name in option.names}
 
 
 def new_form(name: str, arguments: Sequence[str], command: click.Command | None = None) -> str:
-    """Return an error message of one line: the new form of an old command line, with the values of the user.
+    """Return an error message of one line, which shows the new form of an old command line with the user's values.
 
-    `arguments` are the words after the name of the old command. `command` is the present command of the
-    same name, if one exists; options that only the present command has stay as they are.
+    `arguments` are the words after the name of the old command. `command` is the command of Kepler Core with the same
+    name, if it exists. Options that only the command of Kepler Core has are copied to the new form unchanged.
     """
     return _Line(name, arguments, command).new_form()
 
 
 def changed_form(name: str, arguments: Sequence[str], command: click.Command) -> str | None:
-    """Return the error message for a command line of kepler-model-server 0.7 whose command still exists.
+    """Return the error message for an old command line, or None if the command line is not old.
 
-    The method `new_form` makes the message. A command line is old if it has an old option, a file name without a
-    suffix, or a list that is separated by commas. If all options of the command line exist in both programs, it is old
-    if an option is missing for which kepler-model-server 0.7 had a default. Return None if the command line is not old.
+    `command` exists both in kepler-model-server 0.7 and in Kepler Core. The command line is old if it has an option
+    that only kepler-model-server has, a file name without a suffix, or a list separated by commas. It is also old if
+    it has only options of both programs, but lacks an option for which kepler-model-server had a default.
     """
     line = _Line(name, arguments, command)
     return line.new_form() if line.is_old() else None
 
 
 def is_old_file_name(name: str) -> bool:
-    """Return whether only kepler-model-server 0.7 finds a file of this name.
+    """Return whether `name` is a file name that only kepler-model-server 0.7 understands.
 
-    kepler-model-server 0.7 split names at commas, and added missing suffixes.
+    kepler-model-server 0.7 split such a name at its commas, and added a missing suffix.
     """
     if os.path.exists(name) or name == "-":
         return False
@@ -59,15 +59,15 @@ def is_old_file_name(name: str) -> bool:
 
 
 class _Line:
-    """A command line of the old program. The user may already have written some words for the present program in it."""
+    """A command line of kepler-model-server 0.7. It may also contain words that only Kepler Core understands."""
 
     def __init__(self, name: str, arguments: Sequence[str], command: click.Command | None) -> None:
         self.name = name
         self.old = COMMANDS[name]
         self.written = {word.partition("=")[0] for word in arguments if word.startswith("-")}
         self.words = {word.partition("=")[2] if word.startswith("--") and "=" in word else word for word in arguments}
-        # Option of the present command -> whether it needs a value. Options that the present command has, and that
-        # had no effect on the old command (e.g. -s of `train`), have their present meaning.
+        # Maps each option of Kepler Core's command to True if the option needs a value. An option that had no effect
+        # on the old command (e.g. -s of `train`) has the meaning that Kepler Core gives to it.
         self.present = {
             spelling: not (getattr(option, "is_flag", False) or getattr(option, "flag_value", None) == "")
             for option in (command.params if command is not None else ())
@@ -104,14 +104,14 @@ class _Line:
         values = {name: value for name, value in self.values.items() if isinstance(value, str)}
         for name in ("--input", "--output", "--profile"):
             value = values.get(name, "")
-            # If a value is not itself a word of the command line, the user gave the option several times, as the
-            # present program allows. `_parse` has then joined the values with commas.
+            # If the command line does not contain `value` as a word, the user repeated the option, which Kepler Core
+            # allows. `_parse` has then joined the values of the option with commas.
             parts = [value] if value in self.words else value.split(",")
             if any(is_old_file_name(part) for part in parts if part):
                 return True
         if "," in values.get("--energy-source", ""):
             return True
-        # the present option --energy-source of `train` is only for tables
+        # Kepler Core's `train` accepts --energy-source only with tables
         if self.name == "train" and "--energy-source" in values and "--data" not in self.rest:
             return True
         lacks_default = any(not self._has(key) for key in self.old.old_defaults)
@@ -120,7 +120,7 @@ class _Line:
     def _has(self, key: str, words: Sequence[str] = ()) -> bool:
         """Return whether the command line or `words` has one of the options in `key`.
 
-        If `key` contains ARGUMENT, a word of the command line that belongs to no option is sufficient, too.
+        If `key` contains ARGUMENT, also return True if the command line has a word that belongs to no option.
         """
         if key == "--server" and os.environ.get("PROM_SERVER"):
             return True
@@ -128,11 +128,11 @@ class _Line:
         return not given.isdisjoint(key.split()) or ("ARGUMENT" in key and self.has_argument)
 
     def new_form(self) -> str:
-        """Return the error message with the new form of the line."""
-        # words of the present program show that the user does not expect the defaults of the old program
+        """Return the error message that shows the new form of the old command line."""
+        # words that only Kepler Core understands show that the user does not expect the old defaults
         values = {**({} if self.present and self.rest else self.old.defaults), **self.values}
         words, rest = self.old.new.split(), _without_secrets(self.rest)
-        if self.has_argument and words[-1] == "default":  # the user's pipeline instead of the pipeline `default`
+        if self.has_argument and words[-1] == "default":  # the user names a pipeline, which replaces `default`
             words[-1:] = [rest.pop(0)] if not rest[0].startswith("-") else []
         notes = []
         for option, replacement in self.old.options.items():
@@ -155,7 +155,7 @@ class _Line:
 
 
 def documented(replacement: Replacement) -> str:
-    """Return the new words with placeholders, e.g. `--input FILE.json`; empty if nothing replaces the option."""
+    """Return the words that replace an old option, with placeholders: `--input FILE.json`. "" if there are none."""
     return replacement.new.format_map(_PLACEHOLDERS)
 
 
@@ -167,7 +167,7 @@ class _Parser(argparse.ArgumentParser):
 def _parse(
     arguments: Sequence[str], options: Sequence[tuple[OldOption, Sequence[str]]]
 ) -> tuple[dict[str, Any], list[str]]:
-    """Return a dictionary, long name of each old option in `arguments` -> its value, and the other words.
+    """Return the values of the old options in `arguments`, by the options' long names, and the other words.
 
     The value is None if the user gave the option without a value. The values of a repeated option are joined with
     commas.
@@ -209,7 +209,7 @@ def _without_secrets(words: Sequence[str]) -> list[str]:
 
 
 def _words(replacement: Replacement, value: Any, values: dict[str, Any]) -> list[str]:
-    """Return the new words for a value of an old option."""
+    """Return the words of the new command line that replace an old option with the value `value`."""
     if value == replacement.ignored:
         return []
     if value is None:

@@ -34,7 +34,7 @@ class PairFiles:
     vm: str
     guest_node: str | None
     target: Target | None
-    """Target of the training. None: the target of the pipeline or, if that is the power of a whole machine,
+    """Target of the training. None: the pipeline's target. But if the pipeline's target is `machine`, the target is
     `kepler`."""
     offset: float | None
     largest_offset: float
@@ -57,7 +57,7 @@ _OPTIONS = (
         metavar="FILE",
         multiple=True,
         help="Features of the virtual machine at the same time: a table (.csv, e.g. by `kepler-model pair guest`), or "
-        "a recording of an exporter in the guest. Give one for each --host.",
+        "a recording of an exporter in the guest. Give one --guest for each --host.",
     ),
     click.option(
         "--vm", "pair_vm", metavar="ID", help="Label vm_id or vm_name of the virtual machine in the host's metrics."
@@ -107,7 +107,7 @@ _OPTIONS = (
 
 
 def pair_options(command: F) -> F:
-    """Add the options of pairs to a command. The command gets all their values in its argument `pairs`."""
+    """Add the options that name pairs of recordings to a command. Its argument `pairs` gets the options' values."""
 
     @functools.wraps(command)
     def with_pairs(*arguments: Any, **options: Any) -> Any:

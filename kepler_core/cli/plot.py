@@ -60,9 +60,9 @@ class _Choice:
 )
 @click.option("--source", help="Name of the energy source, or its alias.  [default: rapl-sysfs; errors: any]")
 @click.option("--output-type", type=click.Choice(OUTPUT_TYPES), help="[default: AbsPower; errors: both]")
-@click.option("--feature-group", help="Use only models of this feature group.")
-@click.option("--trainer", help="Use only models of this trainer.")
-@click.option("--pipeline", help="Use only models of this pipeline.")
+@click.option("--feature-group", help="Name of a feature group. Use only its models.")
+@click.option("--trainer", help="Name of a trainer. Use only its models.")
+@click.option("--pipeline", help="Name of a pipeline. Use only its models.")
 @click.option("--node-type", type=click.IntRange(0), help="Use only models of the node type with this number.")
 @click.option("--vm", "use_vm_metrics", is_flag=True, help='Use the metrics of a VM and of its processes (job="vm").')
 @vm_guest_option()
@@ -135,7 +135,7 @@ def _format_of(output: str) -> PictureFormat:
 
 
 def _chosen_kinds(kinds: tuple[str, ...], store: str | None, inputs: tuple[str, ...]) -> list[str]:
-    """Return the kinds to draw, in the order of `KINDS`.
+    """Return the kinds of panels to draw, in the order of `KINDS`.
 
     Raises `UsageError` if an option that a kind needs is missing.
     """
@@ -162,14 +162,13 @@ class _Figure:
         self._choice = choice
         self._best: StoredModel | None = None
         self._estimates: dict[str, Estimate] = {}
-        """Path of a model -> its estimates. The estimates are cached, because several panels need those of the best
-        model."""
+        """Maps the path of a model to its estimates, which several panels need."""
 
     def panels(self, kinds: list[str], *, strict: bool) -> list[Panel]:
         """Return the panels of the given kinds.
 
-        If `strict` is false, kinds that cannot be drawn from the data are left out, with a line on standard error. If
-        no kind can be drawn, the error of the last kind is raised.
+        If `strict` is true, an error of a panel is raised. If it is false, a panel that the data do not allow is left
+        out, and a line on standard error gives the reason. If all panels fail, the last error is raised.
         """
         draw: Mapping[str, Callable[[], list[Panel]]] = {
             "scatter": self._scatter, "time": self._time, "curve": self._curve,
@@ -264,7 +263,7 @@ class _Figure:
 
         conditions = attrs.asdict(self._choice)
         if self._best is not None and not strict:
-            # Without --kind, other panels show the best model. Draw only the errors of models that compete with it.
+            # Without --kind, other panels show the best model. Draw only the errors of models that are similar to it.
             best = self._best
             conditions |= {"source": best.source, "output_type": best.output_type}
             conditions |= {"pipeline": best.pipeline, "node_type": best.node_type}
@@ -282,7 +281,7 @@ class _Figure:
         return [error_panel(f"{', '.join(key)}, {which}", of_key) for key, of_key in errors.items()]
 
     def _no_model(self) -> str:
-        """Return why no model fits the options: the first option with a name that no model has, and similar names."""
+        """Return the reason why no model fits: the first option whose value no model has, and similar values."""
         models = self._catalogue.models
         if not models:
             return "there are no models"
@@ -303,7 +302,7 @@ class _Figure:
         if not matching and self._choice.source is not None:
             names = ", ".join(recorded) or "none"
             raise RecordingError(f"no power of {self._choice.source} was measured in the recording (measured: {names})")
-        # Without --source, the default energy source is shown if the recording has its power, or else another source.
+        # Without --source, show the power of the default energy source or, if the recording lacks it, of another one.
         source = min(matching or recorded, default="")
         subtitle = f"features, and measured power of {source}" if source else "features"
         return [usage_panel(subtitle, measured_power(self._observations, source), usage(self._observations))]

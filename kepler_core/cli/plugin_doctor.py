@@ -104,7 +104,7 @@ def _names(entry: PluginEntry) -> tuple[str, ...]:
 def _probe_all(
     entries: Sequence[PluginEntry], strict: bool, no_checks: bool, timeout: float, *, show_progress: bool
 ) -> dict[PluginEntry, ImportResult]:
-    """Import plugins in separate processes, one process per module, and return plugin -> result."""
+    """Import plugins in separate processes, one process per module. Return a dictionary from plugins to results."""
     modules: dict[tuple[str, str], list[PluginEntry]] = {}
     for entry in entries:
         module = entry.target.rpartition(":")[0] or entry.target
@@ -136,7 +136,7 @@ def _judge(result: ImportResult, slow: float) -> tuple[list[str], list[str]]:
 
 
 def _unreadable(names: Sequence[str]) -> list[Finding]:
-    """Return a problem for each distribution whose entry points cannot be read.
+    """Return a finding for each distribution whose entry points cannot be read.
 
     Without `names`, all distributions are examined.
     """
@@ -148,7 +148,7 @@ def _unreadable(names: Sequence[str]) -> list[Finding]:
 
 
 def _incompatible(names: Sequence[str]) -> list[Finding]:
-    """Return a problem for each plugin that was written for an incompatible plugin API version.
+    """Return a finding for each plugin that was written for an unsupported version of the plugin API.
 
     Without `names`, all plugins are examined.
     """
@@ -172,7 +172,7 @@ def _undeclared(entries: Sequence[PluginEntry]) -> list[Finding]:
 
 
 def _clashes(entries: Sequence[PluginEntry]) -> list[Finding]:
-    """Return a problem for each name or alias that more than one plugin of a namespace has."""
+    """Return a finding for each name or alias that several plugins of one namespace share."""
     findings = []
     for namespace, plugins in registry.REGISTRIES.items():
         of_namespace = [entry for entry in entries if entry.namespace == namespace]
@@ -221,6 +221,6 @@ def _print(results: dict[PluginEntry, ImportResult], problems: list[Finding], wa
             click.echo()
     count = f"{len(results)} plugin{'' if len(results) == 1 else 's'}"
     if problems:
-        click.echo(f"{count}, {len(wrong)} of them or of their names are wrong")
+        click.echo(f"{count} checked; plugins, names or distributions with problems: {len(wrong)}")
     else:
         click.echo(f"{count}, nothing is wrong")

@@ -24,9 +24,9 @@ class Kind:
     group: str
     """The entry-point group of plugins of this kind."""
     noun: str
-    """The kind with its article, e.g. "An isolator", for the description of the distribution."""
+    """Name of the kind with an article, e.g. "An isolator", for the description of the distribution."""
     class_suffix: str
-    """Suffix of the plugin class's name; "" if the plugin is a module without a class."""
+    """Last word in the name of the plugin's class, e.g. "Trainer"; "" if the plugin is a module without a class."""
     named_by_class: bool = False
     """True: the plugin's name is the name of its class, and the argument NAME of `plugins new` becomes an alias.
     False: the plugin's name is NAME."""
@@ -107,7 +107,7 @@ def _class_name(kind: str, name: str) -> str:
 
 
 def distribution_files(kind: str, name: str) -> dict[str, str]:
-    """Return the files of a new distribution: path -> content."""
+    """Return the files of a new distribution as a dictionary from paths to contents."""
     distribution = f"kepler-{kind}-{name}"
     module = distribution.replace("-", "_")
     class_name = _class_name(kind, name)

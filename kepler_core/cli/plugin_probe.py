@@ -43,7 +43,7 @@ def probe_plugins(
     ended = results[0]
     if checks and ended.ending:
         imported = probe_plugins(entries, checks=False, timeout=timeout)[0]
-        if not imported.problem:  # the import alone succeeds, so a check ended the process of the first attempt
+        if not imported.problem:  # without checks, the import succeeds, so a check has ended the process
             timed_out = ended.ending == "timeout"
             failure = ended.problem if timed_out else f"ends the process that checks it ({ended.ending})"
             return [attrs.evolve(imported, failures=(failure,))]
@@ -60,7 +60,7 @@ def _probe(request: dict[str, Any]) -> list[ImportResult]:
 
 def _probe_entry(entry: PluginEntry, *, checks: bool) -> ImportResult:
     plugin, result = observe_import(partial(_load, entry))
-    if not isinstance(plugin, type):  # listeners are not classes; None means that the import failed
+    if not isinstance(plugin, type):  # it is a listener, or None because the import failed
         return result
     if missing := missing_modules(plugin):
         needs = f"needs {', '.join(missing)}: pip install 'kepler-core[{plugin.extra}]'"  # type: ignore[attr-defined]

@@ -50,9 +50,9 @@ def all_entries() -> list[PluginEntry]:
 
 
 def status(entry: PluginEntry) -> str:
-    """Return why a plugin is refused or, if it is not refused, with which other plugin its name clashes.
+    """Return the reason why a plugin is refused, or the names of other plugins with the same name.
 
-    Returns "" if neither is the case. Imports no plugin.
+    Returns "" if the plugin is not refused and its name is unique. Imports no plugin.
     """
     if entry.refusal is not None:
         return str(entry.refusal)

@@ -45,7 +45,7 @@ class ProgressBar:
 
 @contextmanager
 def progress_bar(listeners: Hooks) -> Iterator[None]:
-    """Show a progress bar of the trained models if standard error is a terminal."""
+    """Show a progress bar that counts the trained models, if standard error is a terminal."""
     progress = ProgressBar() if sys.stderr.isatty() else None
     if progress is not None:
         listeners.listen(progress)

@@ -135,7 +135,7 @@ def open_client(
 
 
 def headers_of(options: Sequence[str], configuration: Configuration) -> dict[str, str]:
-    """Return the headers from the option `--header` and the configuration key PROM_HEADERS: name -> value.
+    """Return a dictionary of the HTTP headers in the option `--header` and in the configuration key PROM_HEADERS.
 
     An option replaces a configured header of the same name. Error messages never contain a header's
     value, because it may be a secret.
@@ -164,7 +164,7 @@ def _parsed_headers(lines: Sequence[str], origin: str) -> dict[str, str]:
 
 
 def matchers_of(selector: str | None) -> tuple[str, ...]:
-    """Return the label matchers of the option `--selector`, without braces around them; () if it has none."""
+    """Return the label matchers in the option `--selector`, without braces; an empty tuple if there are none."""
     text = (selector or "").strip()
     if text.startswith("{") and text.endswith("}"):
         text = text[1:-1]

@@ -34,9 +34,9 @@ _ADVICE = {
     "refused": "but the same command would fail again",
     "answer": "but the same command would probably fail again",
 }
-"""Kind of a `PrometheusError` -> advice to the user.
+"""Maps kinds of `PrometheusError` to advice for the user.
 
-After an error of any other kind, the same command resumes the query.
+After an error of any other kind, the user can resume the query with the same command.
 """
 
 
@@ -57,8 +57,8 @@ class _Request:
     instance: str | None
     selector: str | None
     headers: str | None
-    """Digest of the request headers, which may select the tenant whose samples the server returns. None: no
-    headers."""
+    """Digest of the request headers; None if there are none. A header may select the tenant whose samples are
+    returned."""
     metric_prefix: str | None
 
 
@@ -86,7 +86,7 @@ class _Request:
     "scraped samples are queried.",
 )
 @click.option(
-    "--pipeline", metavar="P", help="Query only the metrics that this pipeline needs; by default all known metrics."
+    "--pipeline", metavar="P", help="Query only the metrics that the pipeline P needs; by default all known metrics."
 )
 @metric_prefix_option()
 @access_options
@@ -290,7 +290,7 @@ def _plan(client: PrometheusClient, request: _Request, jobs: int, instances_per_
         sample = sample_of_many(instances)
         interval = scrape_interval(client, selections, since, until, request.metric_prefix, sample)
         if interval is None:
-            click.echo(f"--step {step:g}: the scrape interval is unknown; make sure it divides the step", err=True)
+            click.echo(f"--step {step:g}: the scrape interval is unknown; the step must be a multiple of it", err=True)
         elif (rounded := rounded_step(step, interval)) != step:
             click.echo(f"--step {step:g} is changed to {rounded:g}: samples are scraped every {interval:g} s", err=True)
             step = rounded

@@ -55,7 +55,9 @@ def quickstart(store: str, as_json: bool) -> int:
         return EXIT_SOME_FAILED if report.failed else 0
     print_report(report)
     click.echo(f"\n2. All {len(report.models)} models were loaded back from {store}/quickstart, without pickle.")
-    click.echo("\n3. The best of them applied to the sample (which they were fitted on: see the errors above):\n")
+    click.echo(
+        "\n3. The best models, applied to the data they were trained on (the errors above are held-out errors):\n"
+    )
     print_table(
         [
             (e["output_type"], e["model_name"], component, watts(c["predicted_mean"]), watts(c["measured_mean"]),

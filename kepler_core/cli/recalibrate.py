@@ -21,19 +21,19 @@ if TYPE_CHECKING:
 @store_option()
 @input_option(required=False)
 @click.option("--pipeline", help="The pipeline to recalibrate; needed if the store has several pipelines.")
-@click.option("--source", metavar="NAME", help="Recalibrate only models of this energy source.")
-@click.option("--feature-group", metavar="GROUP", help="Recalibrate only models of this feature group.")
+@click.option("--source", metavar="NAME", help="Recalibrate only models of the energy source NAME.")
+@click.option("--feature-group", metavar="GROUP", help="Recalibrate only models of the feature group GROUP.")
 @click.option(
     "--node-type",
     type=click.IntRange(0),
-    help="Recalibrate only models of this node type; needed if the pipeline has several node types.",
+    help="Number of a node type. Recalibrate only its models. Needed if the pipeline has several node types.",
 )
 @click.option(
     "--models",
     type=click.IntRange(1),
     default=3,
     show_default=True,
-    help="Recalibrate this number of trainers in each feature group: the trainers with the lowest errors.",
+    help="Number of trainers to recalibrate in each feature group: those with the lowest errors.",
 )
 @click.option("-j", "--jobs", type=click.IntRange(1), help="Number of fits at the same time (default: one per CPU).")
 @idle_watts_option(
@@ -114,7 +114,7 @@ def _pipeline(store: Store, pipeline: str | None) -> str:
     if pipeline is None:
         if len(names) != 1:
             raise UsageError(
-                f"the store has {len(names)} pipelines ({', '.join(names) or 'none'}); name one: --pipeline"
+                f"the store has {len(names)} pipelines ({', '.join(names) or 'none'}); choose one with --pipeline"
             )
         return names[0]
     if pipeline not in names:
@@ -130,7 +130,7 @@ def _print(result: Recalibration, store: Store) -> None:
             for entry in sorted(result.candidates, key=lambda entry: (entry["model"], entry["mae"]))
         ]
         print_table(rows, ("model", "candidate", "MAE W", ""))
-        click.echo("\nMAE W: error of the worst component on blocks of the metered recording that were held out.")
+        click.echo("\nMAE W: error of the worst component on held-out blocks of the metered recording.")
     if result.notes:
         click.echo("\nNotes")
     for note in result.notes:

@@ -122,11 +122,11 @@ def _print_power(report: Preflight) -> None:
             "  ",
         )  # fmt: skip
     if report.missing_sources:
-        click.echo(f"  no power of {', '.join(report.missing_sources)} (energy counters with that source label)")
+        click.echo(f"  no power of {', '.join(report.missing_sources)} (not in the label source of any energy counter)")
 
 
 def _print_groups(report: Preflight) -> None:
-    """Print a table of feature groups. Energy sources with equal results for a group share a row."""
+    """Print a table of feature groups. A row lists all energy sources that give the same result for a group."""
     if not report.groups:
         return
     click.echo("\nFeature groups")

@@ -92,7 +92,9 @@ def history(pipeline: str, store: str, most: int, as_json: bool) -> None:
         )
         pages = [entry["page"] for entry in decisions if isinstance(entry.get("page"), str)]
         if pages:
-            click.echo(f"\nPage of the latest decision without a new version: {printable(pages[-1])} in the store")
+            click.echo(
+                f"\nReport page of the latest decision that published nothing: {printable(pages[-1])} in the store"
+            )
 
 
 @store.command(epilog=examples("store rollback quickstart -s models", "store rollback quickstart 3 -s models"))
@@ -103,7 +105,7 @@ def history(pipeline: str, store: str, most: int, as_json: bool) -> None:
 def rollback(pipeline: str, version: int | None, store: str, as_json: bool) -> None:
     """Make VERSION of a PIPELINE the current version.
 
-    The default is the newest version that is older than the current version.
+    Without VERSION, the newest version before the current version becomes the current version.
     """
     opened = _open(store)
     before = opened.current_version(pipeline)
@@ -117,7 +119,7 @@ def rollback(pipeline: str, version: int | None, store: str, as_json: bool) -> N
             raise StoreError(
                 f"{shown_location(store)}: {pipeline!r} has no version before the current version, {before}"
             )
-    # check first, so that an incomplete version does not become the current version
+    # check the version first, because an incomplete version must not become the current version
     opened.snapshot(pipeline, version).check_complete()
     opened.roll_back(pipeline, version)
     if as_json:
@@ -299,7 +301,7 @@ def prune(pipelines: tuple[str, ...], keep: int, dry_run: bool, store: str, as_j
 
 
 def _open(location: str) -> Store:
-    # imported when a command runs, so that `--help` does not wait for the import
+    # import the module only when a command runs, so that `--help` does not wait for the import
     from kepler_core.store import open_store
 
     return open_store(location)

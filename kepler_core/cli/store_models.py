@@ -54,7 +54,7 @@ def show(pipeline: str, store: str, as_json: bool) -> None:
     ]
     print_table(rows, ("source", "type", "feature group", "trainer", *SPLIT_NAMES, "± 90 % W", "twin"))
     click.echo(
-        "\nMAE in watts on held-out data; ± 90 % W: typical half-width of the interval on a machine of the training."
+        "\nMAE in watts on held-out data; ± 90 % W: typical half-width of the interval, on machines of the training."
     )
     _print_seen(models)
 
@@ -88,7 +88,7 @@ def _print_seen(models: list[StoredModel]) -> None:
 @click.argument("second", metavar="PIPELINE[@VERSION]")
 @store_option()
 @click.option(
-    "--other-store", metavar="DIR|URL", help="The model store of the second pipeline.  [default: the same store]"
+    "--other-store", metavar="DIR|URL", help="The model store of the second pipeline.  [default: the value of --store]"
 )
 @click.option(
     "--report",
@@ -100,8 +100,9 @@ def compare(first: str, second: str, store: str, other_store: str | None, report
     """Compare the errors of the models of two pipelines, or of two versions of a pipeline.
 
     Two models are compared if they have the same energy source, output type, feature group and trainer. The
-    comparison uses the hardest split that was measured for both models. The report of --report also has the models that
-    Kepler Core would select, the training data, and the settings that differ.
+    comparison uses a split (a kind of held-out data) that was measured for both models: the split with the largest
+    error. The report of --report also has the models that Kepler Core would select, the training data, and the settings
+    that differ.
     """
     from kepler_core.comparison.comparison import compare_sides
     from kepler_core.comparison.pairs import pairs_of

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 SEPARATOR = "  "
-"""Text between two columns, and indentation of the numbers of a record."""
+"""Blanks between two columns of a table."""
 NARROWEST_TEXT_CHARACTERS = 10
 """Minimum width of a column of text. In a narrower column, the pieces of names would be too short to be readable."""
 
@@ -119,7 +119,7 @@ def _records(rows: Sequence[Sequence[str]], headers: Sequence[str], width: int) 
 
 
 def _flow(words: Sequence[str], width: int, indent: str) -> list[str]:
-    """Return lines with as many of the words as fit, without breaking a word that fits into a line."""
+    """Return lines that are filled with the words. A word is divided only if it is longer than a line."""
     lines: list[str] = []
     limit = width - len(indent)
     for word in words:

@@ -72,8 +72,8 @@ def table_files(
 ) -> TableFiles | None:
     """Return the tables that a user names, or None if the user names recordings instead.
 
-    `only_recordings` are those of the user's options that make sense only for recordings. Raises `UsageError`
-    unless the user names either recordings or tables.
+    `only_recordings` are the options on the command line that make sense only for recordings. Raises `UsageError` if
+    the user names both recordings and tables, or neither of them.
     """
     if bool(inputs) == bool(paths):
         raise UsageError("give either recordings (--input) or tables (--data)")

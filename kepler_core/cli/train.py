@@ -177,7 +177,7 @@ def train(
     if machine_specs is not None:
         others = {"--machine-spec": machine_spec, "--machine-id": machine_id, "--profile": profile}
         if unusable := [option for option, value in others.items() if value]:
-            raise UsageError(f"{unusable[0]} describes one machine, so it does not go with --machine-specs")
+            raise UsageError(f"{unusable[0]} describes one machine, so it cannot be used with --machine-specs")
     result = run(
         pipeline,
         inputs,
@@ -358,7 +358,7 @@ def _shown(listeners: Hooks, trace_hooks: bool) -> Iterator[None]:
 
 
 def _print_call(started: float) -> Callable[[HookCall], None]:
-    """Return a function that prints one line about a listener call, with the seconds since `started`."""
+    """Return a function that prints one line about each call of a listener, with the seconds since `started`."""
 
     def print_call(call: HookCall) -> None:
         at = time.perf_counter() - started - call.seconds

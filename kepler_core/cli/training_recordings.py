@@ -38,7 +38,11 @@ def observe_recordings(
     scheduler: str | None,
     jobs: int | None,
 ) -> Observations:
-    """Read recordings into observations as the pipeline prescribes. Of recordings in Parquet, a sample is taken."""
+    """Read recordings, and return their observations for the training of a pipeline.
+
+    If a recording is in Parquet, the result has only a random sample of the observations, with at most `sample_rows`
+    rows. A pipeline with `vm_guests` gets all observations.
+    """
     from kepler_core.pipeline.observing import observe_for
     from kepler_core.pipeline.part_sampling import SAMPLE_ROWS, observe_sample
     from kepler_core.recording import RecordingParts

@@ -11,7 +11,7 @@ from kepler_core.comparison.sides import Side
 from kepler_core.messages import printable
 
 MAX_CHANGES = 200
-"""Maximum number of changes in the result. Metadata from outside may contain any number of settings."""
+"""Maximum number of changed settings in the result. A pipeline from elsewhere may have any number of settings."""
 MAX_RECORDINGS = 50
 _VALUE_CHARACTERS = 200
 
@@ -20,7 +20,7 @@ _NAMED_LISTS = ("abs_trainers", "dyn_trainers", "isolator", "extractor")
 
 
 class Change(msgspec.Struct, frozen=True):
-    """A setting that differs between side A (`first`) and side B (`second`); None if a side does not have it."""
+    """A setting that differs: `first` is its value on side A, `second` on side B; None if the side does not have it."""
 
     key: str
     """Path of the setting, e.g. `validation.folds`."""
@@ -29,7 +29,10 @@ class Change(msgspec.Struct, frozen=True):
 
 
 class Recordings(msgspec.Struct, frozen=True):
-    """The recordings that both sides, only side A, or only side B were trained on, each with the name of a node."""
+    """The recordings that models were trained on, in three lists: on both sides, only on side A, and only on side B.
+
+    Each entry names a recording and a node.
+    """
 
     both: list[str]
     only_first: list[str]
@@ -82,7 +85,7 @@ def _settings(side: Side) -> Iterator[tuple[str, str]]:
 
 
 def _plugins(key: str, value: Any) -> Iterator[tuple[str, str]]:
-    """Yield a setting for each plugin, so that a new trainer does not look like a change of all following trainers."""
+    """Yield one setting for each plugin, named after the plugin, so that a new trainer changes no other setting."""
     for plugin in value if isinstance(value, list) else [value]:
         entry = plugin if isinstance(plugin, Mapping) else {"name": plugin, "args": {}}
         yield f"{key}: {entry.get('name')}", _text(entry.get("args") or "used")

@@ -14,30 +14,30 @@ from kepler_core.selection.ranking import rank_by_error
 from kepler_core.selection.scores import score_table
 
 ALL_FEATURES = "all"
-"""Name of the case in which a client measures every feature."""
+"""Value of `Choice.features` if the client measures every feature."""
 
 
 @attrs.frozen(eq=False)
 class Choice:
-    """The models that `select` would take for one energy source, output type and set of measured features."""
+    """The models that the command `select` would choose for one energy source, output type and set of features."""
 
     source: str
     output_type: str
     features: str
     """`ALL_FEATURES`, or the feature group whose features the client measures."""
     first: SideModel | None
-    """The model that is taken if there are only the models of side A; None if no model of side A can be used."""
+    """The model that is chosen if only the models of side A exist; None if no model of side A can be used."""
     second: SideModel | None
     model: SideModel
-    """The model that is taken from the models of both sides. It may differ from the model that is taken from its own
-    side alone, because a split counts only if it was measured on both sides."""
+    """The model that is chosen from the models of both sides. Here, a split counts only if it was measured on both
+    sides. So the model may be neither `first` nor `second`."""
     taken: SideName
     """The side of `model`."""
     compared_by: str
     """The errors by which `model` was chosen, in the words of the command `select`."""
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the choice as a JSON object."""
+        """Return the chosen models as a JSON object."""
         return {
             "source": self.source,
             "output_type": self.output_type,
@@ -51,10 +51,11 @@ class Choice:
 
 
 def choices_of(one: Side, two: Side) -> list[Choice]:
-    """Return the choices for each energy source and output type: with all features, and with those of each group.
+    """Return the models that `select` would choose for each pair of energy source and output type.
 
-    Only models that Kepler Core can load are considered. Models of all node types are compared with each other, as if
-    the client's machine were not known.
+    A client may measure all features, or only the features of one group: each case has its own choice. Only models that
+    Kepler Core can load are considered. Models of all node types are compared with each other, as if the client's
+    machine were not known.
     """
     choices = []
     keys = sorted({model.key[:2] for side in (one, two) for model in side.models})

@@ -12,8 +12,8 @@ from kepler_core.honesty.document import SPLIT_NAMES, SplitName
 from kepler_core.pipeline.held_out_samples import HeldOutSamples
 
 MIN_COMMON_SAMPLES = 20
-"""Two models are compared sample by sample if at least this number of samples have stored predictions of both
-models."""
+"""Minimum number of samples for which both models have stored predictions. With fewer samples, the models are not
+compared sample by sample."""
 SAME_WATTS = 0.01
 """Two values of the measured watts of a sample count as equal if they differ by at most this fraction. The files with
 held-out samples store only four digits."""
@@ -27,12 +27,12 @@ class CommonError:
     split: SplitName
     samples: int
     first: float
-    """Mean absolute error of the model of A in watts."""
+    """Mean absolute error of side A's model in watts."""
     second: float
-    """Mean absolute error of the model of B in watts."""
+    """Mean absolute error of side B's model in watts."""
     standard_error: float
-    """Standard error of `second - first` in watts. The samples count as independent, because they are spread over the
-    recording at random."""
+    """Standard error of `second - first` in watts. The formula treats the samples as independent, because they are
+    spread over the recording at random."""
 
 
 @attrs.frozen(eq=False)
@@ -64,11 +64,11 @@ class Pair:
 
     @property
     def only(self) -> SideName | None:
-        """The side that has a model with this key, if the other side has no such model; otherwise None."""
+        """If only one side has a model with this key, the name of this side; otherwise None."""
         return "A" if self.second is None else "B" if self.first is None else None
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the pair as a JSON object."""
+        """Return this pair of models as a JSON object."""
         keys = ("source", "output_type", "feature_group", "trainer")
         return {
             **dict(zip(keys, self.key, strict=True)),

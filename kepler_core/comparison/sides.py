@@ -59,7 +59,7 @@ class SideModel:
 
     @property
     def half_width(self) -> float | None:
-        """Typical half-width in watts for the component with the widest intervals; None if there are none."""
+        """The largest typical half-width of all components in watts; None if the model has no intervals."""
         return None if self.honesty is None else widest_half_width(self.honesty)
 
     @cached_property

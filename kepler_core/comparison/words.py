@@ -15,14 +15,14 @@ SPLIT_WORDS: dict[SplitName, str] = {
     "recordings": "another recording",
     "nodes": "another node",
 }
-"""Split (kind of held-out data) -> its name in sentences."""
+"""Maps each split (kind of held-out data) to its name in sentences."""
 
 MAX_CASES = 6
-"""Maximum number of energy sources and output types in the summary."""
+"""The summary describes at most this number of cases. A case is an energy source with an output type."""
 SAME_ERROR = 0.02
 """Errors count as equal if they differ by at most this fraction of the larger one."""
 SIGNIFICANT = 2.0
-"""A difference on common samples is called noise if it is smaller than this number of standard errors."""
+"""The summary calls the difference of two errors noise if it is smaller than this number of standard errors."""
 
 
 def summary(

@@ -24,7 +24,7 @@ from kepler_core.recording.quiet import FEWEST_IDLE_SAMPLES, IDLE_PART, QuietTim
 
 _SOURCE = "kepler"
 _LOAD = "bpf_cpu_time_ms"
-"""Feature by which the quiet times are found: CPU milliseconds per second."""
+"""Feature that shows when a node is quiet: CPU milliseconds per second."""
 
 
 @attrs.frozen
@@ -38,7 +38,8 @@ class ZoneIdle:
     kepler_watts: float | None
     """Mean of Kepler's "idle" power over the whole recording; None if the recording does not have it."""
     load: float
-    """Load in the quietest times, as a fraction of all CPUs or, if their number is unknown, of the highest load."""
+    """Load in the quietest times, from 0 to 1. The load 1 means that all CPUs are busy or, if their number is unknown,
+    that the load is the highest of the recording."""
     readings: int
     """Number of readings while the node was idle."""
 
@@ -91,7 +92,7 @@ def _of_node(node: HostNode) -> list[ZoneIdle]:
 
 
 def _load(node: HostNode, grid: FloatArray, cpus: int | None) -> FloatArray | None:
-    """Return the CPU milliseconds per second between each two times of `grid`; None if the load is not known."""
+    """Return the CPU milliseconds per second between timestamps of `grid`; None if the load is not known."""
     if node.metric(names.PROCESS_SECONDS) is not None:
         return 1000.0 * node.cpu_seconds(grid) / np.diff(grid)
     ratio = node.metric(names.USAGE_RATIO)

@@ -26,7 +26,8 @@ OTHER_WINDOW = 0.05
 """If Kepler's gauge of watts and its counter of joules differ by more than this fraction, they cover different windows.
 A window is the time between two measurements of Kepler."""
 OFTEN = 0.2
-"""The rule `disturbed-windows` applies if gauge and counter differ in more than this fraction of the readings."""
+"""The rule `disturbed-windows` reports a node if its gauge and its counter differ in more than this fraction of the
+readings."""
 FEWEST_READINGS = 5
 _FAKE_PATH = re.compile(r"/energy_[a-z]+(-\d+)?$")
 """Matches the path of a zone of Kepler's fake meter. A powercap zone's path is a folder such as …/intel-rapl:0."""
@@ -138,7 +139,7 @@ def no_power(node: HostNode) -> Found | None:
 
 
 def power_with_gaps(node: HostNode) -> Found | None:
-    """Find readings in which the power is missing although Kepler answered."""
+    """Find readings without power, although Kepler answered."""
     info, joules = node.metric(names.BUILD_INFO), node.metric(names.NODE_JOULES)
     if info is None or joules is None:
         return None
@@ -188,7 +189,7 @@ def counter_wraps(node: HostNode) -> Found | None:
     """Find zones whose energy counter falls back to 0 because the hardware's counter reached its maximum."""
     falls = Counter(labels.get("zone", "") for labels in _falling(node.metric(names.NODE_JOULES)))
     if not falls or _falling(node.metric(names.NODE_ACTIVE_JOULES)):
-        return None  # if the counter of active energy falls, too, Kepler was restarted
+        return None  # the counter of active energy falls, too, so Kepler was restarted
     shown = ", ".join(f"{zone} {count} times" for zone, count in sorted(falls.items()))
     return Found(
         f"{names.NODE_JOULES} falls back to 0 at the maximum of the hardware counter ({shown})",
@@ -198,7 +199,7 @@ def counter_wraps(node: HostNode) -> Found | None:
 
 
 def disturbed_windows(node: HostNode) -> Found | None:
-    """Find readings between which Kepler measured several times, because of its timer or another reader."""
+    """Find successive readings between which Kepler measured again, e.g. because another program read the metrics."""
     gauge, joules = node.metric(names.NODE_WATTS), node.metric(names.NODE_JOULES)
     if gauge is None or joules is None:
         return None

@@ -15,7 +15,7 @@ from kepler_core.documents import MAX_NUMBER
 from kepler_core.errors import ModelError
 
 HONESTY_KEY = "honesty"
-"""Name of the block in a model's `metadata.json`."""
+"""Key of a model's `metadata.json`. Its value is a block with the model's errors, intervals and training data."""
 
 SplitName = Literal["blocks", "regimes", "recordings", "nodes"]
 """A way to hold out data: blocks of time, regimes (kinds of work), whole recordings, or whole nodes."""
@@ -23,7 +23,7 @@ SplitName = Literal["blocks", "regimes", "recordings", "nodes"]
 SPLIT_NAMES: tuple[SplitName, ...] = ("blocks", "regimes", "recordings", "nodes")
 
 MAX_NODE_NAMES = 100
-"""Maximum number of node names in `Seen.node_names`."""
+"""Maximum number of names of nodes in the metadata of a model (`Seen.node_names`)."""
 
 Finite = Annotated[float, msgspec.Meta(ge=-float(MAX_NUMBER), le=float(MAX_NUMBER))]
 Watts = Annotated[float, msgspec.Meta(ge=0, le=float(MAX_NUMBER))]
@@ -62,13 +62,13 @@ class SplitErrors(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True
     standard_error: Watts | None = None
     """Standard error of `mae` in watts, from the errors on the held-out parts. Only a recalibration sets it."""
     earlier: Watts | None = None
-    """Error before the recalibration, in watts: the mean absolute error of this trainer's earlier model, on the split
-    on which that model had its largest error. None if there was no recalibration, or no earlier model of this trainer.
-    See `kepler_core.selection.ranking`."""
+    """Error of this trainer's model before the recalibration, in watts: the mean absolute error on the split where it
+    was largest. None if there was no recalibration, or if the trainer had no earlier model. See
+    `kepler_core.selection.ranking`."""
 
     @property
     def hardest(self) -> float:
-        """The mean absolute error on the hardest part or, if it is not known, on all parts together, in watts."""
+        """Mean absolute error in watts on the hardest held-out part or, if it is not known, on all parts."""
         return self.mae if self.worst is None else self.worst
 
 
@@ -110,7 +110,7 @@ class IntervalTerms(msgspec.Struct, forbid_unknown_fields=True):
     noise: Watts
     """Noise floor: standard deviation of the measured power while the load is steady, in watts."""
     session_measured: bool = False
-    """Whether `session` was measured with several recordings. If not, `session` is a prior or 0."""
+    """Whether the error between sessions was measured with several recordings. If not, `session` is a prior or 0."""
     machine_measured: bool = False
     """Whether `machine_idle` and `machine_loaded` were measured with several nodes. If not, they are the priors in
     `kepler_core.honesty.interval`."""
@@ -122,8 +122,7 @@ class Twin(msgspec.Struct, forbid_unknown_fields=True):
     model_name: str
     feature_group: str
     limits: dict[str, Watts]
-    """For each component, the 99 % quantile of the difference between the predictions of the model and of its twin, in
-    the validation."""
+    """By component: the 99 % quantile of the difference between the predictions of model and twin in the validation."""
 
 
 class Honesty(msgspec.Struct, forbid_unknown_fields=True):
@@ -137,14 +136,15 @@ class Honesty(msgspec.Struct, forbid_unknown_fields=True):
     level: Annotated[float, msgspec.Meta(gt=0, lt=1)]
     """Probability with which an interval is meant to contain the true power, e.g. 0.9."""
     intervals: dict[str, IntervalTerms]
-    """Terms of the interval, by component. Empty for DynPower models: the power of a container is never measured."""
+    """The errors that make up the interval, by component. Empty for DynPower models: the power of a container is
+    never measured."""
     twin: Twin | None = None
 
     @property
     def hardest_errors(self) -> SplitErrors:
-        """The errors on the split `hardest`."""
+        """The errors on the split with the largest error (`hardest`)."""
         errors = self.splits[self.hardest]
-        assert errors is not None  # `read_honesty` has checked that this split has errors
+        assert errors is not None  # `read_honesty` has checked that the hardest split has errors
         return errors
 
 

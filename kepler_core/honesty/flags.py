@@ -25,9 +25,10 @@ ONE_RECORDING = "One recording: the error on another day is unknown. Add a recor
 def flags(honesty: Honesty | None, match: MachineMatch, *, outside: bool, disagrees: bool) -> list[Flag]:
     """Return the flags of an estimate.
 
-    `honesty` is None if the metadata of the model have no such block. Then the recordings and machines of the training
-    are not known, so no flag about them is raised. `outside` tells whether a row is outside the range of the training
-    data. `disagrees` tells whether the predictions of the model and of its twin differ by more than the limit.
+    `honesty` is the block `honesty` (errors and intervals) of the model's metadata. If it is None, the recordings and
+    machines of the training are not known, so no flag about them is raised. `outside` tells whether a row is outside
+    the range of the training data. `disagrees` tells whether the predictions of the model and of its twin differ by
+    more than the limit.
     """
     raised: dict[Flag, bool] = {
         "one_session_only": honesty is not None and honesty.splits.get("recordings") is None,

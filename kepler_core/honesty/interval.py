@@ -40,18 +40,17 @@ NORMAL_QUANTILE = 1.6448536269514722
 deviations."""
 
 OUTSIDE_FACTOR = 2.5
-"""Factor of the conformal quantile for rows outside the range of the training data."""
+"""For rows outside the range of the training data, the conformal quantile is multiplied by this factor."""
 
 SESSION_PRIOR = 0.15
-"""Prior of the error between two sessions of one machine, as a fraction of the machine's power range (highest −
-lowest power). It is used if a training measures neither the error between sessions nor the error
-between machines."""
+"""Assumed error (prior) between two sessions of one machine, as a fraction of the machine's power range (highest −
+lowest power). It is used if a training measures neither the error between sessions nor the error between machines."""
 
 MACHINE_PRIOR_LOADED = 0.07
-"""Prior of the error between two machines of one node type at the highest power, as a fraction of the power."""
+"""Assumed error (prior) between two machines of one node type at the highest power, as a fraction of the power."""
 
 MACHINE_PRIOR_IDLE = 0.13
-"""Prior of the error between two machines of one node type at the lowest power, as a fraction of the power."""
+"""Assumed error (prior) between two machines of one node type at the lowest power, as a fraction of the power."""
 
 
 @attrs.frozen
@@ -73,14 +72,14 @@ UNKNOWN_SIMILARITY = 0.4
 """Similarity of two machines if one of them is unknown (`EXPECTED` in `kepler_profiler.similarity`)."""
 
 LEAST_SIMILARITY = 0.1
-"""Lower similarities are replaced by this value, so that the error between machines stays finite."""
+"""Minimum similarity. Lower values are replaced by it, so that the error between machines stays finite."""
 
 
 def other_type(similarity: float | None) -> MachineMatch:
     """Return the match of a machine that does not have the node type of the model.
 
-    The error between machines is divided by `similarity`, the similarity of the two machines from 0 to 1. None: the
-    similarity is not known.
+    The error between machines is divided by `similarity`, the similarity of the two machines from 0 to 1. If
+    `similarity` is None, the similarity is not known.
     """
     known = UNKNOWN_SIMILARITY if similarity is None else similarity
     return MachineMatch(dissimilarity=1.0 / min(max(known, LEAST_SIMILARITY), 1.0) - 1.0)

@@ -1,4 +1,4 @@
-"""Names of nodes in recordings, by which a machine of the training is recognised."""
+"""Names of nodes in recordings. They show whether a machine was part of a training."""
 
 from __future__ import annotations
 

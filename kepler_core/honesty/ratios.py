@@ -1,4 +1,4 @@
-"""Ratios of features that describe the kind of work of a machine."""
+"""Ratios of features. They show which kind of work a machine does."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ _DEFAULT_FORMATS = ("weights", "onnx")
 
 @attrs.frozen(eq=False)
 class FittedComponent:
-    """A component's fitted regressor or its constant power in watts, and the power that was measured."""
+    """The fit of one component: a regressor or a constant power in watts, and the measured power."""
 
     regressor: Regressor | None
     constant: float | None

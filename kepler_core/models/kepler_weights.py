@@ -49,7 +49,7 @@ KEPLER_CURVES = {
     "ExponentialRegressionTrainer": 3,
     "LogisticRegressionTrainer": 4,
 }
-"""The number of weights of each curve that Kepler can evaluate, by the trainer's name."""
+"""Maps the name of each trainer whose curves Kepler can evaluate to the number of weights of its curve."""
 
 HEAD_ROOM = 3.0
 """Linear weights must not give less than 0 W for features up to this multiple of their highest values in training.
@@ -65,7 +65,7 @@ store weights."""
 _MAX_EXPONENT = 700.0  # math.exp overflows above about 709
 
 _MAX_FACTOR = 1e30
-"""Assumed maximum of a feature divided by its scale. Larger quotients do not occur in Kepler."""
+"""A feature divided by its scale is assumed to be at most this number. Kepler never has larger quotients."""
 
 
 class Variable(msgspec.Struct, omit_defaults=True):
@@ -117,8 +117,8 @@ class KeplerWeights:
     """Trainer name that makes Kepler pick the right formula: `LINEAR_TRAINER`, or a name in `KEPLER_CURVES`."""
     _packed: PackedText
     drawn_over: frozenset[str] = frozenset()
-    """Names of the features that the components' curves take as x; empty for linear weights. Kepler evaluates
-    the curves correctly only if there is no more than one such feature and Kepler lists it first."""
+    """Names of the features on which the components' curves depend; empty for linear weights. Kepler takes one feature
+    for all curves: the first in its own list. So the curves must not depend on any other feature."""
 
     @property
     def linear(self) -> bool:
@@ -155,7 +155,10 @@ def decode_weights(content: bytes) -> tuple[dict[str, AllWeights], bytes]:
     if not components:
         raise ModelError(f"no weights for any of {', '.join(COMPONENTS)}")
     if (PLATFORM_COMPONENTS[0] in components) and any(c in components for c in RAPL_COMPONENTS):
-        raise ModelError("weights for platform and for package, core, uncore or dram: Kepler would use platform only")
+        raise ModelError(
+            "the file has weights for platform and for package, core, uncore or dram: "
+            "Kepler would use those for platform only"
+        )
     for component, weights in components.items():
         _check_sum(component, weights)
     return components, _encoder.encode(document)[1:-1]
@@ -183,13 +186,13 @@ def read_weights(
         return KeplerWeights(trainer, packed, _drawn_over(components, trainer, features, uninformative or {}))
     for component, weights in components.items():
         if weights.CurveFit_Weights is not msgspec.UNSET:
-            raise ModelError(f"{component}: curve weights, but Kepler knows no curve named {trainer}")
+            raise ModelError(f"{component}: the file has curve weights, but Kepler knows no curve named {trainer}")
         _check_linear(component, weights, uninformative or {})
     return KeplerWeights(LINEAR_TRAINER, packed)
 
 
 def uninformative_features(features: Sequence[str], scale: FloatArray, X: FloatArray) -> dict[str, str]:
-    """Map each feature that is rare or constant in training to the reason why a weight on it is unsafe.
+    """Return the features that must not have a weight, each with the reason: it is rare or constant in training.
 
     `scale` holds the features' highest values, shape (features,), and `X` the rows, shape (rows, features).
     """
@@ -227,7 +230,7 @@ def without_negligible(weights: dict[str, Any], features: Collection[str], watts
 
 
 def without_idle_power(weights: dict[str, Any], trainer: str, gain: float) -> dict[str, Any]:
-    """Return the weights of gain · (f(x) − f(0)) from a component's weights of f(x), with exactly 0 W at idle.
+    """Change a component's weights of f(x) to weights of gain · (f(x) − f(0)), which give exactly 0 W at idle.
 
     `weights` has the member `All_Weights`. A bias below 0 W is multiplied by `gain`, but not set to 0: a linear model
     with such a bias already predicts 0 W at idle.
@@ -240,7 +243,7 @@ def without_idle_power(weights: dict[str, Any], trainer: str, gain: float) -> di
     if numbers.CurveFit_Weights is not msgspec.UNSET:
         if len(numbers.CurveFit_Weights) != KEPLER_CURVES.get(trainer):
             return weights
-        # in all three formulas, the first weight is the height of the curve and the last weight its offset
+        # in each formula for a curve, the first weight is the height of the curve and the last weight its offset
         curve = [gain * numbers.CurveFit_Weights[0], *numbers.CurveFit_Weights[1:-1], 0.0]
         curve[-1] = -_at_idle(trainer, curve)
         while _at_idle(trainer, curve) < 0:  # because of a rounding error
@@ -317,7 +320,7 @@ def _drawn_over(
         expected = KEPLER_CURVES[trainer]
         if curve is msgspec.UNSET or len(curve) != expected:
             count = "no curve weights" if curve is msgspec.UNSET else f"{len(curve)} curve weights"
-            raise ModelError(f"{component}: {count}, Kepler takes {expected} for {trainer}")
+            raise ModelError(f"{component}: {count}, but Kepler needs {expected} for {trainer}")
         lowest = _lowest(trainer, curve)
         if not lowest >= 0:
             idle = _at_idle(trainer, curve)
@@ -325,7 +328,7 @@ def _drawn_over(
             problem = "NaN under some load" if math.isnan(lowest) else problem
             raise ModelError(f"{component}: {problem}; Kepler reports power below 0 W as an enormous number")
         if curve[0] == 0.0:
-            continue  # a curve of height 0 is constant: it needs no feature as x
+            continue  # the curve is constant, so it depends on no feature
         variables = weights.Numerical_Variables
         if not (features or variables):
             raise ModelError(f"{component}: the weight file does not name the feature that the curve takes as x")

@@ -140,7 +140,10 @@ def _full_load(weights: AllWeights) -> float:
 
 
 def _used_variables(weights: AllWeights) -> dict[str, Variable]:
-    """Return the features of the formula, without features of scale 0 and counters nearly always 0 in training."""
+    """Return the features that count in the linear formula.
+
+    Features of scale 0 are left out, and also counters that were nearly always 0 in training.
+    """
     return {
         feature: variable
         for feature, variable in weights.Numerical_Variables.items()

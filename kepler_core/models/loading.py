@@ -58,10 +58,10 @@ def load_model(source: Path | str | Mapping[str, bytes], where: str = "model", *
 
 
 def format_name(stored: str) -> str:
-    """Return the registry's name for the format of a stored model.
+    """Return the full name of a model format, from its name in a stored model.
 
-    A stored name without a distribution, e.g. `onnx`, means the format of the distribution kepler-core, even
-    if another distribution has a format of the same name.
+    A stored name without a distribution, e.g. `onnx`, means the format of the distribution kepler-core, even if another
+    distribution has a format of the same name.
     """
     return stored if ":" in stored else f"kepler-core:{stored}"
 
@@ -105,10 +105,10 @@ def _checked_scale(layout: ModelFile) -> FloatArray:
     if not layout.features or len(set(layout.features)) != len(layout.features):
         raise ModelError("no feature is named, or a feature is named twice")
     if len(scale) != len(layout.features) or not (np.isfinite(scale).all() and (scale > 0).all()):
-        raise ModelError("every feature needs one scale, finite and above 0")
+        raise ModelError("the list scale must have one number for each feature, finite and above 0")
     lowest = layout.lowest
     if lowest is not None and not (len(lowest) == len(layout.features) and np.isfinite(lowest).all()):
-        raise ModelError("every feature needs one finite number in lowest")
+        raise ModelError("the list lowest must have one finite number for each feature")
     return scale
 
 

@@ -42,10 +42,11 @@ because no model is known to be right for them."""
 CEILING_FACTOR = 1.2
 """The predictions of a component are limited to this multiple of its highest known power."""
 PROPORTIONAL_LIMIT = 3.0
-"""Replaces `FEATURE_LIMIT` and `CEILING_FACTOR` for the power of DRAM that a formula computes from cache misses: the
-energy of DRAM is proportional to the number of accesses, also above the highest number of accesses in training."""
+"""Replaces `FEATURE_LIMIT` and `CEILING_FACTOR` where a formula computes the power of DRAM from cache misses. The
+limit is higher, because the energy of DRAM stays proportional to the number of accesses above the highest number in
+training."""
 PROPORTIONAL_FEATURES = {"dram": "cache_miss"}
-"""Component -> feature, for each component whose power is proportional to a single feature."""
+"""Maps each component whose power is proportional to a single feature to this feature."""
 
 _MAX_COLUMN_ORDERS = 32
 _MAX_CACHED_NAMES = 64
@@ -121,16 +122,18 @@ class PowerModel:
     predictors: Sequence[ComponentPredictor]
     """The predictors of the components whose power is not constant."""
     _proportional: tuple[list[int], int] | None = attrs.field(init=False)
-    """The numbers of the components whose power is proportional to a feature, and the number of this feature. None if
-    there are no such components. All of them are proportional to the same feature."""
+    """The components whose power is proportional to a feature (as indices of `parts`), and the index of this feature.
+    All these components have the same feature. None if there are no such components."""
     _limits: tuple[FloatArray, FloatArray] = attrs.field(init=False)
     _range: tuple[FloatArray, FloatArray] = attrs.field(init=False)
     """Lowest and highest value of each feature that is not outside the range of the training data (see `outside`)."""
     _ceilings: FloatArray = attrs.field(init=False)
     _rows: list[tuple[list[int], Predictor | JointPredictor]] = attrs.field(init=False)
-    """Pairs (rows, predictor): the predictor computes these rows of the result of `watts`. Each row is a component."""
+    """Each predictor, with the rows that it computes in the result of `watts`. Each row of the result is a
+    component."""
     _joint: JointPredictor | None = attrs.field(init=False)
-    """The predictor that predicts all components together, in the order of `parts`; None if no predictor does so."""
+    """The predictor that predicts all components, in the order of `parts`; None if no predictor predicts all of
+    them."""
     _columns: dict[tuple[str, ...], tuple[IndexArray, list[int]]] = attrs.field(init=False, factory=dict)
     _corrections: tuple[FloatArray, FloatArray] | None = attrs.field(init=False)
     """`gain` and `shift` of each component, as two arrays of shape (components, 1). None if no component has a gain
@@ -199,18 +202,17 @@ class PowerModel:
         return self.watts_of(self.columns(values, features))
 
     def outside(self, values: Any, features: Sequence[str] | None = None) -> BoolArray:
-        """Return which rows have a feature outside the range of the training data, shape (rows,). See `watts`.
+        """Return which rows have a feature outside the range of the training data, shape (rows,).
 
         The range of a feature ends at `FEATURE_LIMIT` times its largest value in training, the upper limit of the
-        feature. It begins below the lowest value in training, by the same margin.
+        feature. It begins below the lowest value in training, by the same margin. `watts` explains the arguments.
         """
         return self.outside_of(self.columns(values, features))
 
     def columns(self, values: Any, features: Sequence[str] | None = None) -> FloatArray:
-        """Return the model's features, shape (rows, features), for `watts_of` and `outside_of`.
+        """Return the input of `watts_of` and `outside_of`: the model's features, shape (rows, features).
 
-        A caller that needs the results of `watts_of` and of `outside_of` calls this method only once. See `watts` for
-        the arguments and the errors.
+        A caller of both methods needs to call this method only once. See `watts` for the arguments and the errors.
         """
         names = self.features if features is None else features
         try:
@@ -226,7 +228,7 @@ class PowerModel:
         return X
 
     def watts_of(self, X: FloatArray) -> FloatArray:
-        """Return the predicted watts for the result of `columns`. See `watts`."""
+        """Return the predicted watts. X is the result of `columns`; `watts` explains the errors."""
         try:
             watts = self._unlimited(scaled(X, self.scale, self._limits))
         except Exception as error:  # model formats and their libraries raise exceptions of any class
@@ -243,9 +245,9 @@ class PowerModel:
         return watts
 
     def row_evaluator(self, own_features: int) -> RowEvaluator | None:
-        """Return an evaluator of single rows; None if a predictor cannot predict single rows.
+        """Return an object that predicts single rows; None if a predictor cannot predict single rows.
 
-        A row counts as outside the range of the training only because of its first `own_features` features.
+        Only the first `own_features` features of a row decide whether it is outside the range of the training.
         """
         predict = self._row_function()
         if predict is None:
@@ -281,7 +283,7 @@ class PowerModel:
         return predict_row
 
     def outside_of(self, X: FloatArray) -> BoolArray:
-        """Return which rows of the result of `columns` are outside the range of the training data. See `outside`."""
+        """Return which rows are outside the range of the training data. X is the result of `columns`."""
         lowest, highest = self._range
         beyond = lowest > X
         beyond |= highest < X

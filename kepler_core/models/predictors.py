@@ -24,12 +24,12 @@ class PredictorPair:
     first: ComponentPredictor
     second: ComponentPredictor
     first_features: int | None
-    """Number of columns at the start of X that are the features of `first`; None if all columns are its features."""
+    """Number of the first columns of X that are the features of `first`. None: all columns are features of `first`."""
     second_columns: IndexArray
-    """Columns of X that are the features of `second`, in their order."""
+    """Index of each feature of `second` in X."""
 
     def predict(self, X: SingleArray) -> FloatArray:
-        """Return the watts of the components of `first` and then of `second`, shape (components, rows)."""
+        """Return the watts, shape (components, rows): first the components of `first`, then those of `second`."""
         components = len(self.first.components)
         watts = np.empty((components + len(self.second.components), len(X)))
         # The columns are copied, because NumPy may round sums differently in another memory order.

@@ -84,10 +84,11 @@ def corrected_model(model: PowerModel, corrections: Mapping[str, Correction]) ->
 
 
 def idle_corrections(model: PowerModel, idle_watts: Mapping[str, float]) -> dict[str, Correction]:
-    """Return the corrections that make a model predict `idle_watts` (by component) at the lowest load of its training.
+    """Return the corrections with which a model predicts `idle_watts` at the lowest load of its training.
 
-    The model's predictions shift by the same watts at every load. The lowest load is the lowest value of each feature
-    in the training or, if it is not known, 0. Components that the model lacks are left out.
+    `idle_watts` has the watts by component. The model's predictions shift by the same watts at every load. At the
+    lowest load, each feature has its lowest value in the training or, if this value is not known, 0. Components that
+    the model lacks are left out.
     """
     lowest = np.where(np.isfinite(model.lowest), model.lowest, 0.0)
     predicted = model.predict(lowest[np.newaxis])
@@ -99,7 +100,7 @@ def idle_corrections(model: PowerModel, idle_watts: Mapping[str, float]) -> dict
 
 
 def widened(twin: Twin, own: Mapping[str, Correction], other: Mapping[str, Correction]) -> Twin:
-    """Return the description of a model's twin with limits that are wide enough for corrected predictions.
+    """Return a model's description of its twin, with limits that fit the corrected predictions.
 
     `own` are the corrections of the model, `other` those of the twin, by component. All of them have the gain 1.
 
@@ -123,7 +124,7 @@ def _corrected_part(part: ComponentPart, correction: Correction) -> ComponentPar
 
 
 def _corrected_honesty(honesty: Honesty, corrections: Mapping[str, Correction]) -> Honesty:
-    """Return a model's stated errors and intervals as they are after the corrections, for the model and its twin.
+    """Return the block `honesty` of a corrected model: its errors and intervals, and the limits of its twin.
 
     A gain multiplies all watts, and so it multiplies the errors, too. A shift changes no error. It changes only the
     power at which the bins of an interval begin and end.
@@ -161,7 +162,7 @@ def _corrected_weights(content: bytes, trainer: str, corrections: Mapping[str, C
         weights = document[component]["All_Weights"]
         curve = weights.get("CurveFit_Weights")
         if curve is not None and trainer in KEPLER_CURVES:
-            # in all three curve formulas, the first weight is the curve's height and the last weight its offset
+            # in each formula for a curve, the first weight is the height of the curve and the last weight its offset
             weights["CurveFit_Weights"] = [
                 correction.gain * curve[0], *curve[1:-1], correction.gain * curve[-1] + correction.shift
             ]  # fmt: skip

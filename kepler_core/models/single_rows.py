@@ -16,17 +16,17 @@ import attrs
 from kepler_core.contracts import RowFunction
 
 MAX_ROWS = 2
-"""More rows are as fast with NumPy."""
+"""Maximum number of rows that are predicted one by one. For more rows, NumPy takes no longer."""
 
 
 @attrs.frozen
 class Proportional:
-    """The components that are proportional to a feature, whose limit is higher for them."""
+    """Components whose power is proportional to one feature. This feature has a higher limit for them."""
 
     components: Sequence[int]
     feature: int
     limit: float
-    """Scaled value at which the feature is cut for all other components."""
+    """Upper limit of the scaled feature for all other components."""
 
 
 class RowEvaluator:
@@ -43,11 +43,11 @@ class RowEvaluator:
         ceilings: Sequence[float],
         corrections: Sequence[tuple[float, float]] | None,
     ) -> None:
-        """Take the numbers of a power model.
+        """Store the numbers of a power model that predictions need.
 
-        `trained` and `limits` have for each feature the lowest and highest value in the range of the training, and the
-        values where it is cut before it is divided by its `scale`. `corrections` has the gain and the shift of each
-        component.
+        `trained` has the lowest and highest value of each feature in the range of the training. `limits` has the lower
+        and upper limit of each feature: a value beyond them is replaced by the limit, and then divided by its `scale`.
+        `corrections` has the gain and the shift of each component.
         """
         self._predict = predict
         self._trained, self._limits, self._scale = list(trained), list(limits), list(scale)
@@ -57,7 +57,8 @@ class RowEvaluator:
             (max(lowest, least), min(highest, most), divisor)
             for (lowest, highest), (least, most), divisor in zip(trained, limits, scale, strict=True)
         ]
-        """For each feature, the range in which it is neither outside nor cut, and its scale."""
+        """For each feature: the values that are both in the range of the training and within the limits, and the
+        scale."""
 
     def watts(self, row: Sequence[float]) -> tuple[list[float], bool] | None:
         """Return the watts of each component, and whether the row is outside the range of the training.
@@ -74,13 +75,13 @@ class RowEvaluator:
         return None if watts is None else (watts, False)
 
     def _watts_of_unusual(self, row: Sequence[float]) -> tuple[list[float], bool] | None:
-        """Do the same as `watts` for a row that may be outside, or may have features that must be cut."""
+        """Do the same as `watts` for a row with a feature outside the range of the training or beyond its limits."""
         scaled = self._cut(row)
         watts = None if scaled is None else self._watts_of(scaled)
         return None if watts is None else (watts, self._is_outside(row))
 
     def _watts_of(self, scaled: list[float]) -> list[float] | None:
-        """Return the watts of each component; None if they are not finite. `scaled` is in double precision."""
+        """Return the watts of each component; None if they are not finite. `scaled` has double-precision numbers."""
         single = array("f", scaled).tolist()
         watts = self._predict(single)
         if self._proportional is not None and single[self._proportional.feature] > self._proportional.limit:
@@ -98,7 +99,10 @@ class RowEvaluator:
         ]
 
     def _with_proportional(self, proportional: Proportional, single: list[float], watts: list[float]) -> list[float]:
-        """Return the watts of a row with a feature above its limit. `watts` are those without this limit."""
+        """Predict a row whose proportional feature is above the limit that it has for the other components.
+
+        `watts` are the predictions without this limit. They remain for the proportional components.
+        """
         single[proportional.feature] = proportional.limit
         limited = self._predict(single)
         for component in proportional.components:
@@ -106,11 +110,11 @@ class RowEvaluator:
         return limited
 
     def _is_outside(self, row: Sequence[float]) -> bool:
-        own = zip(row[: self._own_features], self._trained, strict=False)  # further features belong to the twin
+        own = zip(row[: self._own_features], self._trained, strict=False)  # the twin has the other features
         return any(not lowest <= value <= highest for value, (lowest, highest) in own)
 
     def _cut(self, row: Sequence[float]) -> list[float] | None:
-        """Return the scaled features of a row with features that must be cut, or None; see `watts`."""
+        """Limit the features of a row and scale them. Return None if a value is not finite."""
         if not all(map(math.isfinite, row)):
             return None
         return [

@@ -1,8 +1,8 @@
 """Twins: models with fewer features that check the predictions of other models.
 
-The metadata of a model may name a twin (`kepler_core.honesty.document.Twin`). In validation, the predictions of the
-model and of the twin differed by at most the twin's limits, except in 1 % of the samples. If they differ by more than a
-limit in a row, the row is unlike the training data. Then the twin is more likely to be right, because it has fewer
+The metadata of a model may name a twin (`kepler_core.honesty.document.Twin`) and limits. In validation, the predictions
+of the two models differed by more than the limits in only 1 % of the samples. If the predictions for a row differ by
+more than a limit, the row is unlike the training data. Then the twin is more likely to be right, because it has fewer
 features that may leave the range of the training data.
 """
 
@@ -27,7 +27,7 @@ from kepler_core.models.single_rows import MAX_ROWS, RowEvaluator
 
 @attrs.frozen(eq=False)
 class CheckedWatts:
-    """Predicted watts, and the rows in which they are doubtful."""
+    """Predicted watts, and the rows in which there is a reason to doubt them."""
 
     watts: FloatArray
     """Predicted watts, shape (components, rows). In rows that `disagrees` marks, all watts come from the twin."""
@@ -36,7 +36,7 @@ class CheckedWatts:
     disagrees: BoolArray
     """Rows in which model and twin differ by more than the limit of a component, shape (rows,)."""
     difference: FloatArray | None = None
-    """Absolute difference between model and twin in watts, shape (components, rows); None without a twin."""
+    """Absolute difference between model and twin in watts, shape (components, rows); None if there is no twin."""
 
 
 @attrs.frozen(eq=False)
@@ -46,17 +46,18 @@ class TwinnedModel:
     model: PowerModel
     twin: PowerModel | None = None
     _limits: FloatArray = attrs.field(factory=lambda: np.empty((0, 1)))
-    """Largest difference between the predictions of model and twin that is not a disagreement, shape (components,
-    1)."""
+    """If model and twin differ by more than this limit in watts, they disagree. Shape (components, 1)."""
     _columns: IndexArray = attrs.field(factory=lambda: np.empty(0, dtype=np.intp))
-    """Columns of the model's features that are the twin's features, in the twin's order."""
+    """Index of each feature of the twin in the features of the model."""
     _components: IndexArray | None = None
-    """Rows of the twin's watts that are the model's components, in the model's order; None if the orders are equal."""
+    """Index of each component of the model in the rows of the twin's watts; None if model and twin have the same
+    order."""
     _both: PowerModel | None = None
-    """A model that predicts the components of the model and then those of the twin, in the model's order, in one pass;
-    None if they cannot be evaluated together."""
+    """A combined model that predicts the components of the model and then those of the twin, in the model's order. None
+    if the two models cannot be evaluated together."""
     _both_columns: IndexArray | None = None
-    """Columns of the model's features that are the features of `_both`; None if they are all the model's features."""
+    """Index of each feature of `_both` in the features of the model; None if `_both` has exactly the model's
+    features."""
 
     @property
     def is_one_pass(self) -> bool:
@@ -69,7 +70,7 @@ class TwinnedModel:
         return self._row_evaluator is not None
 
     def watts(self, values: Any, features: Sequence[str] | None = None) -> CheckedWatts:
-        """Return the predicted watts, and the rows in which they are doubtful.
+        """Return the predicted watts, and the rows in which there is a reason to doubt them.
 
         See `PowerModel.watts` for the arguments and the errors.
         """
@@ -90,7 +91,7 @@ class TwinnedModel:
 
     @cached_property
     def _row_evaluator(self) -> RowEvaluator | None:
-        # Made on first use: requests for the power of processes have more rows.
+        # The evaluator is made at its first use: a client that sends only requests with more rows never needs it.
         if self.twin is not None and self._both is None:
             return None
         return (self._both or self.model).row_evaluator(len(self.model.features))
@@ -105,9 +106,9 @@ class TwinnedModel:
         return limits
 
     def _watts_of_single_rows(self, values: Any, features: Sequence[str] | None) -> CheckedWatts | None:
-        """Predict at most `MAX_ROWS` rows one after the other. Return exactly what `watts` returns without this method.
+        """Predict at most `MAX_ROWS` rows, one after the other, with the same result as `watts`.
 
-        Return None if there are more rows, or if a row needs `PowerModel.watts` (`RowEvaluator.watts`).
+        Return None if there are more rows, or if `RowEvaluator.watts` cannot predict a row.
         """
         if not (isinstance(values, np.ndarray) and values.dtype == np.float64 and values.ndim == 2):
             return None
@@ -165,8 +166,8 @@ class TwinnedModel:
 def twinned(model: PowerModel, twin: PowerModel, description: Twin) -> TwinnedModel:
     """Return the model with its twin. `description` is what the model's metadata state about the twin.
 
-    A component without a limit is not compared. Raises `ModelError` if `twin` is not the model that `description`
-    names, if it needs a feature that `model` does not need, or if the two models predict different components.
+    A component without a limit is not compared. `description` must name `twin`. The twin must need no feature that the
+    model does not need, and both must predict the same components. Otherwise, `ModelError` is raised.
     """
     if (twin.name, twin.metadata.get("feature_group")) != (description.model_name, description.feature_group):
         raise ModelError(f"{twin.name} is not the twin of {model.name}")
@@ -192,7 +193,7 @@ def twinned(model: PowerModel, twin: PowerModel, description: Twin) -> TwinnedMo
 def _in_one_pass(
     model: PowerModel, twin: PowerModel, columns: Sequence[int]
 ) -> tuple[PowerModel, IndexArray | None] | None:
-    """Return a model that predicts the components of `model` and of `twin`, and the columns that are its features.
+    """Return a model that predicts the components of both `model` and `twin`, and the columns of its features.
 
     `columns` has for each feature of the twin its column in the features of the model. If the two models divide a
     feature by different scales, the twin gets a column of its own for this feature. So the predicted watts are exactly

@@ -1,13 +1,15 @@
 """Find the offset between the clocks of a host and of a guest.
 
-The two clocks may differ, and Kepler reports watts later than the work is done: a window (the time between two
+The two clocks may differ. Kepler also reports watts later than the work is done: a window (the time between two
 readings) ends when the metrics are read. `align` chooses the offset with which changes of the guest's CPU time best
-explain changes of the host's watts. CPU time and watts are compared in the windows of the host: for each offset, the
-guest's CPU time is averaged over the shifted windows, and the watts are fitted with a line. The residuals of
-neighbouring windows are correlated. So the line is fitted to the changes w(t) − ρ·w(t − 1), where ρ is the number from
-0 to 0.95 that fits best (Cochrane and Orcutt, 1949). Twice the difference of the log-likelihoods tells how much worse
-another offset is. If it is below the 90 % quantile of χ² (one degree of freedom), the other offset is within the
-interval.
+explain changes of the host's watts.
+
+For each offset, the guest's CPU time is averaged over the shifted windows of the host, and the watts are fitted with a
+line. The residuals of neighbouring windows are correlated. So the line is fitted to the changes w(t) − ρ·w(t − 1),
+where ρ is the number from 0 to 0.95 that fits best (Cochrane and Orcutt, 1949).
+
+The 90 % interval of the offset contains all offsets that fit nearly as well as the best offset. They are those for
+which twice the difference of the log-likelihoods is below the 90 % quantile of χ² (one degree of freedom).
 """
 
 from __future__ import annotations
@@ -23,18 +25,19 @@ from kepler_core.pairs.host import HostWindows
 LARGEST_OFFSET_SECONDS = 15.0
 STEP_SECONDS = 0.1
 FEWEST_WINDOWS = 30
-"""Minimum number of windows that must be in both recordings, so that the offset is estimated."""
+"""Minimum number of windows that both recordings cover. With fewer windows, the offset is not estimated."""
 WITHIN = 2.71
-"""How much worse than the best fit an offset in the interval may fit, in twice the log-likelihood: the 90 % quantile of
-the χ² distribution with one degree of freedom."""
+"""An offset belongs to the 90 % interval if twice its log-likelihood is at most this number below that of the best
+offset. The number is the 90 % quantile of the χ² distribution with one degree of freedom."""
 PEAK_SECONDS = 1.5
-"""Offsets that differ from the best offset by more than this time plus one window must fit clearly worse."""
+"""An offset counts as distant if it differs from the best offset by more than this time plus the length of a window.
+All distant offsets must fit clearly worse (`LEAST_ADVANTAGE`)."""
 LEAST_ADVANTAGE = 6.63
-"""How much worse distant offsets (see `PEAK_SECONDS`) must fit, in twice the log-likelihood: the 99 % quantile of the
-χ² distribution with one degree of freedom."""
+"""Twice the log-likelihood of each distant offset must be at least this number below that of the best offset. The
+number is the 99 % quantile of the χ² distribution with one degree of freedom."""
 LEAST_EFFECT = 20.0
-"""How much better a line over the CPU time must fit the watts than a constant, in twice the log-likelihood. Otherwise,
-the watts do not follow the CPU time."""
+"""If the watts follow the CPU time, a line over the CPU time fits them better than a constant: twice its log-likelihood
+is higher by at least this number."""
 LOADS = ("bpf_cpu_time_ms", "cpu_instructions", "cpu_cycles", "task_clock_ms")
 """Features that can be compared with the watts, in order of preference."""
 _CORRELATIONS = np.arange(0.0, 0.96, 0.05)
@@ -49,7 +52,7 @@ class Alignment:
     """The offset between the clocks of a guest and its host."""
 
     offset: float
-    """Seconds to subtract from the host's time to get the guest's time of the same work."""
+    """Time of the host − time of the guest at the same moment of work, in seconds."""
     lower: float
     """Lower end of the 90 % interval of the offset; equal to `offset` if the user gave the offset."""
     upper: float
@@ -136,7 +139,10 @@ def _require_clear(
 
 
 def _fit(load: FloatArray, watts: FloatArray) -> float:
-    """Return twice the log-likelihood of the best rising line with correlated residuals, without the constant term."""
+    """Return twice the log-likelihood of the best line with a slope ≥ 0, without the constant term.
+
+    The residuals of the line may be correlated in time.
+    """
     best = -np.inf
     for correlation in _CORRELATIONS:
         x = load[1:] - correlation * load[:-1]

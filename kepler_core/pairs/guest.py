@@ -27,7 +27,7 @@ class GuestUsage:
     time: FloatArray
     """Unix seconds of the guest's clock, shape (samples,), ascending."""
     features: Mapping[str, FloatArray]
-    """Feature -> values, shape (samples,); NaN for an unknown value."""
+    """Values by feature, each of shape (samples,); NaN for an unknown value."""
 
     @property
     def step(self) -> float:
@@ -37,7 +37,7 @@ class GuestUsage:
     def means(self, feature: str, start: FloatArray, end: FloatArray) -> FloatArray:
         """Return the mean of a feature in windows of the guest's clock, shape (windows,); NaN if it is not known.
 
-        A window may begin and end within the period of a sample.
+        A window may begin and end between two samples.
         """
         seconds = np.diff(self.time)
         values = self.features[feature][1:]
@@ -46,8 +46,8 @@ class GuestUsage:
         covered = np.concatenate([[0.0], np.cumsum(np.where(known, seconds, 0.0))])
 
         def within(total: FloatArray) -> FloatArray:
-            # before the first sample and after the last, np.interp returns the first or last total, so this time adds
-            # nothing
+            # np.interp returns the first total before the first sample, and the last total after the last sample. So
+            # time outside of the samples adds nothing.
             return np.asarray(np.interp(end, self.time, total) - np.interp(start, self.time, total))
 
         known_seconds = within(covered)
@@ -74,7 +74,9 @@ def guest_of_table(table: Table, node: str | None) -> GuestUsage:
     if table.time is None:
         raise RecordingError("the table of a guest needs a column timestamp", document=table.name)
     if table.container is not None:
-        raise RecordingError("rows of containers; the table of a guest has one row per time", document=table.name)
+        raise RecordingError(
+            "the table has rows of containers; the table of a guest must have one row per time", document=table.name
+        )
     nodes = np.array(table.node)
     chosen = _chosen(list(dict.fromkeys(table.node)), node, table.name)
     at = np.flatnonzero(nodes == chosen)

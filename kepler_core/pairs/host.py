@@ -1,7 +1,7 @@
 """Read the power of a virtual machine from a recording of its host's Kepler 0.10 or later.
 
 A *window* is the time between two readings of the host. Kepler's own windows are irregular: Kepler refreshes all
-metrics at an interval, and also when somebody reads them. So a window ends when the values change, and not at each
+metrics at an interval, and also when a program reads them. So a window ends when the values change, and not at each
 timestamp of the recording: repeated values belong to the window that ends with the next change.
 """
 
@@ -25,12 +25,12 @@ from kepler_core.recording.columns import Metric, Recording
 from kepler_core.vocabulary import Target, in_component_order
 
 SHORTEST_WINDOW_SECONDS = 0.9
-"""Shorter windows are left out. CPU time has a resolution of 10 ms, which is 1 % of one CPU in a second."""
+"""Windows shorter than this are left out. CPU time has a resolution of 10 ms, which is 1 % of one CPU in a second."""
 LONGEST_WINDOW = 5.0
 """Windows that are longer than this multiple of the median window are left out: the recording has a gap there."""
 WINDOWS_AFTER_START = 2
-"""Number of windows that are left out after Kepler starts: Kepler counts all past CPU time of each process as time of
-Kepler's first window."""
+"""Number of windows that are left out after a start of Kepler. In its first window, Kepler counts all CPU time that
+each process has used before."""
 
 
 @attrs.frozen(eq=False)
@@ -54,13 +54,13 @@ class HostWindows:
     end: FloatArray
     """End of each window in Unix seconds of the host's clock, shape (windows,), ascending."""
     watts: Mapping[str, FloatArray]
-    """Component -> watts of the virtual machine, shape (windows,); NaN for an unknown value."""
+    """Watts of the virtual machine by component, each of shape (windows,); NaN for an unknown value."""
     basis: str
     """Text that names the metrics from which the watts were calculated."""
     notes: tuple[str, ...]
     """Remarks for the user, one line each."""
     left_out: Mapping[str, int]
-    """Reason -> number of windows that were left out."""
+    """Number of windows that were left out, by reason."""
     repeats: float
     """Fraction of the recording's timestamps whose values are the same as at the previous timestamp."""
 
@@ -68,10 +68,10 @@ class HostWindows:
 def read_host(recording: Recording, vm: str, target: Target, reservation: Reservation | None = None) -> HostWindows:
     """Return the power of a virtual machine in a recording of its host.
 
-    `vm` is the label `vm_id` or `vm_name` of the virtual machine. The watts come from counters of joules if the
-    recording has them, and otherwise from the gauge of watts. For all values of `target`
-    except `kepler`, the recording must have counters. Raises
-    `RecordingError` if the recording does not have the virtual machine or the metrics that the target needs.
+    `vm` is the label `vm_id` or `vm_name` of the virtual machine. `target` tells which part of the host's power counts
+    as its power (`kepler_core.pairs.targets`). The watts come from counters of joules. For the target `kepler` alone,
+    the gauge of watts is enough. Raises `RecordingError` if the recording does not have the virtual machine or the
+    metrics that the target needs.
     """
     host = _Host(recording, vm)
     if target == "kepler":
@@ -87,7 +87,7 @@ class _Windows:
     first: IntArray
     """Index of the first interval of each window, shape (windows,), ascending."""
     count: int
-    """Number of intervals that belong to a window. Intervals after the end of the last window do not."""
+    """Number of intervals up to the end of the last window. Later intervals belong to no window."""
 
     @property
     def start(self) -> FloatArray:
@@ -105,7 +105,7 @@ class _Windows:
         return np.append(self.first[1:], self.count) if self.count else self.first
 
     def sums(self, values: FloatArray) -> FloatArray:
-        """Return the sum of `values` over each window's intervals; NaN if one of the values is unknown."""
+        """Return the sum of `values` over the intervals of each window; NaN if one of these values is unknown."""
         if not self.count:
             return np.empty(0)
         sums: FloatArray = np.add.reduceat(values[: self.count], self.first)
@@ -181,7 +181,8 @@ class _Host:
         windows = _joined(grid, energy, np.zeros(len(grid) - 1, dtype=bool))
         seconds = windows.end - windows.start
         work, total = windows.sums(vm_seconds), windows.sums(all_seconds)
-        # In all zones, Kepler multiplies the energy of a window with the same usage ratio to get its active energy.
+        # Kepler multiplies the energy of every zone by the same usage ratio to get the active energy. So one zone is
+        # enough.
         zone = next(iter(energy))
         ratios = windows.sums(increases(zones[zone], grid)) / windows.sums(energy[zone])
         usage, lags = usage_of_windows(ratios, total / (self.node.cpus() * seconds))
@@ -282,7 +283,7 @@ def _usable(start: FloatArray, end: FloatArray, watts: Mapping[str, FloatArray])
 def _joined(grid: FloatArray, zones: Mapping[str, FloatArray], fell: BoolArray) -> _Windows:
     """Join each interval in which no energy changed with the next interval, unless a counter fell in the interval.
 
-    If a counter of the node fell (Kepler was started again), the next windows are unknown, too.
+    If a counter of the node fell because Kepler was started again, the energy of the next windows is also unknown.
     """
     changed = np.zeros(len(grid) - 1, dtype=bool)
     restarted = np.zeros(len(grid) - 1, dtype=bool)
@@ -298,7 +299,7 @@ def _joined(grid: FloatArray, zones: Mapping[str, FloatArray], fell: BoolArray) 
 
 
 def _fell(metric: Metric, grid: FloatArray) -> BoolArray:
-    """Return whether a series of a metric fell between two timestamps of the grid, shape (timestamps − 1,)."""
+    """Return between which timestamps of `grid` a series of a metric fell, shape (timestamps − 1,)."""
     same = np.zeros(len(metric.values), dtype=bool)
     same[1:] = (metric.series[1:] == metric.series[:-1]) & (np.diff(metric.values) < 0)
     fell = np.zeros(len(grid) - 1, dtype=bool)

@@ -19,7 +19,7 @@ class HostNode:
     """The metrics of one node in a recording."""
 
     def __init__(self, recording: Recording, labels: Labels) -> None:
-        """`labels` are the labels of any one series of the node."""
+        """Choose the node by the labels of any one of its series."""
         self.recording = recording
         self.labels = {name: labels[name] for name in NODE_LABELS if labels.get(name)}
 

@@ -1,4 +1,4 @@
-"""Increases of counters between the timestamps of a grid, summed over series."""
+"""Calculate the increases of counters between given timestamps (the grid), summed over all series."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ class Pair:
     """SHA-256 of the recordings of host and guest."""
 
     def description(self) -> dict[str, Any]:
-        """Return a description of the pair, for the metadata of a pipeline."""
+        """Return a short description of the host and the guest, for the metadata of a pipeline."""
         return {
             "host": self.names[0],
             "guest": self.names[1],
@@ -49,7 +49,7 @@ class Pair:
         }
 
     def lines(self) -> list[str]:
-        """Return messages about the pair for the user, one line each."""
+        """Return messages about the host and the guest for the user, one line each."""
         seconds = float(np.median(self.host.end - self.host.start))
         left_out = ", ".join(f"{count} ({reason})" for reason, count in self.host.left_out.items()) or "none"
         return [

@@ -25,12 +25,16 @@ from kepler_core.arrays import FloatArray
 def kepler_watts(
     joules: FloatArray, seconds: FloatArray, usage: FloatArray, vm_seconds: FloatArray, all_seconds: FloatArray
 ) -> FloatArray:
-    """Return the watts of the target `kepler`."""
+    """Return the watts of the target `kepler`: the virtual machine's share as Kepler reports it."""
     return _ratio(usage * joules * _ratio(vm_seconds, all_seconds), seconds)
 
 
 def capacity_watts(joules: FloatArray, seconds: FloatArray, vm_seconds: FloatArray, cpus: int) -> FloatArray:
-    """Return the watts of the target `capacity`. `cpus` is the number of the host's logical CPUs."""
+    """Return the watts of the target `capacity`.
+
+    They are the host's power, multiplied by the part of the host's CPU time that the virtual machine used. `cpus` is
+    the number of the host's logical CPUs.
+    """
     return _ratio(joules * vm_seconds, cpus * seconds * seconds)
 
 
@@ -42,10 +46,10 @@ def marginal_watts(
     idle_watts: float,
     reserved: float,
 ) -> FloatArray:
-    """Return the watts of the target `marginal`.
+    """Return the watts of the target `marginal`: a share of the power above idle, plus a part of the idle power.
 
-    `idle_watts` is the power of the idle host. `reserved` is the part of the host that is reserved for the
-    virtual machine, from 0 to 1. A host that drew less than its idle power has no energy above idle.
+    `idle_watts` is the power of the idle host. `reserved` is the part of the host that is reserved for the virtual
+    machine, from 0 to 1. If a host drew less than its idle power, its energy above idle counts as 0.
     """
     above = np.maximum(joules - idle_watts * seconds, 0.0)
     return _ratio(above * _ratio(vm_seconds, all_seconds), seconds) + reserved * idle_watts

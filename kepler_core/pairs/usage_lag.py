@@ -11,20 +11,20 @@ import numpy as np
 from kepler_core.arrays import FloatArray
 
 FEWEST_WINDOWS = 10
-"""Minimum number of windows to look for a lag."""
+"""If there are fewer windows, Kepler Core does not look for a lag of the usage ratio."""
 CLEARLY = 0.7
-"""The usage ratio lags if its deviation from the CPU seconds, compared one reading later, is less than this multiple of
-its deviation without a shift."""
+"""The usage ratio lags by one window if a shift by one reading makes it fit the CPU seconds better. Its deviation must
+then be less than this multiple of the deviation without the shift."""
 LEAST_DEVIATION = 0.01
-"""If a usage ratio deviates from the CPU seconds by at most this value, its lag does not matter."""
+"""If the usage ratio deviates from the CPU seconds by at most this value, it is used without a correction."""
 
 
 def usage_of_windows(ratios: FloatArray, shares: FloatArray) -> tuple[FloatArray, bool]:
-    """Return the usage of each window, shape (windows,), and whether the usage ratio lags by one window.
+    """Return the usage of each window, shape (windows,), and whether Kepler's usage ratio lags by one window.
 
     `ratios` are the usage ratios that were read at the end of each window. `shares` are the CPU seconds of all
-    processes in each window, divided by the seconds of all CPUs. Both have the shape (windows,). With a lag, the usage
-    of the last window is unknown (NaN).
+    processes in each window, as a fraction of the seconds of all CPUs. Both have the shape (windows,). With a lag, the
+    usage of the last window is unknown (NaN).
     """
     later = np.append(ratios[1:], np.nan)
     known = np.isfinite(ratios) & np.isfinite(later) & np.isfinite(shares)
@@ -38,7 +38,7 @@ def usage_of_windows(ratios: FloatArray, shares: FloatArray) -> tuple[FloatArray
 def _deviation(differences: FloatArray) -> float:
     """Return the mean absolute deviation from the median.
 
-    A constant difference does not mean a lag: the processes' CPU seconds lack the work of the kernel and of processes
-    that ended.
+    The median is subtracted, because a constant difference is no lag: the CPU seconds of the processes lack the work of
+    the kernel and of processes that ended.
     """
     return float(np.mean(np.abs(differences - np.median(differences))))

@@ -33,7 +33,7 @@ from kepler_core.parquet.locations import StoredFile, opened_file, stored_files
 MAX_GROUP_ROWS = 2**24
 """Largest number of rows of a row group that is read. Kepler Core writes row groups of 2^17 rows."""
 MAX_GROUP_BYTES = 2**30
-"""Largest size of an unpacked row group that is read."""
+"""Maximum size of a row group in bytes, after unpacking. Larger row groups are rejected."""
 _REASON_CHARACTERS = 200
 _UNITS_PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 
@@ -133,7 +133,7 @@ def _check(file: Any, path: str) -> None:
 
 
 def fragments_of(files: list[StoredFile], wanted: Callable[[str], bool], others: set[str]) -> Iterator[Fragment]:
-    """Yield the fragments of all wanted metrics. The names of the other metrics are added to `others`."""
+    """Yield the fragments of all wanted metrics. Add the names of all other metrics to `others`."""
     for path in (file.location for file in files):
         by_folder = metric_of(path)
         if by_folder is not None and not wanted(by_folder):
@@ -142,7 +142,9 @@ def fragments_of(files: list[StoredFile], wanted: Callable[[str], bool], others:
         with opened(path) as file:
             in_column = METRIC_COLUMN in file.schema_arrow.names
             if not in_column and by_folder is None:
-                raise RecordingError("neither a column metric nor a folder metric=… names the metric", document=path)
+                raise RecordingError(
+                    "the metric is not known: neither a column metric nor a folder metric=… names it", document=path
+                )
             for number in range(file.metadata.num_row_groups):
                 columns = ["labels", METRIC_COLUMN] if in_column else ["labels"]
                 table = file.read_row_group(number, columns=columns)
@@ -164,9 +166,9 @@ def fragments_of(files: list[StoredFile], wanted: Callable[[str], bool], others:
 def read_fragments(
     path: str, fragments: list[Fragment]
 ) -> Iterator[tuple[Fragment, list[str], IntArray, FloatArray, FloatArray]]:
-    """Yield the samples of each fragment of one file.
+    """Yield the samples of each fragment (the samples of one metric in a row group) of one file.
 
-    Yields tuples of the fragment, the texts of its labels, and three arrays of shape (rows,): the index of each row's
+    Each result has the fragment, the texts of its labels, and three arrays of shape (rows,): the index of each row's
     text, its time in Unix seconds and its value.
     """
     with opened(path) as file:

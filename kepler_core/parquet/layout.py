@@ -24,14 +24,14 @@ from kepler_core.parquet.locations import opened_file
 VERSION = 1
 """Version of the schema. It increases with each change that older readers would misread."""
 VERSION_KEY = b"kepler_core.recording_version"
-"""Key of the version in the metadata of each file."""
+"""Key in the metadata of each Parquet file of a recording. Its value is the version of the file's schema."""
 SUFFIX = ".parquet"
 MARKER = "_kepler_recording.json"
 MAX_MARKER_BYTES = 2**16
 COLUMNS = ("labels", "timestamp", "value")
-"""The columns that are read. `labels` is the series' labels as a JSON object with sorted keys, `timestamp` the time
-with microseconds in UTC, `value` the value in the exporter's unit. The column `instance` repeats the label of this
-name, so that queries can filter by it."""
+"""The columns that are read. `labels` has the series' labels as a JSON object with sorted keys. `timestamp` has the
+time with microseconds in UTC. `value` has the value in the exporter's unit. The column `instance` repeats the label of
+this name, so that queries can filter by it."""
 METRIC_COLUMN = "metric"
 
 
@@ -48,7 +48,7 @@ def is_parquet(path: str | Path) -> bool:
 
 
 def folder_of(metric: str, day: str) -> str:
-    """Return the path of the files of a metric and day below the recording's folder."""
+    """Return the folder of the files of a metric and day, relative to the recording's folder."""
     return f"metric={quote(metric, safe=':')}/day={day}"
 
 

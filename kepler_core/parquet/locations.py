@@ -17,7 +17,7 @@ from kepler_core.messages import reason_of
 from kepler_core.urls import file_path, is_file_url, is_url, shown_url, without_secrets
 
 READ_TIMEOUT_SECONDS = 60
-"""Longest time without any bytes of an answer from S3."""
+"""If no byte of an answer from S3 arrives for this time, the read fails."""
 _CONNECT_TIMEOUT_SECONDS = 10
 _REASON_CHARACTERS = 200
 
@@ -50,9 +50,10 @@ def as_location(source: str | Path) -> str:
 
 
 def stored_files(location: str, suffix: str) -> tuple[bool, list[StoredFile]]:
-    """Return whether a location is a folder, and its files with a suffix, or itself if it is a file.
+    """Return whether a location is a folder, and the files to read.
 
-    Hidden files are left out. Raises `RecordingError` if there is no such file or folder.
+    If it is a folder, these are its files with the given suffix, without hidden files. If it is a file, this is the
+    file itself. Raises `RecordingError` if there is no such file or folder.
     """
     if is_url(location):
         return _remote_files(location, suffix)

@@ -47,9 +47,9 @@ class NodeGroups:
         return key
 
     def machines(self) -> list[list[str]]:
-        """Return the texts of each machine's series, in a fixed order.
+        """Return the series of each machine, in a fixed order. A series is named by the text of its labels.
 
-        Two machines count as one if there is no third: one of them may have the usage, the other the energy
+        If there are only two machines, they count as one: one of them may have the usage, the other the energy
         (`kepler_core.recording.separated_nodes`).
         """
         machines: dict[tuple[str, str], list[str]] = {}
@@ -59,7 +59,7 @@ class NodeGroups:
         return [[*of_each[0], *of_each[1]]] if len(of_each) == 2 else of_each
 
     def groups(self, most: int) -> Iterator[frozenset[str]]:
-        """Yield groups of series, each as the texts of its series.
+        """Yield groups of series. A series is named by the text of its labels.
 
         A group of several machines has at most `most` samples.
         """

@@ -22,7 +22,7 @@ from kepler_core.recording.samples import check_times
 from kepler_core.recording.schemas import installed_schemas
 
 PART_SAMPLES = 4_000_000
-"""Largest number of samples of several machines that are observed together; about 300 MB of memory."""
+"""Largest number of samples of several machines that are observed together; they need about 300 MB of memory."""
 MAX_PART_SAMPLES = 200_000_000
 """Largest number of samples of a part. A part is larger than `PART_SAMPLES` only if one machine alone has more
 samples."""
@@ -39,8 +39,9 @@ def open_parts(
     """Open a recording in Parquet. Read the labels of all wanted metrics now, and samples later, part by part.
 
     `wanted` returns whether a metric's samples are needed; of all other metrics, only the name is kept. With
-    `part_samples=None`, all nodes are in one part. `RecordingParts.parts` are also divided by time, if a machine has
-    more than `machine_samples` samples. Raises `RecordingError` if `path` is not a recording.
+    `part_samples=None`, all nodes are in one part. If a machine has more than `machine_samples` samples, each part in
+    `RecordingParts.parts` also covers only a period of the recording. Raises `RecordingError` if `path` is not a
+    recording.
     """
     path = as_location(path)
     files = files_of(path)
@@ -68,7 +69,7 @@ def open_parts(
             yield _read_part(path, fragments, whole_time, labels, digest, names, metric_prefix)
 
     def part(chosen: Chosen) -> Part:
-        # Another process gets only the labels of the part.
+        # The part may be read in another process: leave out the labels of all other series.
         of_part = [
             attrs.evolve(fragment, n_rows={text: n for text, n in fragment.n_rows.items() if text in chosen.texts})
             for fragment in fragments
@@ -101,7 +102,7 @@ def _read_part(
     others: tuple[str, ...],
     metric_prefix: str | None,
 ) -> Recording:
-    """Return the recording of the series and times of a part, and of the margin before and after its slice."""
+    """Return a part as a recording: its series in its time range, with a margin before and after this range."""
     texts = part.texts
     chosen: dict[str, dict[str, list[Fragment]]] = {}
     n_samples = 0
@@ -123,7 +124,7 @@ def _read_metric(
     name: str,
 ) -> Metric:
     texts = part.texts
-    # The order of the series is that of the files, whatever part of them is read.
+    # The order of the series follows the order of the files, and does not depend on the part that is read.
     in_order = sorted(
         {text for fragments in by_file.values() for fragment in fragments for text in fragment.n_rows if text in texts},
         key=lambda text: (labels[text].get("instance", ""), text),

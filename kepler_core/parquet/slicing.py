@@ -15,17 +15,17 @@ from kepler_core.parquet.fragments import Fragment
 from kepler_core.parquet.node_groups import grouped
 
 MARGIN_SECONDS = 600.0
-"""A part also has the samples of this time before and after its slice. It is longer than a scrape interval, and longer
-than the time between two readings of a slow meter."""
+"""A part is read with margins of this length before and after it. The margins are longer than a scrape interval, and
+longer than the time between two readings of a slow meter."""
 MACHINE_SAMPLES = 4_000_000
-"""Number of samples of one machine that a slice may have; about 300 MB of memory."""
+"""Maximum number of samples of one machine in a slice of time; they need about 300 MB of memory."""
 _SLICE_HOURS = (24, 12, 6, 3, 1)
 _MAX_SLICES = 100_000
 
 
 @attrs.frozen
 class Chosen:
-    """The series and the times of a part."""
+    """The series and the time range of a part of a recording."""
 
     texts: frozenset[str]
     """The texts of the labels."""
@@ -33,7 +33,7 @@ class Chosen:
     end: float
 
     def has(self, fragment: Fragment) -> bool:
-        """Return whether a row group may have samples of the part, or of the margin before and after its slice."""
+        """Return whether a row group may have samples of this part, or of the margins before and after it."""
         in_time = fragment.first < self.end + MARGIN_SECONDS and fragment.last >= self.start - MARGIN_SECONDS
         return in_time and not self.texts.isdisjoint(fragment.n_rows)
 
@@ -43,8 +43,9 @@ def divide(
 ) -> Iterator[Chosen]:
     """Yield the parts of a recording, each with at most `most` samples or with a single machine.
 
-    `machines` are the texts of each machine's series. A slice is as long as possible, so that no machine has more than
-    `machine_samples` samples in it. The samples of a row group count as evenly distributed over its time.
+    `machines` lists the series of each machine, named by the texts of their labels. The time is divided into slices. A
+    slice is as long as possible, but no machine has more than `machine_samples` samples in it. The samples of a row
+    group count as evenly distributed over its time.
     """
     hours, counts = _slices(fragments, machines, machine_samples)
     for number, n_samples in sorted(counts.items()):
@@ -58,7 +59,10 @@ def divide(
 def _slices(
     fragments: Sequence[Fragment], machines: Sequence[list[str]], machine_samples: int
 ) -> tuple[int | None, Mapping[int, Mapping[str, float]]]:
-    """Return the length of a slice in hours (None: the whole recording), and the samples by slice and series."""
+    """Return the length of a slice of time in hours, and the number of samples by slice and series.
+
+    If the length is None, one slice is the whole recording.
+    """
     hours, counts = None, _counts(fragments, None) or {}
     for shorter in _SLICE_HOURS:
         largest = max(
@@ -72,7 +76,10 @@ def _slices(
 
 
 def _counts(fragments: Sequence[Fragment], hours: int | None) -> Mapping[int, Mapping[str, float]] | None:
-    """Return the number of samples by slice and series; None if the recording cannot be divided into such slices."""
+    """Return the number of samples by slice of time and series. A slice has `hours` hours.
+
+    Return None if the recording cannot be divided into slices of this length.
+    """
     seconds = math.inf if hours is None else hours * 3600.0
     counts: dict[int, dict[str, float]] = {}
     for fragment in fragments:

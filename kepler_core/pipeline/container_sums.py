@@ -31,13 +31,13 @@ Suppose that a model predicts nearly 0 W for everything. Without the upper limit
 corrected predictions were either 0 W or the ceiling. A high gain within the limits is harmless: the ceiling still
 limits the power of each container to the power that the node has drawn."""
 MAX_WEIGHTS_GAIN = 2.0
-"""Upper limit of the gain of the weights for Kepler; the lower limit is its reciprocal. It is lower than `MAX_GAIN`,
-because Kepler has no ceiling."""
+"""Maximum gain of the weights that Kepler itself evaluates; the minimum is its reciprocal. It is lower than `MAX_GAIN`,
+because Kepler has no upper limit of the power."""
 
 
 @attrs.frozen
 class ContainerCorrection:
-    """The correction of a DynPower model, and the factor of its weights for Kepler."""
+    """The correction of a DynPower model, and the gain of the weights that Kepler itself evaluates."""
 
     model: Correction = UNCORRECTED
     weights_gain: float = 1.0
@@ -50,11 +50,11 @@ UNCORRECTED_CONTAINERS = ContainerCorrection()
 def correction(
     rows: TrainingRows, component: str, samples: BoolArray, predicted: FloatArray, idle: float, ceiling: float
 ) -> ContainerCorrection:
-    """Return the correction of a DynPower model from `samples`, a mask of shape (samples,).
+    """Compute the correction of a DynPower model from some of the samples.
 
-    `predicted` are the uncorrected predictions ≥ 0 W for the test rows of these samples, in order. `idle` is the
-    uncorrected prediction ≥ 0 W for a container that does nothing. `ceiling` is the upper limit of the corrected
-    predictions in watts.
+    `samples` is true for these samples, shape (samples,). `predicted` are the uncorrected predictions ≥ 0 W for their
+    test rows, in order. `idle` is the uncorrected prediction ≥ 0 W for a container that does nothing. `ceiling` is the
+    upper limit of the corrected predictions in watts.
     """
     above_idle = np.maximum(predicted - idle, 0.0)
     total, measured = float(above_idle.sum()), float(rows.node_watts[component][samples].sum())
@@ -68,9 +68,9 @@ def correction(
 def gain_below(ceiling: float, watts: FloatArray, total: float) -> float:
     """Return the gain g for which the sum of min(g · watts, ceiling) is `total`, or the closest sum that is possible.
 
-    If the k largest predictions are limited to the ceiling, the sum is k · ceiling + g · (sum of all smaller
-    predictions). For the true k, this sum is the smallest, because each prediction counts with the smaller of two
-    values. So g is the largest of the gains that all k give.
+    Suppose that the k largest predictions are limited to the ceiling. Then the sum is k · ceiling + g · (sum of all
+    smaller predictions). This equation gives one g for each k. For the true k, the sum is the smallest, because min()
+    takes the smaller of two values. So the true g is the largest of these gains.
     """
     descending = np.sort(watts[watts > 0])[::-1]
     cut = np.arange(len(descending))
@@ -79,7 +79,7 @@ def gain_below(ceiling: float, watts: FloatArray, total: float) -> float:
 
 
 def corrected(predicted: FloatArray, correction: Correction, ceiling: float) -> FloatArray:
-    """Return corrected predictions in watts from uncorrected predictions ≥ 0 W, as a stored model computes them."""
+    """Correct predictions ≥ 0 W as a stored model does, and return the corrected watts."""
     return np.clip(predicted * correction.gain + correction.shift, 0.0, ceiling)
 
 
@@ -97,11 +97,12 @@ def sum_errors(rows: TrainingRows, component: str, sums: FloatArray) -> dict[str
 
 
 def small_half_bias(rows: TrainingRows, component: str, predicted: FloatArray) -> float | None:
-    """Return the bias of the small containers in percent of their share of the nodes' power; None if it is not known.
+    """Return the bias of the predictions for small containers, in percent; None if it is not known.
 
-    `predicted` are the corrected predictions for the test rows. Small containers are the rows with the lowest values of
-    the main feature that together have half of the total load. The share of a row in its node's power is proportional
-    to its load.
+    `predicted` are the corrected predictions for the test rows. Their sum over the small containers is compared with
+    the small containers' share of the nodes' power. Small containers are the rows with the lowest values of the main
+    feature that together have half of the total load. The share of a row in its node's power is proportional to its
+    load.
     """
     load = np.maximum(rows.test_X[:, rows.features.index(main_feature(rows.features, component))], 0.0)
     total = sum_by(load, rows.test_sample, len(rows.tested))[rows.test_sample]

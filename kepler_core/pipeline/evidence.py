@@ -39,10 +39,10 @@ class Evidence:
 
 
 def evidence(job: FitJob, result: FitResult) -> Evidence:
-    """Return the evidence of a trained model."""
+    """Return the evidence of a trained model: its predictions for held-out samples, and the measured power."""
     rows = job.rows
     codes, node = np.unique(rows.node, return_inverse=True)
-    # `Seen` has the names of at most MAX_NODE_NAMES nodes: number the other nodes
+    # `Seen` names at most MAX_NODE_NAMES nodes, so the other nodes get a number as their name
     names = [*job.seen.node_names, *(f"node {code}" for code in codes[len(job.seen.node_names) :])]
     return Evidence(
         metadata=result.metadata,

@@ -26,7 +26,7 @@ def choose_dataset(
     energy_source: str | None = None,
     feature_group: str | None = None,
 ) -> Wanted:
-    """Return the data set of one energy source, feature group and level.
+    """Return the data set of one energy source, feature group and level (nodes or containers).
 
     If `energy_source` is None, the only energy source that the pipeline names is used. If the pipeline names no energy
     source, the only energy source of the observations is used. `feature_group` works in the same way. Raises
@@ -36,7 +36,7 @@ def choose_dataset(
     output_type: OutputType = "AbsPower" if level == "node" else "DynPower"
     source = _chosen_source(spec, observations, energy_source)
     group = _chosen_group(spec, observations, feature_group)
-    # a plan for an output type needs the name of a trainer, but does not look up the trainer
+    # The plan needs the name of a trainer, but the trainer need not exist.
     trainers = [PluginSpec("any")]
     planned = plan(
         attrs.evolve(
@@ -105,7 +105,7 @@ def _chosen_group(spec: PipelineSpec, observations: Observations, name: str | No
             hint = close_matches(name, GROUP_NAMES)
             raise UsageError(f"--feature-group: unknown feature group {quoted(name)}; {hint}")
         if not group_features(name, spec.third_party):
-            raise UsageError(f"--feature-group: {name} needs its features named in the pipeline's key third_party")
+            raise UsageError(f"--feature-group: {name} has no features: name them in the pipeline's key third_party")
         return name
     if spec.feature_groups != "auto":
         named = spec.feature_groups

@@ -51,7 +51,10 @@ class FitJob:
     folds: Sequence[Fold]
     """Folds of the pipeline's validation scheme."""
     splits: Mapping[SplitName, Sequence[Fold]]
-    """Folds of each split that the data allow. A split may share its list of folds with `folds`."""
+    """Folds of each split (kind of held-out data) for which there are enough data.
+
+    If the validation scheme is one of these splits, this split has the list `folds`.
+    """
     seen: Seen
     baselines: Mapping[str, Mapping[str, float]]
     trainer: str
@@ -86,7 +89,7 @@ class FitResult:
     """The predictions for held-out samples."""
 
     def with_honesty(self, block: Honesty) -> FitResult:
-        """Return the result of a successful fit with another block `honesty` in its metadata and its files."""
+        """Return the result of a successful fit, with another block `honesty` (errors) in metadata and files."""
         assert self.files is not None  # a failed fit has no metadata
         changed = {HONESTY_KEY: msgspec.to_builtins(block)}
         stored = msgspec.json.decode(self.files[METADATA_FILE]) | changed
@@ -182,7 +185,7 @@ def _fit(job: FitJob) -> tuple[dict[str, bytes], dict[str, Any], HeldOut]:
 def _of_mean_node(rows: TrainingRows, component: str, chosen: BoolArray) -> FloatArray:
     """Return the watts to which a regressor is fitted, shape (chosen rows,). `chosen` is a mask of training rows.
 
-    For AbsPower, the watts are those of the mean node: the gains of the nodes are removed (`node_gains`).
+    For AbsPower, each node's watts are divided by the gain of the node, so that they fit the mean node (`node_gains`).
     """
     watts = rows.fit_watts[component][chosen]
     if rows.output_type == "DynPower":
@@ -196,7 +199,10 @@ def _single(X: FloatArray, scale: FloatArray) -> FloatArray:
 
 
 def _fitted(trainer: Trainer, task: FitTask, X: FloatArray, y: FloatArray) -> Regressor:
-    """Return a fitted regressor; raise `ModelError` if its `fit` changes X or y: other fits use them, too."""
+    """Return a fitted regressor. Other fits use X and y, too, so `fit` gets copies of both.
+
+    Raises `ModelError` if `fit` changes them.
+    """
     regressor = trainer.regressor(task)
     if regressor is None or not (hasattr(regressor, "fit") and hasattr(regressor, "predict")):
         raise ModelError(f"regressor() returned {regressor!r}, which has no fit and predict")
@@ -228,7 +234,10 @@ def _correction(
     component: str,
     samples: BoolArray,
 ) -> ContainerCorrection:
-    """Return the correction of a DynPower model that was fitted on `samples`. An AbsPower model is not corrected."""
+    """Compute the correction of a DynPower model from the samples that it was fitted on.
+
+    `samples` is true for these samples. An AbsPower model is not corrected.
+    """
     if rows.output_type == "AbsPower":
         return UNCORRECTED_CONTAINERS
     idle = float(_predicted(regressor, np.zeros((1, test_X.shape[1])), component)[0])
@@ -253,8 +262,8 @@ def _sum_scores(
 ) -> dict[str, float | None]:
     """Return the errors that only DynPower models have.
 
-    `held_out` are predicted node watts, shape (samples,). `stored` is the result of `_as_stored`; None if the power is
-    constant: then it is 0 W.
+    `held_out` are predicted node watts, shape (samples,). `stored` is the result of `_as_stored`. If the power of the
+    component is constant, `stored` is None, and the model predicts 0 W.
     """
     watts, idle = np.zeros(len(test_X)), 0.0
     if stored is not None:
@@ -281,7 +290,7 @@ def _cross_validate(job: FitJob, trainer: Trainer, task: FitTask, X: FloatArray,
 
 
 def _of_all_splits(job: FitJob, predict: Callable[[Sequence[Fold]], FloatArray]) -> _Predictions:
-    """Return the predictions for each list of folds. A list that several splits share is used only once."""
+    """Return the predictions for the validation scheme and for each split. A list of folds is used only once."""
     predicted: dict[int, FloatArray] = {}
     for folds in (job.folds, *job.splits.values()):
         if id(folds) not in predicted:
@@ -317,7 +326,7 @@ def _out_of_fold(
 
 
 def _constant_predictions(job: FitJob, constant: float) -> _Predictions:
-    """Return the predictions of a model that predicts the watts `constant` for each node; 0 for DynPower."""
+    """Return the predictions of a model that always predicts the watts `constant` (0 W for DynPower) for each node."""
     rows = job.rows
 
     def predict(folds: Sequence[Fold]) -> FloatArray:

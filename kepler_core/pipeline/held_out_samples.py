@@ -1,12 +1,12 @@
 """Held-out samples that are stored with a model, so that models can be compared without the recordings.
 
-The file `held_out.json.gz` in a model's folder has the measured power of at most `MAX_SAMPLES` samples. It also has the
+The file `held_out.json.gz` in a model's folder has the measured power of at most `MAX_SAMPLES` samples. It also has
 predictions for these samples, made by models that were not trained on them. A recalibrated model has no such file,
 because the corrected model would have predicted other watts.
 
-The samples are those with the lowest hashes of their node and time. So two trainings on the same or on overlapping
-recordings keep mostly the same samples (bottom-k sampling: E. Cohen and H. Kaplan, "Summarizing Data using Bottom-k
-Sketches", 2007), and their models can be compared sample by sample.
+A sample is stored if the hash of its node and time is among the lowest. So two trainings on the same or on overlapping
+recordings store mostly the same samples (bottom-k sampling: E. Cohen and H. Kaplan, "Summarizing Data using Bottom-k
+Sketches", 2007). Their models can then be compared sample by sample.
 """
 
 from __future__ import annotations

@@ -46,9 +46,9 @@ def _range(values: FloatArray) -> tuple[float, float]:
 def honesty(
     rows: TrainingRows, held_out: HeldOut, parts: Mapping[SplitName, Sequence[Fold]], description: Seen
 ) -> Honesty:
-    """Return the block `honesty` of a model.
+    """Return the block `honesty` of a model: its errors, its intervals, and the data of its training.
 
-    `held_out` has the predictions for the held-out samples of each split, `parts` the folds of each split.
+    `held_out` has the predictions for the held-out samples of each split, and `parts` has the folds of each split.
     """
     splits: dict[SplitName, SplitErrors | None] = dict.fromkeys(SPLITS)
     for name, predicted in held_out.items():

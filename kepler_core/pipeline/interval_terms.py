@@ -31,16 +31,16 @@ MIN_BIN_SAMPLES = 60
 the measured 90 % quantile."""
 
 PRIOR_FREEDOM = 3
-"""Degrees of freedom of the prior of the error between machines. 3 is the smallest whole number with which the mean of
-the variance is finite, so the prior is as weak as possible: it says with a probability of 90 % that the standard
-deviation is between 0.62 and 2.9 times the prior's standard deviation. The prior counts as much as the deviations of
-four measured nodes from their mean."""
+"""Degrees of freedom of the prior of the error between machines. The prior is as weak as possible: 3 is the smallest
+whole number with which the mean of the variance is finite. With a probability of 90 %, the standard deviation is
+between 0.62 and 2.9 times that of the prior. The prior counts as much as four measured nodes."""
 MIN_CALIBRATION_NODES = 20
-"""Minimum number of nodes to calibrate the intervals on held-out nodes. With fewer than 9 nodes, the conformal quantile
-would be the largest score. With 20 nodes, the standard deviation of the coverage is about 7 %."""
+"""Minimum number of nodes to calibrate the intervals on held-out nodes. With fewer than 9 nodes, the conformal
+quantile would be the largest score (error ÷ half-width). With 20 nodes, the standard deviation of the coverage is
+about 7 %."""
 MAX_NODE_WEIGHT = 3.0
-"""Highest weight of a node in the calibration, as a multiple of the median number of samples of a node. So no node
-hides the errors of the other nodes."""
+"""Maximum weight of a node in the calibration, as a multiple of the median number of samples of a node. So a node with
+many samples cannot hide the errors of all others."""
 MIN_HALF_SAMPLES = 5
 """Minimum number of a node's samples in the lower (or upper) half of the power range to measure the node's error there.
 If a node has fewer samples in this half, all its samples are used."""
@@ -67,12 +67,12 @@ class _Samples:
 def interval_terms(
     rows: TrainingRows, held_out: Mapping[SplitName, Mapping[str, FloatArray]], component: str
 ) -> IntervalTerms:
-    """Return the terms of a component's interval, measured on `held_out` predictions (see `pipeline.honesty.HeldOut`).
+    """Return the terms of a component's interval: errors that are measured on held-out predictions.
 
-    The quantiles come from the split `regimes` or `blocks`, whichever has the larger error. If there are at least
-    `MIN_NODES` nodes, the gain of each node is removed from the errors first. The interval has a term of its own for
-    these gains: the error between machines. If there are at least `MIN_CALIBRATION_NODES` nodes, all terms are then
-    multiplied by one factor (see `calibration`).
+    `held_out` is explained at `pipeline.honesty.HeldOut`. The quantiles come from the split `regimes` or `blocks`,
+    whichever has the larger error. If there are at least `MIN_NODES` nodes, the gain of each node is removed from the
+    errors first: the error between machines is a term of its own. If there are at least `MIN_CALIBRATION_NODES` nodes,
+    all terms are then multiplied by one factor (see `calibration`).
     """
     measured = rows.node_watts[component]
     lowest, highest = float(measured.min()), float(measured.max())
@@ -81,8 +81,8 @@ def interval_terms(
     edges, quantiles = _load_bins(within)
     machine = _between_machines(samples["nodes"], lowest, highest) if "nodes" in samples else None
     session = _between_sessions(samples["recordings"]) if "recordings" in samples else None
-    # Machines differ at least as much as the sessions of one machine. So if the term between machines was measured,
-    # the prior of the term between sessions is not needed.
+    # Machines differ at least as much as the sessions of one machine. So if the error between machines was measured, it
+    # covers the error between sessions, which then needs no prior.
     prior = 0.0 if machine is not None else SESSION_PRIOR * (highest - lowest)
     idle, loaded = machine or (MACHINE_PRIOR_IDLE, MACHINE_PRIOR_LOADED)
     terms = IntervalTerms(
@@ -109,13 +109,16 @@ def calibration(error: FloatArray, half: FloatArray, node: IntArray) -> float:
     """Return the factor for half-widths with which intervals contain the fraction `LEVEL` of the samples of new nodes.
 
     The terms of an interval are measured one by one. Their root sum of squares may cover more or less than `LEVEL`,
-    because the errors are not independent and not normally distributed. So this is a second, conformal step: the factor
-    is the quantile of error ÷ half-width over held-out nodes. A node of a table can stand for several machines. So the
-    weight of a node is its number of samples, but at most `MAX_NODE_WEIGHT` times the median number. The samples of one
-    node are not independent. So one more node of mean weight is added. Nothing is known about this node, so its score
-    is infinite (split conformal prediction by groups; Dunn, Wasserman, Ramdas, "Distribution-Free Prediction Sets for
-    Two-Layer Hierarchical Models", 2023). All arrays have the shape (samples,). Returns 1 if there are fewer than
-    `MIN_CALIBRATION_NODES` nodes, or if a half-width is 0.
+    because the errors are not independent and not normally distributed. So the half-widths are calibrated on held-out
+    nodes: the factor is a quantile of error ÷ half-width (split conformal prediction by groups; Dunn, Wasserman,
+    Ramdas, "Distribution-Free Prediction Sets for Two-Layer Hierarchical Models", 2023).
+
+    In data from a table, one node may stand for several machines. So the weight of a node is its number of samples, but
+    at most `MAX_NODE_WEIGHT` times the median number. The samples of one node are not independent. So the quantile also
+    counts one unknown node of mean weight, whose error is infinite.
+
+    All arrays have the shape (samples,). Returns 1 if there are fewer than `MIN_CALIBRATION_NODES` nodes, or if a
+    half-width is 0.
     """
     _, number, counts = np.unique(node, return_inverse=True, return_counts=True)
     if len(counts) < MIN_CALIBRATION_NODES or not np.all(half > 0):
@@ -130,7 +133,7 @@ def calibration(error: FloatArray, half: FloatArray, node: IntArray) -> float:
 
 
 def _multiplied(terms: IntervalTerms, factor: float) -> IntervalTerms:
-    """Return the terms of intervals that are `factor` times as wide."""
+    """Return the terms with which all intervals are `factor` times as wide."""
     return msgspec.structs.replace(
         terms,
         quantiles=[_rounded(factor * quantile) for quantile in terms.quantiles],
@@ -154,7 +157,7 @@ def _mean_error(samples: _Samples) -> float:
 
 
 def _without_gains(samples: _Samples) -> _Samples:
-    """Return the samples with the gain of each node removed (`with_own_gains`)."""
+    """Return the samples with predictions that are multiplied by the gain of each node (`with_own_gains`)."""
     return attrs.evolve(samples, predicted=with_own_gains(samples.predicted, samples.measured, samples.node))
 
 
@@ -187,9 +190,9 @@ def conformal_quantile(errors: FloatArray, level: float = LEVEL) -> float:
 def _between_sessions(samples: _Samples) -> float | None:
     """Return the error between two sessions of one machine in watts; None if no node is in two recordings.
 
-    The mean error is computed for each pair of a node and a held-out recording, for nodes in several recordings. These
-    mean errors vary around 0. So the term is their root mean square, multiplied by a quantile of Student's t
-    distribution. The number of degrees of freedom is the number of mean errors.
+    Nodes in several recordings have a mean error in each held-out recording. These mean errors vary around 0. The
+    result is their root mean square, multiplied by a quantile of Student's t distribution. The number of degrees of
+    freedom is the number of mean errors.
     """
     stream = np.column_stack([samples.node, samples.recording])
     streams, number = np.unique(stream, axis=0, return_inverse=True)
@@ -237,12 +240,13 @@ def error_of_new_node(relative: Sequence[float], prior: float) -> float:
     `relative` has the relative error of each of n nodes, predicted by a model of the n − 1 other nodes. `prior` is the
     error that is assumed if no node was measured. It is the result if there are fewer than `MIN_NODES` nodes.
 
-    The nodes have random effects. An error that all nodes share is an error of the model, and part of the quantiles. So
-    the variance is computed around the mean of the relative errors. Each relative error is the difference between one
-    node and the mean of the other nodes. This difference is n/(n − 1) times the difference from the mean of all nodes.
-    The variance has n − 1 degrees of freedom, and is combined with the prior (scaled inverse chi-squared distribution:
-    Gelman et al., "Bayesian Data Analysis", 2013, section 2.6). The square of a new node's difference from the mean of
-    n nodes is 1 + 1/n times the variance.
+    Nodes differ at random. An error that all nodes share is an error of the model, which the quantiles contain already.
+    So the variance is computed around the mean of the relative errors.
+
+    Each relative error compares a node with the mean of the other nodes. This difference is n/(n − 1) times the
+    difference from the mean of all nodes. The variance has n − 1 degrees of freedom, and is combined with the prior
+    (scaled inverse chi-squared distribution: Gelman et al., "Bayesian Data Analysis", 2013, section 2.6). For a new
+    node, the expected squared difference from the mean of n nodes is 1 + 1/n times the variance.
     """
     n = len(relative)
     if n < MIN_NODES:
@@ -254,7 +258,7 @@ def error_of_new_node(relative: Sequence[float], prior: float) -> float:
 
 
 def _student(degrees: int) -> float:
-    """Return t, so that the fraction `LEVEL` of Student's t distribution is between −t and t."""
+    """Return the number t for which Student's t distribution has the fraction `LEVEL` between −t and t."""
     from scipy.special import stdtrit
 
     return float(stdtrit(degrees, (1 + LEVEL) / 2))

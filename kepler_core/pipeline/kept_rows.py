@@ -92,7 +92,7 @@ def kept_rows_file(node_type: int) -> str:
 
 
 def node_rows(observations: Observations) -> NodeRows:
-    """Return a row for each sample in which at least one power of the node is known."""
+    """Return a row for each sample in which the power of at least one component of the node is known."""
     known = np.logical_or.reduce([np.isfinite(watts) for watts in observations.power.values()] or [np.zeros(0, bool)])
     return NodeRows(
         observations.sample_time[known],
@@ -103,7 +103,10 @@ def node_rows(observations: Observations) -> NodeRows:
 
 
 def write_kept_rows(observations: Observations, most: int) -> bytes:
-    """Return the content of a file with at most `most` rows, evenly spaced over all samples with known power."""
+    """Return a file with rows of the training data, as bytes.
+
+    The file has at most `most` rows. They are evenly spaced over all samples with known power.
+    """
     rows = node_rows(observations).thinned(most)
     document = _Document(
         [float(time) for time in rows.time],

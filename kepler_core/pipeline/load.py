@@ -41,7 +41,7 @@ def load_pipeline(
 ) -> PipelineSpec:
     """Load a shipped pipeline by its name, or a pipeline file by its path, and apply `settings` (`path=value`).
 
-    Without `resolve`, the plugins that the pipeline names are neither looked up nor imported.
+    If `resolve` is false, the plugins that the pipeline names need not be installed: they are not looked up.
     """
     path = str(source)
     document = read_document(path)

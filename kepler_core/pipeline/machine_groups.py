@@ -17,7 +17,7 @@ from kepler_core.recording.observations import Observations
 from kepler_core.recording.subsets import of_streams
 
 MachineSpecs = Mapping[str, MachineSpec]
-"""Name of a node -> description of its machine."""
+"""Descriptions of machines, by the name of the node."""
 _SHOWN_NODES = 5
 
 
@@ -26,7 +26,7 @@ class MachineGroup:
     """The nodes of one node type, and their observations."""
 
     machine: Machine | None
-    """The machine that all nodes are equal to; None if it is not known."""
+    """The machine of this node type; None if it is not known."""
     observations: Observations
     idle: Observations | None = None
     """Observations of the idle machines of this type."""
@@ -62,7 +62,7 @@ def _members(entry: Mapping[str, Any], where: str) -> list[str]:
 
 
 def most_cores(specs: MachineSpecs) -> int | None:
-    """Return the number of CPUs of the largest machine; None if it is not known for all machines."""
+    """Return the number of CPUs of the largest machine; None if a machine's number is unknown."""
     cores = [spec.cores for spec in specs.values()]
     return max((number for number in cores if number is not None), default=None) if None not in cores else None
 
@@ -104,7 +104,7 @@ def _key(spec: MachineSpec | None) -> str:
 
 
 def _types(observations: Observations, specs: MachineSpecs) -> Sequence[MachineSpec | None]:
-    """Return the description of each stream's machine, or None if there is none."""
+    """Return the description of each stream's machine; None for a stream whose machine has no description."""
     by_host: dict[str, MachineSpec | None] = {}
     for name, spec in specs.items():
         if host := host_of(name):

@@ -1,13 +1,13 @@
 """Compare the nodes of a node type: the gain of each node, and a test for outliers.
 
 The gain of a node is its power, divided by the power of the median node of its type at the same work. It is measured on
-held-out data: each node's samples are divided into contiguous blocks of time. The power at the same work is a function
-that is fitted to every second block (`node_gains`), and compared with the measured power of the other blocks. The gain
-is the median over the samples of a block and the mean over the blocks. So the standard error also contains changes
-from block to block.
+held-out data: each node's samples are divided into contiguous blocks of time. A function of the features is fitted to
+every second block (`node_gains`). It gives the power that the median node would have in the other blocks. The gain is
+the median over the samples of a block and the mean over the blocks. So the standard error also contains changes from
+block to block.
 
-The gains of machines of one type differ, so a significant difference from the median alone is no reason to call a node
-an outlier. Each node is compared with the spread between the nodes, which is estimated from the median absolute
+The gains of machines of one type differ. So a node is not an outlier just because its gain differs significantly from
+the median. Each node is compared with the spread between the nodes, which is estimated from the median absolute
 deviation (MAD): outliers hardly change it. The p-values are adjusted for the number of nodes (Benjamini and Hochberg,
 "Controlling the False Discovery Rate", Journal of the Royal Statistical Society B 57, 1995).
 """
@@ -28,26 +28,27 @@ from kepler_core.recording.observations import Observations
 from kepler_core.vocabulary import load_feature
 
 BLOCKS = 8
-"""Number of blocks of time of each node."""
+"""Number of blocks of time into which the samples of each node are divided."""
 MIN_SAMPLES = 3 * BLOCKS
-"""Minimum number of samples of a node. With fewer samples, the median of a block means little."""
+"""Minimum number of samples of a node. With fewer samples, the median of a block is too uncertain."""
 MIN_NODES = 5
 """Minimum number of nodes of a type to test for outliers. The spread of fewer nodes is hardly known."""
 FALSE_ALARMS = 0.05
-"""Expected share of the outliers that are false alarms. If no node is an outlier, this is the probability of any false
-alarm."""
+"""Expected share of false alarms among the outliers. If no node is really an outlier, it is the probability of any
+false alarm."""
 LEAST_DIFFERENCE = 0.05
-"""Default of the smallest difference of an outlier from the median node, as a fraction of the power. Operators can do
-little about a smaller difference, and meters of one type differ by several percent."""
+"""Default of `least`. A node is an outlier only if its power differs from the power of the median node by at least this
+fraction. Operators can do little about a smaller difference, and meters of one type differ by several percent."""
 DEGREES_PER_NODE = 0.45
-"""Degrees of freedom of the test's t distribution, divided by the number of nodes − 1. The MAD of normally distributed
-values has 37 % of the efficiency of the standard deviation (Rousseeuw and Croux, "Alternatives to the Median Absolute
-Deviation", Journal of the American Statistical Association 88, 1993). This number is from a simulation: with it, the
-probability of any false alarm is at most 5 % for 5 to 400 nodes whose gains are normally distributed."""
+"""Degrees of freedom of the t distribution that the outlier test uses, divided by the number of nodes − 1. The spread
+of the nodes is estimated from the median absolute deviation (MAD). For normally distributed values, the MAD has 37 % of
+the efficiency of the standard deviation (Rousseeuw and Croux, "Alternatives to the Median Absolute Deviation", Journal
+of the American Statistical Association 88, 1993). This number is from a simulation: with it, the probability of any
+false alarm is at most 5 % for 5 to 400 nodes whose gains are normally distributed."""
 MAX_ROWS = 400_000
 """Maximum number of samples of all nodes that are compared. Each node keeps evenly spaced samples."""
 _MAD_OF_NORMAL = 1.4826
-"""Standard deviation of a normal distribution ÷ its MAD."""
+"""Standard deviation of a normal distribution ÷ its median absolute deviation (MAD)."""
 _EFFICIENCY = 0.37
 _WORK = ("bpf_cpu_time_ms", "cpu_cycles", "cpu_instructions", "cache_miss")
 """Features that describe the work of a node. With more features, the fitted function could take differences between
@@ -63,8 +64,8 @@ def compare_nodes(
 ) -> list[NodeTable]:
     """Return a table for each energy source, with the gains of all nodes that have power of this source.
 
-    All nodes of the observations count as machines of one type. `least` is the smallest difference of an outlier from
-    the median node, as a fraction of the power. `sources`, if they are given, are the only energy sources with a table.
+    All nodes of the observations count as machines of one type. An outlier differs from the median node by at least the
+    fraction `least` of the power. If `sources` is not None, only these energy sources get a table.
     """
     tables = []
     for source, components in observations.sources.items():
@@ -77,7 +78,7 @@ def compare_nodes(
 
 
 def _features(observations: Observations, source: str, component: str) -> tuple[str, ...]:
-    """Return the features that describe the work: those that each node with power has.
+    """Return the features that describe the work, and that are known for all nodes with known power.
 
     A feature that only some nodes have would exclude the other nodes.
     """
@@ -154,12 +155,12 @@ def gains_of(X: FloatArray, watts: FloatArray, node: IntArray, nodes: int) -> tu
         tested = block % 2 == parity
         ratio[tested] = fitted_ratios(X[~tested], watts[~tested], node[~tested], X[tested], watts[tested])
     medians = median_by(np.log(ratio), node * BLOCKS + block, nodes * BLOCKS).reshape(nodes, BLOCKS)
-    gains = medians.mean(axis=1)  # NaN for a node that was left out, because all of its medians are NaN
+    gains = medians.mean(axis=1)  # a node that was left out has only NaN medians, and so its gain is NaN
     return gains - np.nanmedian(gains), medians.std(axis=1, ddof=1) / np.sqrt(BLOCKS)
 
 
 def _thinned(node: IntArray, nodes: int) -> tuple[IntArray, IntArray]:
-    """Return the nodes and the indices of at most `MAX_ROWS` rows, evenly spaced for each node."""
+    """Return the node and the index of each row to use: at most `MAX_ROWS` rows, evenly spaced for each node."""
     if len(node) <= MAX_ROWS:
         return node, np.arange(len(node))
     most = max(MAX_ROWS // nodes, MIN_SAMPLES)
@@ -184,10 +185,10 @@ def outlier_test(gains: FloatArray, errors: FloatArray) -> tuple[float | None, f
 
     difference = gains[known] - np.median(gains[known])
     usual = float(np.median(errors[known] ** 2))
-    # The factor corrects the bias of the MAD of few values.
+    # The last factor corrects the bias of the MAD (median absolute deviation) for few values.
     total = (_MAD_OF_NORMAL * float(np.median(np.abs(difference))) * n / (n - 0.8)) ** 2
     spread = float(np.sqrt(max(total - usual, 0.0)))
-    # A small standard error may be small by chance, because it is known from few blocks.
+    # A standard error from few blocks may be too small by chance. So the median replaces smaller standard errors.
     variance = max(total - usual, 0.0) + np.maximum(errors[known] ** 2, usual)
     z = np.abs(difference) / np.sqrt(np.maximum(variance, 1e-12))
     q[known] = _adjusted(2 * t.sf(z, max(DEGREES_PER_NODE * (n - 1), 1.0)))

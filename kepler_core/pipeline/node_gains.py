@@ -24,22 +24,22 @@ nodes, the data cannot tell the gain from the effect of the work. Then the prior
 ALIKE_ROWS = 10
 """Number of neighbouring rows that count as one measurement, because rows next to each other in time are alike."""
 MIN_VARIANCE = 1e-8
-"""Lowest variance of the relative errors of the fitted function f. Without it, the gain of a node without usable rows
-would be 0 ÷ 0."""
+"""Minimum variance of the relative errors of the fit. Without it, the gain of a node without usable rows would be 0 ÷
+0."""
 MAX_ITERATIONS = 30
-"""Maximum number of times that f and the gains are computed in turn."""
+"""Maximum number of iterations. Each iteration fits the function f (see `node_gains`), and then the gains."""
 LOWEST_POWER = 0.5
 """Readings below this fraction of the 5 % quantile of a node's power are faults of the meter: the idle power of a
 machine hardly changes."""
 FAR_MEDIANS = 7.0
-"""Rows are far from the fit if the logarithm of their ratio to it is above this number of medians. For normally
-distributed errors, this is 4.7 standard deviations."""
+"""A row with the measured power P and the fitted power F has the error |ln(P / F)|. Rows whose error exceeds this
+multiple of the median error are far from the fit. For normally distributed errors, this is 4.7 standard deviations."""
 FAR_LEAST = 0.05
-"""Rows are never far from the fit if the logarithm of their ratio to it is at most this number."""
+"""Rows whose error |ln(P / F)| is at most this number are never far from the fit."""
 ROUNDS = 3
-"""Number of fits to the rows that are not far from the previous fit."""
+"""Number of fits. Rows that are far from one fit are left out of the next fit."""
 PRECISION = 1e-4
-"""The computation ends if no gain changes by more than this number."""
+"""The iterations end when no gain changes by more than this number."""
 
 
 def node_gains(X: FloatArray, watts: FloatArray, node: IntArray) -> FloatArray:
@@ -49,8 +49,8 @@ def node_gains(X: FloatArray, watts: FloatArray, node: IntArray) -> FloatArray:
     `node` the number of the node, both of shape (rows,). With fewer than `MIN_NODES` nodes, all gains are 1.
 
     The power is modelled as gain · f(features). f is a linear model of each feature, its root and its square, with
-    weights ≥ 0. The fit minimises squared relative errors, so rows with low and with high power count alike. The
-    function alternates between two steps: it fits f to power ÷ gain, and then the gain of each node to f.
+    weights ≥ 0. The fit minimises squared relative errors, so rows with low and with high power count alike. Two
+    steps alternate: f is fitted to power ÷ gain, and then the gain of each node is fitted to power ÷ f.
     """
     nodes, number = np.unique(node, return_inverse=True)
     number = number.reshape(len(node))
@@ -102,11 +102,11 @@ def with_own_gains(predicted: FloatArray, measured: FloatArray, node: IntArray) 
 def fitted_ratios(
     X: FloatArray, watts: FloatArray, node: IntArray, test_X: FloatArray, test_watts: FloatArray
 ) -> FloatArray:
-    """Return measured power ÷ f for each test row, shape (test rows,).
+    """Return the measured power ÷ f(features) for each test row, shape (test rows,).
 
-    f is fitted to the power ÷ gain of the rows `X`, `watts` and `node` (see `node_gains`), which have power above 0.
-    The test rows have power above 0, too. Faulty readings do not decide the fit: rows with much less power than the
-    node has at its lowest load, and then rows far from f, are left out.
+    The function f gives the power without the gains of the nodes (see `node_gains`). It is fitted to the rows `X`,
+    `watts` and `node`. All rows have power above 0, the test rows, too. Faulty readings are left out of the fit: rows
+    with much less power than the node has at its lowest load, and then rows far from the fit.
     """
     highest = np.abs(X).max(axis=0)
     terms = _terms(X, highest)
@@ -121,7 +121,7 @@ def fitted_ratios(
         difference = np.log(watts / expected)
         usual = float(np.median(np.abs(difference[kept])))
         kept = np.abs(difference) <= max(FAR_MEDIANS * usual, FAR_LEAST)
-    # f is 0 only at work that no row of the fit has; the ratio is then of no use, but must be finite
+    # f is 0 only for work that no row of the fit has. The ratio then means nothing, but it must be finite.
     return test_watts / np.maximum(_terms(test_X, highest) @ weights, MIN_MAPE_WATTS)
 
 
@@ -134,7 +134,7 @@ def _low_power(watts: FloatArray, node: IntArray) -> FloatArray:
 
 
 def _terms(X: FloatArray, highest: FloatArray | None = None) -> FloatArray:
-    """Return the terms of the model f, shape (rows, 3 · features + 1).
+    """Return the terms of the function f, shape (rows, 3 · features + 1). f is their weighted sum.
 
     The terms are a constant, and each feature, its root and its square. Features are divided by `highest`, shape
     (features,); default: their highest values.
@@ -145,12 +145,12 @@ def _terms(X: FloatArray, highest: FloatArray | None = None) -> FloatArray:
 
 
 def _weights(terms: FloatArray, gains: FloatArray) -> FloatArray:
-    """Return the weights of the terms of f, the function that, multiplied by the gains, fits the power best.
+    """Return the weights of the terms of f with which gain · f fits the measured power best.
 
     `terms` is the result of `_terms`, divided by the measured power, shape (rows, terms).
     """
     from scipy.optimize import nnls
 
-    # The triangular factor of the QR decomposition gives the same solution as all rows, but has few rows.
+    # Use the triangular factor of the QR decomposition: it has few rows, and the same solution as all rows.
     r: FloatArray = np.linalg.qr(np.column_stack([terms * gains[:, None], np.ones(len(terms))]), mode="r")  # type: ignore[assignment]
     return np.asarray(nnls(r[:, :-1], r[:, -1], maxiter=100 * terms.shape[1])[0])

@@ -23,7 +23,7 @@ _Count = Annotated[int, msgspec.Meta(ge=0, le=MAX_NUMBER)]
 
 
 class NodeGain(msgspec.Struct, forbid_unknown_fields=True):
-    """A row of a `NodeTable`: a node, and its gain."""
+    """One row of a `NodeTable`: a node, and how its power differs from that of other nodes (its gain)."""
 
     node: Text
     samples: _Count
@@ -32,8 +32,8 @@ class NodeGain(msgspec.Struct, forbid_unknown_fields=True):
     standard_error: _Amount | None = None
     """Standard error of `gain`."""
     q: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
-    """Adjusted p-value: the share of false alarms if all nodes with this value or a lower value were outliers. None if
-    the node was not tested."""
+    """Adjusted p-value: the share of false alarms if all nodes with this value or a lower value counted as outliers.
+    None if the node was not tested."""
     outlier: bool = False
     reason: Text = ""
     """Why the gain was not measured, or why the node was not tested; empty if it was tested."""
@@ -72,12 +72,12 @@ def node_tables_file(node_type: int) -> str:
 
 
 def write_node_tables(tables: Sequence[NodeTable]) -> bytes:
-    """Return the content of a file with tables."""
+    """Return the content of a file `nodes/<node type>.json`, which has the tables of a node type."""
     return msgspec.json.format(msgspec.json.encode(tables), indent=1) + b"\n"
 
 
 def read_node_tables(snapshot: Snapshot) -> list[NodeTable]:
-    """Return the tables of all node types of a pipeline; raise `StoreError` if a file is malformed."""
+    """Return the tables of nodes for all node types of a pipeline. Raises `StoreError` if a file is malformed."""
     tables = []
     for name in sorted(snapshot.names):
         if name.startswith(f"{NODES_FOLDER}/") and name.endswith(".json"):
@@ -89,7 +89,7 @@ def read_node_tables(snapshot: Snapshot) -> list[NodeTable]:
 
 
 def by_source(tables: Iterable[NodeTable]) -> list[NodeTable]:
-    """Return the tables in the order of their energy sources and node types."""
+    """Return the tables sorted by energy source and node type."""
     return sorted(tables, key=lambda table: (table.source, table.node_type))
 
 

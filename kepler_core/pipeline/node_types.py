@@ -45,11 +45,11 @@ class NodeTypeSlot:
 
     @property
     def replaced(self) -> frozenset[int]:
-        """The numbers of all node types whose models are replaced."""
+        """The numbers of all node types whose models the training replaces."""
         return self.others | {self.node_type}
 
     def kept_models(self) -> list[tuple[dict[str, Any], dict[str, bytes]]]:
-        """Return metadata and files of each model of the other node types, for which no models are trained.
+        """Return the metadata and files of all models that the training does not replace: models of other node types.
 
         The files are a mapping from path, relative to the pipeline's folder, to content.
         """
@@ -92,7 +92,7 @@ class NodeTypeSlot:
         return self._kept(NODES_FOLDER, node_tables_file)
 
     def _kept(self, folder: str, file_of: Callable[[int], str]) -> dict[str, bytes]:
-        """Return the files in a folder of the current version, without those of the replaced node types."""
+        """Return the files in a folder of the current version, except those of node types that get new models."""
         if self.snapshot is None:
             return {}
         replaced = {file_of(number) for number in self.replaced}

@@ -95,7 +95,7 @@ def executor(backend: Backend, scheduler: str | None, workers: int) -> Iterator[
         try:
             yield processes
         finally:
-            processes.shutdown(kill_workers=True)  # frees the memory of the workers; Ctrl-C does not wait
+            processes.shutdown(kill_workers=True)  # frees the memory of the workers; Ctrl-C need not wait for them
 
 
 def _processes(workers: int) -> ProcessPoolExecutor:

@@ -1,7 +1,7 @@
-"""Observe recordings part by part, and keep a sample of their sections.
+"""Observe recordings part by part, and keep a sample of the observations.
 
-Each part is read, observed and reduced by itself: in this process, in worker processes or on a Dask cluster. So no
-process needs more memory than one part and the sample need.
+Each part is read, observed and reduced to a sample by itself: in this process, in worker processes or on a Dask
+cluster. So no process needs more memory than one part and the sample need.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from kepler_core.recording.parts import Part, WholeRecording
 from kepler_core.recording.section_sample import SectionSample
 
 SAMPLE_ROWS = 2_000_000
-"""Number of rows (containers and nodes, each at a timestamp) that are kept; about 300 MB of memory."""
+"""Number of rows that are kept; they need about 300 MB of memory. A row is a container or a node at a timestamp."""
 
 
 @attrs.frozen(eq=False)
 class _Task:
-    """A part to observe, with everything that another process needs for it."""
+    """A part of a recording, with everything that another process needs to observe this part."""
 
     spec: PipelineSpec
     whole: WholeRecording
@@ -37,7 +37,8 @@ class _Task:
     cpus: int | None
     max_rows: int
     rows_per_stratum: float
-    """Upper limit of `SectionSample.rows_per_stratum`, from the parts that were observed before."""
+    """Upper limit of the number of rows of a stratum (rows of one node with similar load). It comes from the parts that
+    were observed before."""
 
 
 def observe_sample(
@@ -64,7 +65,7 @@ def observe_sample(
         if isinstance(recording, Recording):
             sample.add(observe_for(spec, [recording], machine))
         else:
-            schemas_of(recording)  # raises the error of a recording without known metrics before anything is read
+            schemas_of(recording)  # raises an error now if no metric of the recording is known
             parts += [_Task(spec, recording.whole, part, cpus, max_rows, 0.0) for part in recording.parts]
     workers = min(jobs or os.cpu_count() or 1, len(parts))
     if workers > 1 or (backend == "dask" and parts):
@@ -77,7 +78,7 @@ def observe_sample(
 
 
 def _observe_in(pool: Executor, parts: Sequence[_Task], sample: SectionSample, most: int) -> None:
-    """Observe parts with an executor, at most `most` at a time, and merge them into the sample."""
+    """Observe parts with an executor, at most `most` at a time, and add the results to `sample`."""
     waiting = iter(parts)
     running: set[Future[SectionSample]] = set()
     try:
@@ -105,7 +106,7 @@ def _first(tasks: Iterator[_Task], n: int) -> list[_Task]:
 
 
 def _observed(task: _Task) -> SectionSample:
-    """Observe a part; called in another process."""
+    """Observe one part of a recording. The function is called in another process."""
     sample = SectionSample(task.max_rows, task.spec.seed)
     _observe_into(sample, task)
     sample.reduce(task.rows_per_stratum)

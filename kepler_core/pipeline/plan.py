@@ -46,7 +46,7 @@ class Plan:
     skipped: tuple[Skipped, ...]
 
     def only(self, output_type: str) -> Plan:
-        """Return a plan with the data sets of one output type only; its list of skipped data sets is empty."""
+        """Return a plan with only the data sets of one output type, and without the list of skipped data sets."""
         return Plan(tuple(wanted for wanted in self.wanted if wanted[1] == output_type), ())
 
 
@@ -55,7 +55,7 @@ class Offer:
     """The energy sources and features from which the data sets of one output type can be extracted."""
 
     sources: Mapping[str, tuple[str, ...]]
-    """Energy source -> components with known power."""
+    """Components with known power, by energy source."""
     features: frozenset[str]
     """Features with known values."""
     container_features: frozenset[str]
@@ -63,7 +63,7 @@ class Offer:
 
 
 Offers = Mapping[OutputType, Offer | str]
-"""Output type -> the energy sources and features of its data sets, or the reason why it has no data sets."""
+"""Maps each output type to the energy sources and features of its data sets, or to the reason why there are none."""
 
 
 def offers_of(observations: Observations) -> Offers:
@@ -145,7 +145,7 @@ def _why_missing(features: Sequence[str], observations: Observations) -> str:
 
 
 def _idle_only(observations: Observations) -> str:
-    """Return the end of a message: the meters that have idle energy only; "" if there are no such meters."""
+    """Return the end of an error message, which names the meters with only idle energy; "" if there are none."""
     meters = ", ".join(sorted(observations.counts.idle_only))
     return f": only idle energy of {meters}, which is not the whole power" if meters else ""
 
@@ -162,7 +162,7 @@ def datasets(
 
 
 def _dataset_of(wanted: Wanted, extractor: Extractor, isolator: Isolator, context: IsolationContext) -> Dataset:
-    """Extract and isolate one data set. If a plugin raises, raise `PluginError` with the plugin's name."""
+    """Extract and isolate one data set. If a plugin raises an exception, raise `PluginError` with the plugin's name."""
     output_type = wanted[1]
     observations = context.observations
     dynamic = output_type == "DynPower"

@@ -36,8 +36,8 @@ def used_plugins(
         bare, distribution = name.rpartition(":")[2], name.rpartition(":")[0]
         claims = plugins.claims(bare, distribution)
         # If several distributions have a metric schema or energy source with this name, Kepler Core's own is used.
-        # `claims` is empty if the plugin is no longer installed. Only a metric schema can be missing: the online
-        # trainer stores samples with the name of their schema, and the schema may be uninstalled afterwards.
+        # `claims` is empty if the plugin was uninstalled. This can happen only to a metric schema: the online trainer
+        # stores samples with the name of their schema.
         own = [entry for entry in claims if entry.distribution == OWN]
         entries.update((own or list(claims))[:1])
     entries |= {entry for entry in hook_entries() if entry.full_name in listeners}

@@ -72,7 +72,7 @@ class Preparation:
         self._lineage = _lineage(spec, context)
 
     def expected(self, planned: Plan) -> int:
-        """Return the number of fit jobs of a plan, provided that all of its data sets can be trained on."""
+        """Return the number of fit jobs of a plan, if models can be trained on all of its data sets."""
         return sum(len(trainers_of(self._spec, output_type)) for _, output_type, _, _ in planned.wanted)
 
     def prepare(self, planned: Plan, context: IsolationContext) -> Iterator[tuple[Wanted, Prepared]]:

@@ -171,7 +171,7 @@ class Publication:
 
 
 def _without_each_other(slots: Sequence[NodeTypeSlot]) -> list[NodeTypeSlot]:
-    """Return slots that do not keep the files of each other's node types."""
+    """Return the slots, changed so that no slot keeps files of another slot's node type."""
     numbers = frozenset(slot.node_type for slot in slots)
     return [attrs.evolve(slot, others=numbers) for slot in slots]
 

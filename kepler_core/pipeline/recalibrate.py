@@ -45,7 +45,7 @@ MODELS = 3
 
 @attrs.frozen
 class Scope:
-    """Conditions that a model has to fulfil to be recalibrated. None: no condition."""
+    """Conditions that a model has to fulfil to be recalibrated. An attribute that is None is no condition."""
 
     source: str | None = None
     feature_group: str | None = None
@@ -64,15 +64,15 @@ class Recalibration:
     rows: int
     """Number of timestamps of the metered recording."""
     chosen: list[dict[str, Any]]
-    """For each recalibrated model: its path, the chosen candidate and the errors of this candidate. If the candidate is
-    "as is", only the errors in the model's metadata were replaced."""
+    """For each recalibrated model: its path, the candidate that was chosen for it, and the candidate's errors. If the
+    candidate is "as is", only the errors in the model's metadata were replaced."""
     candidates: list[dict[str, Any]]
     """All candidates with their errors."""
     notes: list[str]
     """Models that were left out and fits that failed, with the reasons."""
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the recalibration as a JSON object, for the record of a decision."""
+        """Return the recalibration as the JSON object that the store records."""
         return {"decision": "published", "trigger": "recalibrate", "reason": self.reason, **attrs.asdict(self)}
 
     @property
@@ -97,8 +97,8 @@ def recalibrate(
 ) -> Recalibration:
     """Fit the AbsPower models of a pipeline to metered observations, and publish the result as a new version.
 
-    In each feature group, the models with the lowest errors are recalibrated, at most `models` of them. The other
-    models do not change, but their metadata get their errors on the new rows. Raises `TrainingError` if the
+    In each feature group, at most `models` models are recalibrated: those with the lowest errors. All other models do
+    not change, but the errors in their metadata are measured on the observations. Raises `TrainingError` if the
     observations do not suffice for any model, and `UsageError` if no model fulfils `scope`. The store is not changed
     before all fits have ended.
     """
@@ -136,7 +136,7 @@ def _candidates(
     backend: Backend,
     jobs: int | None,
 ) -> tuple[list[Candidate], list[str]]:
-    """Return the candidates of all groups, and a line for each fit that failed."""
+    """Return the candidates of all groups, and a message for each fit that failed."""
     candidates: list[Candidate] = []
     work: list[tuple[Group, str, Any, Any]] = []
     for group in groups:
@@ -158,10 +158,11 @@ def _candidates(
 
 
 def correct_idle(store: Store, pipeline: str, idle_watts: Mapping[str, float], scope: Scope = Scope()) -> Recalibration:
-    """Shift the AbsPower models of a pipeline to the idle power `idle_watts` (by component), and publish them.
+    """Shift the AbsPower models of a pipeline so that they predict the watts `idle_watts` at idle, and publish them.
 
-    The dynamic part of the predictions and the errors in the metadata do not change. Raises `UsageError` if no model
-    fulfils `scope`, and `TrainingError` if no such model has one of the components.
+    `idle_watts` has the watts by component. The dynamic part of the predictions and the errors in the metadata do not
+    change. Raises `UsageError` if no model fulfils `scope`. Raises `TrainingError` if none of these models has a
+    component of `idle_watts`.
     """
     store.check_writable(pipeline)
     snapshot = store.snapshot(pipeline)
@@ -225,7 +226,7 @@ def _own_models(snapshot: Snapshot) -> list[StoredModel]:
 
 
 def _groups(snapshot: Snapshot, new: NodeRows, selected: Sequence[StoredModel]) -> tuple[list[Group], list[str]]:
-    """Return the groups of models whose features and power are in the new rows, and a line for each other group.
+    """Return the groups of models whose features and power are in the new rows, and a message for each other group.
 
     Raises `TrainingError` if there is no group.
     """
@@ -281,7 +282,7 @@ def _trainers(snapshot: Snapshot) -> dict[str, Mapping[str, Any]]:
 
 
 def _best(candidates: Sequence[Candidate]) -> dict[str, Candidate]:
-    """Return the candidate with the lowest error for each path. Of candidates with equal errors, return the first."""
+    """Return the candidate with the lowest error for each path of a model. Of equal errors, the first one counts."""
     best: dict[str, Candidate] = {}
     for candidate in candidates:
         if candidate.path not in best or candidate.errors.mae < best[candidate.path].errors.mae:
@@ -316,7 +317,7 @@ def _model(files: Mapping[str, bytes]) -> Model:
 def _publish(
     store: Store, snapshot: Snapshot, models: Mapping[str, Model], recalibration: Recalibration
 ) -> Recalibration:
-    """Publish the models together with all other models of the version, and record the decision."""
+    """Publish the models with all other models of the version, and record the recalibration in the store."""
     additions = {"recalibration": recalibration.as_dict()}
     files = next_version_files(snapshot, models, additions, read_models(snapshot))
     version = store.publish(recalibration.pipeline, files, version=recalibration.version)

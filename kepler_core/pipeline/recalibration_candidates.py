@@ -47,9 +47,9 @@ Kind = Literal["as is", "mixed", "new"]
 NEW_WEIGHT = 0.25
 """Weight of all new rows together, as a fraction of the weight of all earlier rows."""
 BLOCKS = 5
-"""Number of blocks of the new rows. Each block is held out once."""
+"""Number of blocks into which the new rows (those of the new recording) are divided. Each block is held out once."""
 MIN_ROWS = 20
-"""Smallest number of new rows. With fewer rows, a block would have fewer than 4 rows."""
+"""Minimum number of rows of the new recording. With fewer rows, a block would have fewer than 4 rows."""
 _NEW_STREAM = 1_000_000
 """Number that is added to the stream numbers of new rows. So no new row has the stream number of an earlier row."""
 LINEAR = "SGDRegressorTrainer"
@@ -62,13 +62,13 @@ class Candidate:
 
     kind: Kind
     path: str
-    """Path of the model below the pipeline."""
+    """Path of the model, relative to the pipeline's folder."""
     errors: SplitErrors
     model: Model
     result: tuple[FitJob, FitResult] | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the candidate's entry in the recorded decision."""
+        """Return the description of the candidate that the store records."""
         maes = {component: errors.mae for component, errors in self.errors.components.items()}
         return {"model": self.path, "candidate": self.kind, "mae": self.errors.mae, "components": maes}
 
@@ -78,7 +78,7 @@ class Group:
     """The AbsPower models of one energy source and one feature group, and the rows to recalibrate them with."""
 
     models: Sequence[StoredModel]
-    """All models of the source and the feature group, the best first."""
+    """All models of the source and the feature group, those with the lowest errors first."""
     new: NodeRows
     old: NodeRows | None
     """Rows of the earlier training; None if the pipeline has no rows with these features and this power."""
@@ -91,7 +91,7 @@ class Group:
 def fit_jobs(
     group: Group, trainers: Mapping[str, Mapping[str, Any]], digest: str, seed: int
 ) -> dict[tuple[str, Kind], FitJob]:
-    """Return the fit of each candidate, by trainer and kind.
+    """Return a fit job for each candidate. Keys are the candidate's trainer and kind.
 
     `trainers` maps the name of each trainer to its arguments. `digest` identifies the new recording.
     """
@@ -190,7 +190,7 @@ def _lineage(model: StoredModel) -> dict[str, Any]:
 
 
 def check_rows(rows: NodeRows) -> None:
-    """Raise `TrainingError` if there are too few new rows to hold out blocks."""
+    """Raise `TrainingError` if the new recording has too few rows to divide them into blocks."""
     if len(rows.time) < MIN_ROWS:
         raise TrainingError(f"only {len(rows.time)} usable timestamps in the metered recording; {MIN_ROWS} are needed")
 
@@ -232,7 +232,10 @@ def restated(metadata: Mapping[str, Any], errors: SplitErrors, digest: str, time
 
 
 def from_result(kind: Kind, path: str, job: FitJob, result: FitResult, earlier: float | None) -> Candidate | None:
-    """Return a fitted candidate; None if its fit failed. `earlier` is `SplitErrors.earlier`."""
+    """Return a candidate from the result of a fit; None if the fit failed.
+
+    `earlier` is the error before the recalibration (`SplitErrors.earlier`).
+    """
     if result.files is None:
         return None
     honesty = msgspec.convert(result.metadata[HONESTY_KEY], Honesty)
@@ -265,7 +268,7 @@ def _over_all_blocks(
     blocks: Sequence[Fold],
     earlier: float | None,
 ) -> SplitErrors:
-    """Return the errors as a recalibration states them: with a standard error, and without `worst`.
+    """Return the errors of a recalibrated model. They have a standard error, and `worst` is None.
 
     The blocks of a short recording have few rows, so the error on the hardest block (`worst`) says little. Therefore
     models are ranked by the error on all blocks. `predicted` maps components to held-out predictions of shape

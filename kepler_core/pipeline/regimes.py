@@ -18,8 +18,8 @@ MIN_REGIME_SAMPLES = 15
 """Minimum mean number of samples per regime. A smaller data set is divided into fewer regimes."""
 
 _LOGARITHMIC = ("cpu_cycles", "cpu_instructions", "bpf_cpu_time_ms")
-"""Features that measure the amount of work. The clusters use the first of these features that a data set has, on a
-logarithmic scale."""
+"""Features that measure the amount of work. Of these features, the clustering into regimes uses the first that a data
+set has, on a logarithmic scale."""
 
 
 def regimes(features: Sequence[str], X: FloatArray, seed: int, most: int) -> IntArray | None:
@@ -40,8 +40,8 @@ def regimes(features: Sequence[str], X: FloatArray, seed: int, most: int) -> Int
     count = min(count, len(np.unique(described, axis=0)))
     if count < 2:
         return None
-    # The clusters of so few samples take longer with several threads, which wait for each other in each iteration. With
-    # one thread, sums are also added up in the same order on every machine.
+    # With several threads, k-means takes longer for so few samples: the threads wait for each other in each iteration.
+    # With one thread, sums are also added up in the same order on every machine.
     with threadpool_limits(1):
         labels = KMeans(count, n_init=10, random_state=seed).fit_predict(described)
     return np.asarray(labels, dtype=np.int64)
@@ -73,7 +73,8 @@ _SCALES: Mapping[Ratio, Callable[[FloatArray], FloatArray]] = {
     "misses_per_instruction": _log,
     "cycles_per_cpu_ms": lambda values: values,
 }
-"""Scale on which each ratio is compared. Misses per instruction span several powers of ten."""
+"""How the values of a ratio are scaled before they are compared. Misses per instruction span several powers of ten, so
+their logarithms are compared."""
 
 
 def _standardised(quantities: FloatArray) -> FloatArray:

@@ -33,11 +33,11 @@ class Report:
     pairs: list[dict[str, Any]] = attrs.field(factory=list)
     """The pairs of a host and a guest from which models of virtual machines were trained: `Pair.description`."""
     node_type: int = 0
-    """Number of the models' node type; with several types, of the type with the most samples."""
+    """Number of the node type of the models. With several node types, it is the type with the most samples."""
     node_types: list[int] = attrs.field(factory=list)
-    """Numbers of all node types with models of this training."""
+    """Numbers of all node types for which this training has published models."""
     nodes: list[dict[str, Any]] = attrs.field(factory=list)
-    """The comparisons of nodes: `kepler_core.pipeline.node_tables.NodeTable`."""
+    """The tables of nodes, which compare the nodes of a type (`kepler_core.pipeline.node_tables.NodeTable`)."""
     seconds: dict[str, float] = attrs.field(factory=dict)
     page: str | None = None
     """Path of the report for people (`report.html`) in the pipeline; None if no listener has added it."""
@@ -65,7 +65,7 @@ def held_out(validation: Mapping[str, Any]) -> str:
 
 
 def _honesty(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a summary of a model's block `honesty`.
+    """Return a summary of the block `honesty` (errors and intervals) of a model's metadata.
 
     The summary has the errors by split, the hardest split, the typical half-width of the interval, the bias at idle,
     and the amounts of training data.

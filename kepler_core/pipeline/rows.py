@@ -17,7 +17,8 @@ from kepler_core.grouping import sum_by
 from kepler_core.vocabulary import OutputType, load_feature, main_feature
 
 MIN_TESTED_SAMPLES = 100
-"""Minimum number of samples to test DynPower models on, even if these samples have more than `max_test_rows` rows."""
+"""DynPower models are tested on at least this number of samples, even if the samples then have more than
+`max_test_rows` rows."""
 
 
 @attrs.frozen(eq=False)

@@ -49,7 +49,7 @@ def _known_groups(spec: PipelineSpec, attribute: Any, groups: list[str] | str) -
         if group in groups[:index]:
             raise WrongFieldError(f"{group} appears twice", attribute.name, index)
     if THIRD_PARTY_GROUP in groups and not spec.third_party:
-        raise WrongFieldError(f"{THIRD_PARTY_GROUP} needs its features named in third_party", attribute.name)
+        raise WrongFieldError(f"{THIRD_PARTY_GROUP} has no features: name them in the key third_party", attribute.name)
 
 
 def _third_party(_: Any, attribute: Any, names: list[str]) -> None:
@@ -91,9 +91,9 @@ class ValidationSpec:
     """
 
     scheme: Literal["blocks", "last", "recordings", "nodes"] = "blocks"
-    """With blocks, each recording is divided into contiguous blocks of time, which are held out in turn, with gaps
-    around them. With last, the end of each recording is held out. With recordings, each node in each recording is
-    held out in turn. With nodes, the nodes are divided into `folds` groups, which are held out in turn."""
+    """Which data are held out in turn. blocks: contiguous blocks of time of each recording, with gaps around them.
+    last: the end of each recording (only once). recordings: each node in each recording. nodes: groups of nodes; the
+    nodes are divided into `folds` groups."""
     folds: int = attrs.field(default=5, validator=_at_least(2, 1000))
     block_seconds: float | None = attrs.field(default=None, validator=_at_least(1e-3))
     """Length of a block in seconds. If null, it is 120 s or 20 steps (sampling intervals), whichever is longer. If a
@@ -140,8 +140,8 @@ class PipelineSpec:
     max_rows: int = attrs.field(default=2000, validator=_at_least(100))
     """Largest number of rows to fit a model on. If there are more, rows are chosen evenly over time and load."""
     max_test_rows: int = attrs.field(default=10000, validator=_at_least(100))
-    """Approximate maximum number of container rows to test DynPower models on. If there are more rows, the models
-    are tested on evenly spaced timestamps, at least 100, and on all containers at each of these timestamps."""
+    """Approximate maximum number of rows of containers to test DynPower models on. If there are more rows, evenly
+    spaced timestamps are chosen, at least 100. The models are tested on all containers at these timestamps."""
     keep_rows: int = attrs.field(default=1000, validator=_at_least(0, 2000))
     """Number of rows of the training that are stored in the pipeline, so that `kepler-model recalibrate` can fit its
     models to another machine or day. 0: no rows are stored. 1,000 rows of 15 features take 30 to 80 kB."""

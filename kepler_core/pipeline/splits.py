@@ -32,11 +32,11 @@ _MIN_TRAIN = MIN_TIMESTAMPS
 def splits(
     spec: ValidationSpec, held_out: Sequence[Fold], rows: TrainingRows, memory: int, seed: int
 ) -> dict[SplitName, Sequence[Fold]]:
-    """Return the folds of each split that the data allow.
+    """Return the folds of each split (kind of held-out data) for which there are enough data.
 
-    `held_out` are the folds of the user's validation scheme `spec`. If a split has the name of this scheme, it uses
-    these folds unchanged. `memory` is the number of timestamps that the extractor combines into one row. The result
-    always has the split `blocks`.
+    `held_out` are the folds of the user's validation scheme `spec`. If the scheme is one of these splits, e.g. `nodes`,
+    the result has the folds `held_out` for this split. `memory` is the number of timestamps that the extractor combines
+    into one row. The result always has the split `blocks`.
     """
     blocks = folds(attrs.evolve(spec, scheme="blocks"), rows.stream, rows.time, memory, seed=seed)
     by_name: dict[SplitName, Sequence[Fold]] = {"blocks": blocks}
@@ -58,11 +58,11 @@ def _grouped(code: IntArray) -> IntArray:
 
 
 def _leave_out_groups(group: IntArray, reach: Mapping[int, IntArray] | None = None) -> list[Fold]:
-    """Return a fold for each group, without the folds that leave too few samples to train on.
+    """Return a fold for each group, in which the group is held out. Leave out folds with too few samples to train on.
 
-    `reach` maps each distance 1, 2, … to an array of shape (samples,). The array has the index of the sample that
-    follows each sample at this distance in the same stream. If there is no such sample, it has the index of the
-    sample itself. Samples at these distances before or after a test sample are not trained on.
+    `reach` maps each distance 1, 2, … to an array of shape (samples,). For each sample, the array has the index of the
+    sample that follows at this distance in the same stream. If there is no such sample, it has the index of the sample
+    itself. Samples at these distances before or after a test sample are not trained on.
     """
     held_out = []
     for number in np.unique(group):
@@ -77,7 +77,7 @@ def _leave_out_groups(group: IntArray, reach: Mapping[int, IntArray] | None = No
 
 
 def _neighbours(stream: IntArray, reach: int) -> dict[int, IntArray]:
-    """Return the argument `reach` of `_leave_out_groups` for the distances 1 to `reach`."""
+    """Return the sample that follows each sample at the distances 1 to `reach` (see `_leave_out_groups`)."""
     index = np.arange(len(stream))
     neighbours = {}
     for distance in range(1, reach + 1):

@@ -32,7 +32,7 @@ class TableTraining:
     """What `kepler_core.pipeline.train.train` needs to train from tables instead of recordings."""
 
     spec: PipelineSpec
-    """The pipeline, with a scheme of validation that the tables allow."""
+    """The pipeline. If the tables do not allow its validation scheme, the scheme was replaced."""
     rows: TableRows
     notes: tuple[str, ...]
     """Remarks for the user, one line each."""
@@ -41,7 +41,7 @@ class TableTraining:
 
     @property
     def offers(self) -> Mapping[OutputType, Offer | str]:
-        """Output type -> the energy sources and features of its data sets, or the reason why it has no data sets."""
+        """Map each output type to its energy sources and features, or to the reason why it has no data sets."""
         return {"AbsPower": self._of_nodes(), "DynPower": self._of_containers()}
 
     def _of_nodes(self) -> Offer | str:
@@ -83,7 +83,7 @@ def table_training(
     if not any(source_of.values()):
         measured = ", ".join(source_of)
         named = energy_source or ", ".join(spec.energy_sources)
-        raise UsageError(f"the tables have power of {measured}, which {named} does not measure")
+        raise UsageError(f"the tables have the power of {measured}, which {named} does not measure")
     data = observe_tables(tables, source_of.get, None if machine is None else machine.spec.cores)
     notes = [_unused_note(table, source_of) for table in tables]
     if spec.extractor.name != _PLAIN_EXTRACTOR:
@@ -114,7 +114,7 @@ def _source_of(component: str, spec: PipelineSpec, energy_source: str | None) ->
 
 
 def _unused_note(table: Table, source_of: Mapping[str, str | None]) -> str:
-    """Return a note that lists the columns of a table that are not used; "" if all are used."""
+    """Return a note that lists the unused columns of a table; "" if all columns are used."""
     unused = [*table.unused, *(component for component in table.power if source_of[component] is None)]
     if not unused:
         return ""

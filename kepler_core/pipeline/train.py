@@ -102,7 +102,7 @@ def _train_types(
 ) -> list[TypeTraining]:
     """Train the models of each node type, and fill the report.
 
-    Return the trainings of the types with models. Raise `TrainingError` if no type has any.
+    Return the trainings of the node types that have models. Raise `TrainingError` if no node type has models.
     """
     slots = find_slots(store, spec.name, [group.machine for group in groups])
     trainings = []
@@ -138,7 +138,7 @@ def _train_types(
 
 
 def _node_tables(group: MachineGroup, node_type: int, planned: Plan) -> list[NodeTable]:
-    """Return the comparisons of the nodes of a type; none if there is a single node."""
+    """Return the tables that compare the nodes of a node type; an empty list if there is only one node."""
     if len({stream.node for stream in group.observations.streams}) < 2:
         return []
     return compare_nodes(group.observations, node_type, sources={source for source, *_ in planned.wanted})

@@ -38,12 +38,12 @@ class _Trained:
 
 
 def with_twins(jobs: Sequence[FitJob], results: Sequence[FitResult]) -> list[FitResult]:
-    """Return the results of the fits with `honesty.twin` in the metadata of each AbsPower model that has a twin.
+    """Choose a twin for each AbsPower model, and return the results with `honesty.twin` in the models' metadata.
 
-    The twin has the same energy source, the same components and a proper subset of the features. Models of the feature
-    group `TWIN_GROUP` are preferred, then models with the fewest features. Among these, the model is chosen by its
-    error as in the selection (`kepler_core.selection.ranking`): by the error on the hardest split or, if errors of a
-    recalibration hardly differ, by the error before the recalibration. A model has no twin if no other model fits.
+    A twin has the same energy source, the same components and a proper subset of the features. Models of the feature
+    group `TWIN_GROUP` are preferred, then models with the fewest features. Among these, the model with the lowest error
+    on its hardest split becomes the twin. After a recalibration, errors may hardly differ: then the error before the
+    recalibration decides (`kepler_core.selection.ranking`). If there is no such model, a model has no twin.
     """
     trained: list[_Trained] = []
     for job, result in zip(jobs, results, strict=True):
@@ -62,7 +62,8 @@ def with_twins(jobs: Sequence[FitJob], results: Sequence[FitResult]) -> list[Fit
 def twin_of(metadata: Mapping[str, Any]) -> tuple[str, Twin] | None:
     """Return the path of a model's twin in the pipeline and its description; None if the model has no twin.
 
-    `metadata` is the model's metadata. Raises `ModelError` if the block `honesty` is malformed.
+    `metadata` is the model's metadata. Raises `ModelError` if its block `honesty` (errors, intervals and twin) is
+    malformed.
     """
     honesty = read_honesty(metadata)
     if honesty is None or honesty.twin is None:
@@ -98,7 +99,7 @@ def _twin(model: _Trained, trained: Sequence[_Trained]) -> Twin | None:
 
 
 def _least_wrong(candidates: Sequence[_Trained]) -> _Trained:
-    """Return the candidate with the lowest error. Only splits count that were measured for all candidates."""
+    """Return the candidate with the lowest error. A split counts only if it was measured for all candidates."""
     measured = [{name: split for name, split in one.honesty.splits.items() if split is not None} for one in candidates]
     common = set.intersection(*(set(splits) for splits in measured))  # every training measures the split `blocks`
     errors = np.array([max(splits[name].hardest for name in common) for splits in measured])

@@ -69,15 +69,15 @@ def folds(
 
 
 def _blocks(spec: ValidationSpec, stream: IntArray, time: FloatArray, memory: int, seed: int) -> list[Fold]:
-    """Return folds of blocks of time. Of `spec.folds` consecutive blocks, each fold gets one, at random.
+    """Return folds of blocks of time. `spec.folds` consecutive blocks belong to different folds, in random order.
 
-    The order is random, because the load may repeat. If a fold had every fifth block, and the load repeated every five
-    blocks, the fold would hold out all samples with the same load.
+    The order is random, because the load may repeat. Suppose that the load repeats every five blocks, and a fold has
+    every fifth block. Then the fold would hold out all samples with the same load.
     """
     rng = np.random.default_rng(seed)
     fold_of = np.zeros(len(time), dtype=np.int64)
     near = np.zeros((spec.folds, len(time)), dtype=bool)
-    order = np.empty(0, dtype=np.int64)  # folds that are already drawn for the blocks of the next stream
+    order = np.empty(0, dtype=np.int64)  # folds that are drawn, but that no block has yet
     for code in np.unique(stream):
         rows = np.flatnonzero(stream == code)
         since = time[rows] - time[rows].min()

@@ -69,7 +69,7 @@ _STYLE = re.compile(r' style="[^"]*"')
 
 @attrs.frozen(eq=False)
 class Panel:
-    """One part of a figure, which has the full width of the figure."""
+    """One part of a figure. It is as wide as the figure."""
 
     title: str
     subtitle: str
@@ -163,7 +163,7 @@ def _shorter(svg: str) -> str:
 
 
 def _styled_together(group: re.Match[str]) -> str:
-    """Return a group of points with the style of its points, if they all have the same style."""
+    """Move the style of points in an SVG group to the group, if all points of the group have the same style."""
     attributes, points = group[1] or "", group[2]
     styles = set(_STYLE.findall(points))
     if len(styles) != 1 or "style=" in attributes:
@@ -173,6 +173,6 @@ def _styled_together(group: re.Match[str]) -> str:
 
 
 def grid(part: SubFigure, rows: int, columns: int = 1, *, share_x: bool = False) -> list[Axes]:
-    """Add a grid of axes to a part of a figure, and return the axes row by row."""
+    """Add a grid of plots (matplotlib's axes) to a part of a figure, and return the plots row by row."""
     axes: list[Axes] = list(part.subplots(rows, columns, squeeze=False, sharex=share_x).flat)
     return axes

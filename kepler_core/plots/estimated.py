@@ -1,4 +1,4 @@
-"""The data that panels need from models: estimates for observations, and validated errors."""
+"""Prepare what the panels of a figure show of models: estimates for observations, and validated errors."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def _column(frame: pd.DataFrame, name: str) -> FloatArray | None:
 
 
 def _feature(observations: Observations, feature: str) -> pd.Series:
-    """Return the values of a feature of the nodes, with the same index as the result of `_node_sums`."""
+    """Return a feature of the nodes as a series. Its index has the recording, node and time of each value."""
     streams = [observations.streams[at] for at in observations.sample_stream]
     index = pd.MultiIndex.from_arrays(
         [

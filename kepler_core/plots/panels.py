@@ -36,9 +36,10 @@ _COLUMNS = 3
 _TOGETHER_SECONDS = 60.0
 """If the first samples of all nodes are at most this far apart, the nodes share one time axis."""
 _GAP_STEPS = 2.5
-"""Two samples are not connected by a line if the time between them exceeds this multiple of the usual step."""
+"""Two samples are not connected by a line if the time between them exceeds this multiple of the usual time."""
 _LEAST_RATIO = 4.0
-"""Least ratio of the largest to the smallest error on the colour scale, so that similar errors get similar colours."""
+"""On the colour scale, the largest error is at least this multiple of the smallest error, so that similar errors get
+similar colours."""
 _WHITE_BELOW = 0.45
 """Below this fraction of the colour scale, colours are so dark that white text is easier to read than black."""
 
@@ -52,7 +53,7 @@ class NodePower:
     time: FloatArray
     """Unix seconds."""
     measured: FloatArray | None
-    """Watts; NaN where the power was not measured. None if it was never measured."""
+    """Watts; NaN at times at which the power was not measured. The attribute is None if it was never measured."""
     predicted: FloatArray | None = None
     """Watts; None if no model was applied."""
     half_width: FloatArray | None = None
@@ -61,7 +62,7 @@ class NodePower:
 
 @attrs.frozen(eq=False)
 class Curve:
-    """One component's power against the component's main feature, for all nodes together."""
+    """The power of one component in relation to the component's main feature, for all nodes together."""
 
     component: str
     feature: str
@@ -71,7 +72,7 @@ class Curve:
     measured: FloatArray | None
     """Watts, shape (samples,); NaN where the power was not measured."""
     models: Mapping[str, FloatArray] = attrs.field(factory=dict)
-    """Trainer -> predicted watts, shape (samples,)."""
+    """Predicted watts of each trainer's model, shape (samples,). The keys are the trainers."""
 
 
 @attrs.frozen(eq=False)
@@ -289,7 +290,7 @@ def binned(load: FloatArray, watts: FloatArray) -> tuple[FloatArray, FloatArray]
 
 
 def _columns(part: SubFigure, number: int, columns: int = _COLUMNS) -> list[Axes]:
-    """Return `number` axes in rows of `columns` axes. All have the same width, even in an incomplete last row."""
+    """Return `number` plots in rows of `columns` plots. All have equal widths, also in an incomplete last row."""
     axes = grid(part, -(-number // columns), columns)
     for unused in axes[number:]:
         unused.set_axis_off()
@@ -297,7 +298,7 @@ def _columns(part: SubFigure, number: int, columns: int = _COLUMNS) -> list[Axes
 
 
 def _handles(plots: Sequence[Axes]) -> dict[str, Artist]:
-    """Return a dictionary for a legend: each label in the plots -> one artist with this label."""
+    """Return the entries of a legend: each label in the plots, with one drawn object that has this label."""
     return {label: handle for plot in plots for handle, label in zip(*plot.get_legend_handles_labels(), strict=True)}
 
 

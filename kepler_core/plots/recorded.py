@@ -1,4 +1,4 @@
-"""The data that panels need from observations, without any model: power, features and power curves."""
+"""Prepare what the panels of a figure show of observations alone: power, features and power curves."""
 
 from __future__ import annotations
 

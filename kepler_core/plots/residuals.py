@@ -27,7 +27,7 @@ class Residuals:
     feature: str
     unit: str
     load: FloatArray
-    """Values of `feature`, which stands for the load, shape (samples,)."""
+    """Values of `feature` (the feature that shows the load), shape (samples,)."""
     residual: FloatArray
     """Predicted − measured watts, shape (samples,)."""
 

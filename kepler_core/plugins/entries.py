@@ -75,11 +75,11 @@ class InstalledPlugins:
     """The plugins that one scan of the installed distributions found."""
 
     namespaces: dict[str, tuple[PluginEntry, ...]]
-    """Namespace -> sorted entries of its plugins, including refused plugins."""
+    """Maps each namespace to the sorted entries of its plugins, including refused plugins."""
     plugin_apis: dict[str, tuple[str, ...]]
-    """Distribution -> the plugin API versions that it declares."""
+    """Maps each distribution to the plugin API versions that it declares."""
     unreadable: dict[str, str]
-    """Distribution -> the reason why its `entry_points.txt` cannot be read."""
+    """Maps each distribution whose `entry_points.txt` cannot be read to the reason."""
 
     def of(self, namespace: str) -> tuple[PluginEntry, ...]:
         """Return the sorted entries of a namespace's plugins, including refused plugins."""
@@ -158,7 +158,7 @@ def _declarations(unreadable: dict[str, str]) -> list[_Declaration]:
             unreadable.setdefault(_folder_name(dist), f"{reason}; reinstall the distribution")
             continue
         if not of_distribution or distribution in scanned:
-            continue  # no plugins, or a second copy of a distribution (Python imports the first on sys.path)
+            continue  # no plugins, or a second copy of the distribution (Python imports the first on sys.path)
         scanned.add(distribution)
         declarations |= dict.fromkeys(of_distribution)
     return list(declarations)

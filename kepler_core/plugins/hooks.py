@@ -42,7 +42,8 @@ GROUP = "kepler.hooks"
 NEVER_STRICT = frozenset({"kepler_model_selected", "kepler_prediction_failed", "kepler_register_commands"})
 """Hooks in which `strict` has no effect.
 
-A listener that fails in such a hook stops neither the answer to a client nor a command of `kepler-model`.
+If a listener fails in one of these hooks, the server still answers the client, and the command of `kepler-model`
+continues.
 """
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -181,7 +182,7 @@ class Hooks:
         self.manager = pluggy.PluginManager("kepler")
         self.manager.add_hookspecs(HookSpecs)
         self.broken: dict[str, str] = {}
-        """Full name of each listener that cannot be used -> the reason."""
+        """Maps the full name of each listener that cannot be used to the reason."""
         self.trace: Callable[[HookCall], None] | None = None
         """Function that is called after each call of a listener, e.g. for `--trace-hooks`; None for no function."""
         self._reported: set[str] = set()
@@ -236,7 +237,10 @@ class Hooks:
         return sorted(name for name, plugin in self.manager.list_name_plugin() if plugin is not None and ":" in name)
 
     def hooks_of(self, name: str) -> dict[str, bool]:
-        """Return the hooks that a listener implements: hook -> whether the listener's function is strict."""
+        """Map each hook that a listener implements to whether the listener's function is strict.
+
+        The exception of a strict function is raised to the caller of the hook.
+        """
         return {
             caller_name: bool(getattr(implementation.function, "kepler_strict", False))
             for caller_name, implementation in self._implementations(self.manager.get_plugin(name))
@@ -269,8 +273,8 @@ class Hooks:
             for hook, implementation in self._implementations(listener):
                 if implementation.wrapper or implementation.hookwrapper:
                     raise PluginError(f"{hook}: hook wrappers of pluggy are not supported")
-                # pluggy stops calling listeners at the first function that raises an exception, so each
-                # function is replaced by a function that raises none
+                # If a function raises an exception, pluggy does not call the remaining listeners. So each
+                # function is replaced by a function that raises no exception.
                 implementation.function = self._isolated(hook, implementation)  # type: ignore[misc]
         except Exception:
             # if this listener stayed registered, pluggy's check_pending would fail for every later listener, too

@@ -49,7 +49,7 @@ class ImportResult:
     side_effects: tuple[str, ...] = ()
     """Side effects of the import, as verb phrases, e.g. "starts a thread"."""
     failures: tuple[str, ...] = ()
-    """Messages of the failed checks of the plugin's contract."""
+    """One message for each check of the plugin's contract that failed."""
     notes: tuple[str, ...] = ()
     """Remarks that are not problems, for example why the checks could not run."""
     ending: str = ""
@@ -116,7 +116,7 @@ def observe_import(load: Callable[[], Any]) -> tuple[Any, ImportResult]:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             loaded = load()
     except PluginError as error:
-        # the PluginError of `Registry.load` names the plugin; its __cause__ is a PluginError with only the reason
+        # The error of `Registry.load` names the plugin. Its cause is a PluginError that has only the reason.
         reason = error.__cause__ if isinstance(error.__cause__, PluginError) else error
         problem, missing = str(reason), _missing_module(reason.__cause__)
     except (Exception, SystemExit) as error:  # third-party code may raise anything
@@ -141,7 +141,7 @@ def answer_request(probe: Callable[[Any], Sequence[ImportResult]]) -> None:
     The results go to the file descriptor in `sys.argv[1]`. All results are written together at the end, so a process
     that ends earlier writes no results. Exit handlers of the imported modules do not run.
     """
-    import kepler_core.plugins.hooks  # noqa: F401 - imported now, so that its time is not added to a plugin's
+    import kepler_core.plugins.hooks  # noqa: F401 - imported now, so that no plugin's import includes this import
 
     descriptor = int(sys.argv[1])
     request = json.loads(sys.stdin.buffer.read())
@@ -163,7 +163,7 @@ def _missing_module(error: BaseException | None) -> str:
 
 
 def _process_state() -> dict[str, Any]:
-    """Return the state of this process: name of a side effect -> the part of the state that the effect changes."""
+    """Return, for each side effect that an import may have, the part of this process's state that it changes."""
     import logging
     import signal
     import threading

@@ -83,7 +83,7 @@ def _pip_command(module: str, distribution: str) -> str:
 
 
 def _requirements(distribution: str) -> Iterator[tuple[str, str, str]]:
-    """Yield each requirement of a distribution: name, name with version specifier, and environment marker."""
+    """Yield each requirement of a distribution: its name, the name with the versions, and the environment marker."""
     try:
         requirements = importlib.metadata.requires(distribution) if distribution else None
     except importlib.metadata.PackageNotFoundError:

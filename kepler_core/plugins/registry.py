@@ -136,11 +136,11 @@ class Registry(Generic[P]):
         return create(self.get(name), name, arguments or {})
 
     def load_all(self) -> tuple[dict[str, type[P]], list[BrokenPlugin]]:
-        """Load all plugins; return name -> class of those that can be loaded, and a list of the broken plugins.
+        """Load all plugins. Return the classes of the plugins that can be loaded, by name, and the broken plugins.
 
-        If several loaded plugins have the same name, the class of kepler-core's plugin is returned. If kepler-core
-        has no plugin of this name, the class of the plugin that comes first in `entries` is returned. Plugins that
-        a setting turns off count neither as loaded nor as broken.
+        If several loaded plugins have the same name, the class of kepler-core's plugin is returned. If kepler-core has
+        no plugin of this name, the class of the plugin that comes first in `entries` is returned. Plugins that a
+        setting turns off are in neither result.
         """
         loaded: dict[str, type[P]] = {}
         broken = [

@@ -20,7 +20,7 @@ _TOO_MANY_SERIES = re.compile(
 """Recognises the texts of `_TOO_LARGE` about limits that a shorter time range does not change: the number of series,
 and the length of the query's text."""
 _TIMEOUT = re.compile(r"timed out|timeout|deadline exceeded|-search\.maxQueryDuration")
-"""Recognises errors about the server's own time limit for a query."""
+"""Matches error texts which say that a query exceeded the server's own time limit."""
 
 
 def kind_of_reason(reason: str) -> str | None:

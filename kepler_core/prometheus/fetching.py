@@ -22,7 +22,8 @@ _ROUNDING_SECONDS = 1.0
 """Tolerance for samples outside the queried time range, in addition to one step: servers round times differently."""
 _POLL_SECONDS = 0.1
 _OF_ONE_METRIC = ("answer", "partial", "refused", "too large", "timeout")
-"""Kinds of errors that concern the queried metric only, so that messages name it; other kinds concern the server."""
+"""Errors of these kinds concern only the queried metric, so messages name the metric. All other errors concern the
+server."""
 
 
 def answers(

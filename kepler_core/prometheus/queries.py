@@ -19,7 +19,7 @@ from kepler_core.prometheus.selections import Selection
 MAX_POINTS = 11_000
 """Largest number of samples per series that Prometheus returns for a range query."""
 SCRAPED_SECONDS = 3600.0
-"""Length of the time range of each query for samples as scraped."""
+"""A query for samples at their own times (not at a step) covers a time range of this length."""
 _LONGEST_REST_SECONDS = 60.0
 """A shorter rest of a time range is added to the query before it, because each request has a cost of its own."""
 
@@ -30,11 +30,11 @@ class Query:
 
     selection: Selection
     start: int
-    """Start in Unix milliseconds, the resolution of Prometheus' timestamps."""
+    """Start of the queried time range in Unix milliseconds, the resolution of Prometheus' timestamps."""
     end: int
-    """End in Unix milliseconds."""
+    """End of the queried time range in Unix milliseconds."""
     step: int | None
-    """Milliseconds between samples; None for samples as scraped."""
+    """Milliseconds between the queried samples; None for all samples at their own times."""
     instances: Shard | None = None
     """The instances whose series are queried; None for all instances."""
 

@@ -24,7 +24,7 @@ _KIND_CHARACTERS = 20
 
 
 class Answer(msgspec.Struct):
-    """The members that every answer of the API has, whatever was queried."""
+    """The members that each answer of the API has, for every kind of query."""
 
     status: str
     data: msgspec.Raw = msgspec.Raw(b"null")

@@ -24,8 +24,8 @@ from kepler_core.recording.schemas import find_schemas
 _LOOK_SECONDS = 900.0
 """Length of a time range from which samples are queried. It holds several scrapes at every usual interval."""
 _FEWEST_SAMPLES = 3
-"""Minimum number of samples of a series whose interval is measured. Two samples have a single interval. It is too long
-if a scrape is missing."""
+"""Minimum number of samples of a series whose interval is measured. Two samples give only one interval, which may be
+too long because a scrape is missing."""
 _TOLERANCE = 0.02
 """Maximum relative difference between the median of measured intervals and the configured interval.
 
@@ -33,7 +33,7 @@ If a scrape is late by up to 1 % of the interval, Prometheus (2.x) itself replac
 time. Two late scrapes therefore differ by less than 2 %.
 """
 _MAX_SELECTIONS = 3
-"""Number of metrics whose samples are queried before the interval counts as unknown."""
+"""Samples of at most this number of metrics are queried. If they do not show the interval, it counts as unknown."""
 _LARGEST_MULTIPLE = 4
 """If targets are scraped at different intervals, the result is their least common multiple. If this multiple is longer
 than `_LARGEST_MULTIPLE` times the longest interval, the result is the longest interval."""
@@ -110,7 +110,7 @@ def _configured(seconds: float) -> int:
 
 
 def rounded_step(step: float, interval: float) -> float:
-    """Return the multiple of the scrape interval that is nearest to a step, and at least one interval."""
+    """Round a step to the nearest multiple of the scrape interval. The result is at least one interval."""
     multiples = max(round(step / interval), 1)
     nearest = multiples * interval
     return step if math.isclose(nearest, step, rel_tol=1e-6) else nearest

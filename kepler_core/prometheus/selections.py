@@ -30,7 +30,7 @@ class Selection:
     """Label that names the exporter of a series."""
 
     def selector(self) -> str:
-        """Return the selection as a PromQL instant vector selector."""
+        """Return the metric with its label matchers as a PromQL instant vector selector."""
         if _PLAIN_NAME.fullmatch(self.metric):
             return self.metric + ("{" + ",".join(self.matchers) + "}" if self.matchers else "")
         return "{" + ",".join([f"__name__={promql_string(self.metric)}", *self.matchers]) + "}"
@@ -86,7 +86,7 @@ def select_metrics(
 def _from_one_exporter(
     mappings: Mapping[str, Sequence[MetricMapping]], uses: SchemaUse
 ) -> dict[str, list[MetricMapping]]:
-    """Return the mappings of each metric. Leave out features and components for which another exporter is preferred.
+    """Leave out mappings of features and components for which another exporter is preferred. Return the rest by metric.
 
     `kepler_core.recording.exporters.one_exporter_each` prefers the same exporters. The number of CPUs is needed only
     for metrics that are shares of the CPUs.
@@ -111,7 +111,10 @@ def _from_one_exporter(
 
 
 def _where(mappings: Sequence[MetricMapping]) -> list[str]:
-    """Return a label matcher for each label that all mappings restrict, with the values that the mappings allow."""
+    """Return label matchers that the series of all mappings fulfil.
+
+    A label gets a matcher if every mapping allows only some of its values. The matcher has the values of all mappings.
+    """
     labels = set(mappings[0].where).intersection(*(mapping.where for mapping in mappings))
     values = {label: sorted({value for mapping in mappings for value in mapping.where[label]}) for label in labels}
     return [
@@ -136,7 +139,7 @@ def _is_needed(spec: PipelineSpec, mapping: MetricMapping, level: str) -> bool:
 
 
 def _matchers(spec: PipelineSpec, mappings: Sequence[MetricMapping], schema: MetricSchema) -> list[str]:
-    """Return label matchers for the series that a pipeline needs of a metric, besides `MetricMapping.where`."""
+    """Return the label matchers of a metric that depend on the pipeline. `_where` returns all others."""
     if any(mapping.kind in ("feature", "cpus") for mapping in mappings):
         is_guest = spec.use_vm_metrics and not spec.vm_guests and any(m.level == "process" for m in mappings)
         return ['job="vm"'] if is_guest else []

@@ -78,7 +78,7 @@ class Spool:
             return None
 
     def begin(self, arguments: dict[str, Any], queries: Sequence[Query]) -> None:
-        """Write the planned queries, after removing the plan and the answers of an earlier command."""
+        """Remove the plan and the answers of an earlier command, and write the planned queries."""
         number = {shard: at for at, shard in enumerate(dict.fromkeys(q.instances for q in queries if q.instances))}
         planned = [
             _PlannedQuery(
@@ -162,7 +162,7 @@ class Spool:
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
-        """Raise `UsageError` for every `OSError` in the block."""
+        """Raise `UsageError` instead of each `OSError` that the `with` statement's body raises."""
         try:
             yield
         except OSError as error:

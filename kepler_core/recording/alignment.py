@@ -18,15 +18,15 @@ from kepler_core.recording.rates import GAP_FACTOR
 from kepler_core.vocabulary import CPU_FEATURES
 
 COARSE = 1.5
-"""If the interval between two scrapes of an exporter is more than this multiple of the interval of the energy, then
-all metrics of the node are interpolated at the times of this exporter.
+"""If the interval between two scrapes of an exporter is more than this multiple of the interval of the energy, then all
+metrics of the node are interpolated at the times of this exporter.
 
-Its own values are not interpolated, because interpolation between two values that are far apart hides what happened
-between them."""
+The values of this exporter are used as they are: interpolation between two values that are far apart would hide what
+happened between them."""
 
 
 def aligned(mapped: Sequence[MappedMetric]) -> list[MappedMetric]:
-    """Return the metrics, with the values of all exporters of a node at the same times."""
+    """Return the metrics, interpolated so that all exporters of a node have values at the same times."""
     if len({_exporter(item) for item in mapped}) < 2:
         return list(mapped)
     times = _times_of_nodes(mapped)
@@ -43,7 +43,7 @@ class _Times:
     """The common times of the metrics of a node, in Unix seconds."""
 
     owner: Hashable
-    """The exporter whose values have these times; None if no exporter has values at these times."""
+    """The exporter that was scraped at these times; None if these are not the times of any exporter."""
     wanted: FloatArray
 
 
@@ -84,7 +84,7 @@ def _times_of_nodes(mapped: Sequence[MappedMetric]) -> dict[int, _Times]:
 
 
 def _half_offset(times: FloatArray, others: FloatArray) -> float:
-    """Return half of the usual time from a scrape of one exporter to the nearest scrape of another, in seconds."""
+    """Return half of the usual time from a scrape of one exporter to the nearest scrape of the other, in seconds."""
     at = np.clip(np.searchsorted(others, times), 1, len(others) - 1)
     before, after = others[at - 1] - times, others[at] - times
     return float(np.median(np.where(-before < after, before, after))) / 2

@@ -23,7 +23,7 @@ class ArrayMemo(Generic[T]):
         self._entries: list[tuple[tuple[NDArray[Any], ...], T]] = []
 
     def get(self, arrays: tuple[NDArray[Any], ...], calculate: Callable[[], T]) -> T:
-        """Return the result for these arrays; call `calculate` if there is no result for equal arrays yet."""
+        """Return the cached result for equal arrays. If there is none, call `calculate` and cache its result."""
         for earlier, result in self._entries:
             if all(len(a) == len(b) and (a is b or np.array_equal(a, b)) for a, b in zip(earlier, arrays, strict=True)):
                 return result

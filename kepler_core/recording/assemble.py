@@ -146,7 +146,7 @@ def observe_part(
 ) -> Observations | None:
     """Return the observations in a part of a recording, as `observe` does; None if the part has no known metric.
 
-    The rules that compare all nodes follow `whole`. The values do not depend on which other machines are in the part.
+    Some rules compare all nodes. They use `whole`, so that the values do not depend on the other machines in the part.
     """
     uses = schemas_of(whole)
     if not any(uses.mappings(metric) for metric in part.metrics):
@@ -270,7 +270,7 @@ def _map_metrics(
 
 
 def _usual_step(mapped: Sequence[MappedMetric]) -> float:
-    """Return the usual seconds between samples of energy counters, or of all metrics if there is no such counter."""
+    """Return the usual time between samples of energy counters, or of all metrics without such counters, in seconds."""
     energy = [item for item in mapped if item.mapping.kind != "feature"]
     steps = [spacing(item.metric.timestamps, item.metric.series, item.node).usual_step for item in energy or mapped]
     return _nanmedian(steps)
@@ -318,7 +318,7 @@ def _windowed_sources(parts: Sequence[Observations]) -> list[str]:
 
 
 def _joined_windows(parts: Sequence[Observations], source: str, first_sample: IntArray) -> IntArray:
-    """Return the windows of an energy source (`Observations.windows`) in all observations `parts`, concatenated."""
+    """Join the windows of one energy source (`Observations.windows`) in all `parts` to one array."""
     joined = []
     for part, first in zip(parts, first_sample.tolist(), strict=True):
         begins = part.windows.get(source, np.arange(-1, len(part.sample_time) - 1))
@@ -342,7 +342,7 @@ def _common_containers(parts: Sequence[Observations]) -> tuple[tuple[str, ...], 
 def _joined(columns: Sequence[Mapping[str, FloatArray]], lengths: Sequence[int]) -> dict[str, FloatArray]:
     """Concatenate the columns with equal names in several mappings from name to column.
 
-    A column that a mapping lacks counts as NaN; `lengths` are the numbers of rows of the mappings.
+    If a mapping lacks a column, the column is NaN in its rows. `lengths` has the number of rows of each mapping.
     """
     names = sorted({name for part in columns for name in part})
     return {name: _joined_column([part.get(name) for part in columns], lengths) for name in names}

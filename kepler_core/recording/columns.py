@@ -16,7 +16,7 @@ from kepler_core.arrays import BoolArray, FloatArray, IntArray
 METRIC_NAME_CHARACTERS = 200
 """Maximum number of characters of a metric's name in messages; a longer name is cut off."""
 NAMELESS = "(no __name__)"
-"""Key for series without a metric name in the counts of malformed series. All other keys are metric names."""
+"""In the counts of malformed series, this key stands for series without a metric name. Other keys are metric names."""
 MAX_CONFLICTS = 0.05
 """Samples of a series conflict if they have the same timestamp, but different values. If at least this fraction of a
 series' samples conflict with an earlier sample, it is unknown when the samples of the series were taken."""
@@ -50,7 +50,8 @@ class Metric:
     repeated: int = 0
     """Number of samples left out because their series already has the timestamp."""
     conflicting: BoolArray | None = None
-    """Whether a series often has two different values at one timestamp, shape (series,); None if no series has."""
+    """True for a series that often has two different values at one timestamp, shape (series,). None if there is no such
+    series."""
 
     @property
     def n_samples(self) -> int:
@@ -123,7 +124,7 @@ def metric_from_columns(
 
 
 def metric_of_series(metric: Metric, chosen: BoolArray) -> Metric:
-    """Return a metric with only the series in the mask `chosen`, shape (series,); the series get new numbers."""
+    """Return a metric with only the chosen series, numbered from 0. `chosen` is a mask of shape (series,)."""
     if chosen.all():
         return metric
     kept = chosen[metric.series]
@@ -138,7 +139,8 @@ def metric_of_series(metric: Metric, chosen: BoolArray) -> Metric:
 def _conflicting_series(values: FloatArray, series: IntArray, first: BoolArray, n: int) -> BoolArray | None:
     """Return which of `n` series have two values at many timestamps, e.g. because the clock was set back.
 
-    `first` marks the first sample at each timestamp of a series; the arrays have the shape (samples,) and are sorted.
+    The arrays have the shape (samples,), and are sorted. `first` is true for the first sample of a series at a
+    timestamp.
     """
     differs = ~first
     differs[1:] &= values[1:] != values[:-1]
@@ -172,7 +174,7 @@ class Recording:
     malformed_labels: Mapping[str, Sequence[Mapping[str, str]]] = attrs.field(
         factory=dict[str, Sequence[Mapping[str, str]]]
     )
-    """Labels of the series of which only the samples are malformed, by metric name."""
+    """By metric name: the labels of each series that has valid labels, but malformed samples."""
     metric_prefix: str | None = None
     """First word of the exporter's metric names. None stands for the word that the metric schema expects."""
 

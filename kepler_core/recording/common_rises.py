@@ -11,7 +11,7 @@ from kepler_core.grouping import sum_by
 from kepler_core.recording.columns import Metric
 
 _MAX_CELLS = 2**18
-"""Maximum number of values in the array of a batch of several groups."""
+"""Maximum number of values in the array of one batch of groups."""
 
 
 def common_rises(metric: Metric, series: Sequence[int]) -> FloatArray:
@@ -23,10 +23,11 @@ def common_rises(metric: Metric, series: Sequence[int]) -> FloatArray:
 
 
 def stacked_rises(metric: Metric, groups: Sequence[Sequence[int]]) -> Iterator[tuple[IntArray, FloatArray]]:
-    """Yield the increases of all groups in batches: the indices of a batch's groups, and their increases in one array.
+    """Yield the increases of all groups of series, in batches of several groups.
 
-    The increases are those of `common_rises`, shape (groups, series, intervals). The series of a group usually have the
-    same timestamps, because they are scraped together. In this case, all groups of equal size are calculated at once.
+    A batch has the indices of its groups, and one array with their increases: those of `common_rises`, shape (groups,
+    series, intervals). The series of a group usually have the same timestamps, because they are scraped together. In
+    this case, all groups of equal size are calculated at once.
     """
     by_shape: dict[tuple[int, ...], list[int]] = {}
     for at, series in enumerate(groups):

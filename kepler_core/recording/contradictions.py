@@ -20,10 +20,10 @@ CONTRADICTION_DEVIATIONS = 10.0
 
 The difference must also be more than this multiple of the median difference of all samples of the node."""
 CONTRADICTION_RANKS = 0.3
-"""In a contradiction, the ranks of usage and power differ by more than this number. The rank of a value among the
-values of its node is 0 for the lowest value and almost 1 for the highest value."""
+"""Usage and power contradict each other only if their ranks differ by more than this number. The rank of a value among
+the values of its node is 0 for the lowest value and almost 1 for the highest value."""
 MAX_CONTRADICTIONS = 0.02
-"""Maximum fraction of a node's samples that can be contradictions. If there are more, all samples are kept."""
+"""If usage and power contradict each other at more than this fraction of a node's samples, all samples are kept."""
 WHOLE_MACHINE = ("package", "platform")
 """The components whose power rises with any work of the CPUs."""
 _MAX_BINS = 20
@@ -33,12 +33,15 @@ _BIN_SAMPLES = 5
 def leave_out_contradictions(laid_out: LaidOut) -> None:
     """Leave out a few samples at which usage and power contradict each other, though each is in its usual range.
 
-    The usual power of a sample is the median power of samples with similar usage. A sample is a contradiction if three
-    conditions hold: its power is far from the usual power; among the node's values, either its usage or its power is
-    high, but not both; and its usage or its power differs from the samples before and after.
+    The usual power of a sample is the median power of samples with similar usage. Usage and power contradict each other
+    if three conditions hold:
 
-    If more than `MAX_CONTRADICTIONS` of the samples are contradictions, all samples are kept, because the power
-    then depends on more than the usage.
+    - The power is far from the usual power.
+    - Among the node's values, the usage is high and the power is not, or the power is high and the usage is not.
+    - The usage or the power differs from the samples before and after.
+
+    If this happens at more than `MAX_CONTRADICTIONS` of the samples, all samples are kept, because the power then
+    depends on more than the usage.
     """
     work = [name for name in CPU_FEATURES if name in laid_out.node_features]
     meters = [key for key in laid_out.power if key[1] in WHOLE_MACHINE]
@@ -72,15 +75,18 @@ def _contradictions(laid_out: LaidOut, usage: FloatArray, watts: FloatArray) -> 
 
 
 def _contradictions_of_rows(rows: NodeRows, usage: FloatArray, watts: FloatArray) -> BoolArray:
-    """Return which samples in `rows` are contradictions, shape (rows, columns). Each row is checked on its own."""
+    """Return the samples whose usage and power contradict each other, shape (rows, columns).
+
+    Each row is checked on its own.
+    """
     n = rows.lengths
     x, y = rows.of(usage, np.inf), rows.of(watts, np.inf)
     by_usage, by_power = (np.argsort(values, axis=1, kind="stable") for values in (x, y))
     sorted_y = np.take_along_axis(y, by_power, axis=1)
     spread = row_quantiles(sorted_y, n, 0.95) - row_quantiles(sorted_y, n, 0.05)
     usual = _usual_power(x, y, by_usage, n)
-    usual[rows.is_filler] = np.inf  # infinity makes the last sample of a row differ from its neighbour
-    with np.errstate(invalid="ignore"):  # infinity minus infinity in padding cells
+    usual[rows.is_filler] = np.inf  # the last sample of a row must differ from its neighbour
+    with np.errstate(invalid="ignore"):  # padding cells give ∞ − ∞
         errors = np.abs(y - usual)
         errors[rows.is_filler] = np.inf
         limit = CONTRADICTION_DEVIATIONS * row_medians(np.sort(errors, axis=1), n)
@@ -96,11 +102,11 @@ def _contradictions_of_rows(rows: NodeRows, usage: FloatArray, watts: FloatArray
 
 
 def _usual_power(x: FloatArray, y: FloatArray, by_usage: IntArray, n: IntArray) -> FloatArray:
-    """Return the usual power at each usage, shape (rows, columns).
+    """Return, for each sample, the usual power at its usage, shape (rows, columns).
 
-    The samples of a row, sorted by usage, are divided into bins with nearly equal numbers of samples. The usual power
-    is interpolated between the medians of neighbouring bins. `x` is the usage and `y` the power, each with infinity in
-    padding cells at the end of a row. `by_usage` sorts the rows of `x`; `n` is the number of samples of each row.
+    `x` is the usage and `y` the power. `n` is the number of samples of each row. The cells after a row's last sample
+    are padding: they hold infinity. `by_usage` sorts the rows of `x`. The sorted samples of a row are divided into bins
+    with nearly equal numbers of samples. The usual power is interpolated between the medians of neighbouring bins.
     """
     n_bins = np.minimum(_MAX_BINS, n // _BIN_SAMPLES)
     small, n_large = np.divmod(n, n_bins)  # the first `n_large` bins have one sample more
@@ -125,10 +131,10 @@ def _usual_power(x: FloatArray, y: FloatArray, by_usage: IntArray, n: IntArray) 
 
 
 def _is_spike(values: FloatArray, errors: FloatArray) -> BoolArray:
-    """Return which values differ from both neighbours in their row by at least half of the sample's error.
+    """Return which values are spikes: they differ from both neighbours by at least half of the sample's error.
 
-    `errors` are the differences between the power and the usual power. A meter that lags behind the usage when the
-    load changes has errors, too, but no spike. The arrays and the result have the shape (rows, columns).
+    `errors` are the differences between the power and the usual power. A meter that lags behind the usage when the load
+    changes has errors, too, but no spike. The arrays and the result have the shape (rows, columns).
     """
     steps = np.abs(np.diff(values, axis=1, prepend=np.inf, append=np.inf))
     is_spike: BoolArray = np.minimum(steps[:, :-1], steps[:, 1:]) >= 0.5 * errors

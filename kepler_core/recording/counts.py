@@ -10,9 +10,9 @@ import attrs
 
 @attrs.define
 class Counts:
-    """Numbers of irregularities in recordings, and of the samples and series left out because of them.
+    """Counts of irregularities in recordings, and of the samples and series left out because of them.
 
-    The keys of a `Counter` are metric names unless the docstring of the field names other keys.
+    The keys of a `Counter` are metric names, unless the docstring of the field names other keys.
     """
 
     not_finite: Counter[str] = attrs.field(factory=Counter)
@@ -28,13 +28,15 @@ class Counts:
     missing_labels: Counter[str] = attrs.field(factory=Counter)
     """Number of series without a label that should identify their node or container; keys are "<metric> <label>"."""
     unmapped_series: Counter[str] = attrs.field(factory=Counter)
-    """Number of series left out because no mapping of the metric selects them, e.g. because of an unknown zone."""
+    """Number of series left out because the metric schema does not say what they measure, e.g. because of an unknown
+    zone."""
     unknown_shares: Counter[str] = attrs.field(factory=Counter)
-    """Number of series left out because they are shares of a node's CPUs, and no metric has the number of CPUs."""
+    """Number of series left out because they are fractions of a node's CPUs, but the number of CPUs is not known."""
     other_exporters: Counter[str] = attrs.field(factory=Counter)
     """Number of series left out because another exporter on the node reports the same quantity."""
     ambiguous_hosts: Counter[str] = attrs.field(factory=Counter)
-    """Number of node labels of an exporter that fit several nodes of another exporter; keys are node labels."""
+    """Number of node labels that fit several nodes of another exporter, so that the machine is unknown; keys are the
+    labels."""
     wraps: Counter[str] = attrs.field(factory=Counter)
     """Number of samples at which a counter began at 0 again after its highest value."""
     gaps: Counter[str] = attrs.field(factory=Counter)
@@ -44,7 +46,7 @@ class Counts:
     duplicates: Counter[str] = attrs.field(factory=Counter)
     """Number of samples left out because another series has a sample of the same quantity at the same time."""
     duplicate_nodes: Counter[str] = attrs.field(factory=Counter)
-    """Number of node labels left out because another label of the machine is kept; keys are the labels left out."""
+    """Number of node labels left out because another label of the machine is used; keys are the labels left out."""
     nodes_told_apart: Counter[str] = attrs.field(factory=Counter)
     """Number of nodes that share their node label with another machine; keys are the names that the nodes get."""
     joined_nodes: Counter[str] = attrs.field(factory=Counter)
@@ -53,11 +55,11 @@ class Counts:
     Keys are the node labels of the energy.
     """
     nodes_without_energy: Counter[str] = attrs.field(factory=Counter)
-    """Node label -> number of nodes with usage only, in recordings that also have nodes with energy only."""
+    """By node label: number of nodes with usage only, in recordings that also have nodes with energy only."""
     nodes_without_usage: Counter[str] = attrs.field(factory=Counter)
-    """Node label -> number of nodes with energy only, in recordings that also have nodes with usage only."""
+    """By node label: number of nodes with energy only, in recordings that also have nodes with usage only."""
     guests_without_vm: Counter[str] = attrs.field(factory=Counter)
-    """Number of guests that are joined with no virtual machine, and of virtual machines that are joined with no guest.
+    """Number of guests for which no virtual machine is known, and of virtual machines for which no guest is known.
 
     Keys are node labels of guests, and ids of virtual machines.
     """
@@ -75,9 +77,9 @@ class Counts:
     idle_only: Counter[str] = attrs.field(factory=Counter)
     """Number of idle energy series without a dynamic energy series; keys are "<source label> <component>"."""
     ambiguous_series: Counter[str] = attrs.field(factory=Counter)
-    """Number of series that seem to be copies of another series of the same exporter, but have other increases.
+    """Number of series that seem to be copies of another series of the exporter, but rise by other amounts.
 
-    Such series have the same node, container (or socket) and energy source as the other series.
+    Both series have the same node, container (or socket) and energy source.
     """
     conflicting_times: Counter[str] = attrs.field(factory=Counter)
     """Number of series that have two different values at many timestamps."""
@@ -97,7 +99,7 @@ class Counts:
     usage_shifts: Counter[str] = attrs.field(factory=Counter)
     """Number of samples left out because the unit of the usage changes in the recording; keys are features."""
     incomplete: Counter[str] = attrs.field(factory=Counter)
-    """Number of samples for which too few series have a value to calculate the node's sum.
+    """Number of samples at which the node's sum is unknown, because too few of its series have a value.
 
     This includes times at which a container's series has no sample, though it has samples before and after.
 
@@ -155,10 +157,10 @@ class Counts:
     dead_features: Counter[str] = attrs.field(factory=Counter)
     """Number of samples of features that are always 0 on a node although its CPUs run; keys are features."""
     examples: dict[tuple[str, str], str] = attrs.field(factory=dict)
-    """For messages: one series and time with each irregularity, by (field of `Counts`, key of the counter)."""
+    """Examples for messages: one series and time for each kind of irregularity and key of its counter."""
 
     def count(self, kind: str, key: str, number: int, example: str = "") -> None:
-        """Add a number of irregularities of a kind. The first example of a kind and key is kept."""
+        """Add `number` to the counter `kind` under `key`. If the key has no example yet, keep `example`."""
         if number > 0:
             counter: Counter[str] = getattr(self, kind)
             counter[key] += number

@@ -14,7 +14,7 @@ MILLISECONDS_PER_SECOND = 1000.0
 
 
 def with_cpu_shares(mapped: Sequence[MappedMetric], nodes: Codes, counts: Counts) -> list[MappedMetric]:
-    """Return the metrics without metrics of the kind "cpus", and with CPU time in place of shares of CPUs.
+    """Convert shares of CPUs to CPU time, and leave out metrics of the kind "cpus" (numbers of CPUs).
 
     Shares on nodes whose number of CPUs is not known are left out and counted.
     """

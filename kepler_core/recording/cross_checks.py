@@ -18,13 +18,13 @@ from kepler_core.recording.laid_out import LaidOut
 from kepler_core.vocabulary import CPU_FEATURES
 
 FEWEST_VALUES = 20
-"""Minimum number of values that a check needs."""
+"""A check is made only if there are at least this number of values."""
 MIRRORED_FRACTION = 0.95
 """If two components have equal power in at least this fraction of the samples, one counter is reported for both
 components."""
 _MIRRORED = ("platform", "package", "dram")
 _EQUAL = 1e-6
-"""Largest difference of equal powers, as a fraction of the power."""
+"""Two powers count as equal if they differ by at most this fraction of the power."""
 
 FLOOR_WATTS = {"package": 0.1, "platform": 0.3}
 """If the CPUs of a node work, the median power of each of these components is at least this number of watts.
@@ -50,9 +50,11 @@ _SHIFTING = ("bpf_cpu_time_ms", "cpu_cycles")
 Instructions are not checked, because their number per joule depends far more on the kind of work.
 """
 SHIFT_FACTOR = 8.0
-"""If the unit of the usage changes, the slope of the power over the usage changes by this factor or more."""
+"""If the slope of power over usage changes by this factor or more, while the power stays in the same range, the unit of
+the usage has changed."""
 CERTAIN_SHIFT = 100.0
-"""If the slope changes by this factor or more, the unit has changed, even if the range of the power changes, too."""
+"""If the slope of power over usage changes by this factor or more, the unit of the usage has changed, even if the range
+of the power changes, too."""
 CORRELATION = 0.95
 """Power follows the usage if the correlation of usage and power is at least this value."""
 
@@ -67,7 +69,10 @@ def cross_check(laid_out: LaidOut) -> None:
 
 
 def leave_out_mirrored_power(laid_out: LaidOut) -> None:
-    """Leave out the power of two components that have the same, varying power. It is unknown which of them is right."""
+    """Leave out the power of two components if both have the same power, and this power varies.
+
+    It is unknown which of the two is right.
+    """
     keys = [key for key in laid_out.power if key[1] in _MIRRORED]
     for first, second in combinations(keys, 2):
         if first[1] == second[1]:
@@ -122,7 +127,7 @@ def leave_out_wrong_cpu_time(laid_out: LaidOut) -> None:
 
 
 def leave_out_still_features(laid_out: LaidOut) -> None:
-    """Leave out CPU time, cycles and instructions that are 0 although another one of them shows work.
+    """Leave out values of CPU time, cycles and instructions that are 0 while one of the other two shows work.
 
     The next interval may contain the missing usage, so its values are left out, too. A feature that is always 0 on a
     node is kept here: the module `dead_features` leaves it out.

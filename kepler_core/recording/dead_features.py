@@ -52,5 +52,8 @@ def split_dead(features: Iterable[str], counts: Counts) -> tuple[list[str], list
 
 
 def reason_of_dead(names: Sequence[str]) -> str:
-    """Return why no model is trained on dead features. `names` are the names of the features in the message."""
+    """Return why no model is trained on features that are 0 although the CPUs run (dead features).
+
+    `names` are the names of the features in the message.
+    """
     return f"{', '.join(names)}: 0 at all times although the CPUs run"

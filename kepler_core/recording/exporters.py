@@ -18,15 +18,15 @@ from kepler_core.recording.counts import Counts
 from kepler_core.recording.metric_mapping import Codes, MappedMetric, keep_series
 
 _NAMED_NODES = 3
-"""Number of nodes that a message names."""
+"""Maximum number of nodes that a message names."""
 
 
 def join_exporters(
     mapped: Sequence[MappedMetric], schemas: Sequence[MetricSchema], nodes: Codes, counts: Counts
 ) -> list[MappedMetric]:
-    """Return the metrics with one node for each machine.
+    """Give each machine one node, even if it has several exporters, and return the metrics with these nodes.
 
-    This node is the machine's node in the first of `schemas` that knows metrics of the machine.
+    The node is the machine's node in the first of `schemas` that knows a metric of the machine.
 
     Third-party metrics are joined last. If an exporter's node matches several nodes of earlier exporters, the node
     stays separate and is counted.
@@ -48,7 +48,7 @@ def join_exporters(
 
 
 def _names_of_nodes(items: Iterable[MappedMetric], nodes: Codes) -> dict[int, set[str]]:
-    """Return the names of each node: the host in the node label, and the values of alias labels."""
+    """Return the names of each node: the host in its node label, and the values of other labels that name it."""
     words = nodes.words
     names: dict[int, set[str]] = {}
     for item in items:
@@ -68,9 +68,9 @@ def host_of(node: str) -> str:
 
 
 def _moved(names: dict[int, set[str]], before: dict[int, set[str]], nodes: Codes, counts: Counts) -> dict[int, int]:
-    """Return the nodes of an exporter that match a node of the exporters before it, as {node: matching node}.
+    """Map each node of an exporter to the node of an earlier exporter that it matches. Leave out all other nodes.
 
-    `names` has the names of the exporter's nodes, `before` the names of the nodes of all exporters before it.
+    `names` has the names of the exporter's nodes, `before` the names of the nodes of all earlier exporters.
     """
     of_name: dict[str, set[int]] = {}
     for node, of_node in before.items():
@@ -93,10 +93,10 @@ def _moved(names: dict[int, set[str]], before: dict[int, set[str]], nodes: Codes
 def one_exporter_each(
     mapped: Sequence[MappedMetric], schemas: Sequence[MetricSchema], counts: Counts
 ) -> list[MappedMetric]:
-    """Leave out, on each node, the features and components that another exporter already reports.
+    """On each node, leave out the features and components that another exporter reports, too.
 
     An exporter that reports a feature by container is preferred to an exporter that reports the feature for the whole
-    node; otherwise the first of `schemas` is preferred.
+    node. Otherwise, the exporter of the first of `schemas` is preferred.
     """
     if len(schemas) < 2:
         return list(mapped)

@@ -20,15 +20,15 @@ from kepler_core.recording.metric_mapping import MappedMetric, keep_series
 MAX_FALLS = 0.2
 """Maximum fraction of intervals in which the counters of a metric can fall. Exporters restart far less often."""
 FEWEST_INTERVALS = 20
-"""Series are checked only if they have at least this number of intervals."""
+"""Series with fewer intervals are not checked."""
 _EQUAL_INTERVALS = 0.95
 _EQUAL = 0.001
-"""Largest difference between a total and the sum of its parts in an interval, as a fraction of the total."""
+"""In an interval, a series counts as the sum of other series if the two differ by at most this fraction of the sum."""
 _FEWEST_PARTS = 2
 
 
 def without_false_counters(mapped: Sequence[MappedMetric], counts: Counts) -> list[MappedMetric]:
-    """Return the metrics without the series that are no counters, and without totals of energy."""
+    """Leave out series that are no counters, and energy series that are sums of other series."""
     result = []
     for item in mapped:
         if item.mapping.counter and not item.third_party and item.metric.n_samples:
@@ -63,9 +63,10 @@ def _are_counters(item: MappedMetric, counts: Counts) -> BoolArray:
 
 
 def _totals(item: MappedMetric, counts: Counts) -> BoolArray:
-    """Return which energy series are totals, shape (series,).
+    """Return which energy series are sums of other series, shape (series,).
 
-    A total rises as much as all other series of its group together, e.g. the series of the other modes or sockets.
+    Such a series rises as much as all other series of its group together, e.g. the series of the other modes or
+    sockets.
     """
     metric = item.metric
     is_total = np.zeros(metric.n_series, dtype=bool)
@@ -88,10 +89,10 @@ def _totals(item: MappedMetric, counts: Counts) -> BoolArray:
 
 
 def _groups(item: MappedMetric) -> Iterator[list[list[int]]]:
-    """Yield three lists of groups of series. Each group may contain a series that is the total of the other series.
+    """Yield three lists of groups of series. In each group, one series may be the sum of the other series.
 
-    The groups of the first list are the modes of one socket, and those of the second list are the sockets of one mode.
-    A group of the third list has all series of a meter of a node. In each list, a series is in at most one group.
+    In the first list, a group has the modes of one socket. In the second list, a group has the sockets of one mode. In
+    the third list, a group has all series of a meter of a node. In each list, a series is in at most one group.
     """
     unit_labels, mode_label = item.mapping.unit_labels, item.schema.mode_label
     sockets = [label for label in unit_labels if label != mode_label]

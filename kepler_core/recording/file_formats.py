@@ -169,7 +169,7 @@ class _Reader:
                 self.read(line)
             except DocumentError as problem:
                 if first:
-                    raise error from None  # the first line is no JSON value, so the document is damaged
+                    raise error from None  # even the first line is not JSON, so the document is damaged
                 raise RecordingError(f"line {number} is not JSON: {problem}", document=self.name) from problem
             first = False
         if first:
@@ -239,7 +239,7 @@ class _Reader:
             raise RecordingError(f"an answer whose result is {kind}; expected {SHAPE}", document=self.name)
 
     def _list(self, raw: _Json) -> int:
-        """Read a list of series or answers; return its length."""
+        """Read a list of series or of answers; return the number of its items."""
         items = decode_json(raw, _list)
         for index, item in enumerate(items):
             if _kind(item) == "object" and _is_answer(decode_json(item, _object)):

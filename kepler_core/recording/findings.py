@@ -26,7 +26,7 @@ class Kind:
     what: str
     """Name of the irregularity, in the plural."""
     rule: str
-    """The condition under which data counts as this irregularity."""
+    """The condition under which data counts as an irregularity of this kind."""
     consequence: str
     """What was done with the data, e.g. "left out"."""
 
@@ -304,7 +304,8 @@ KINDS: Mapping[str, Kind] = {
     "one_sample_series": Kind("note", "series of one sample", "a series has one sample", "not used: it has no rate"),
     "empty_series": Kind("note", "series without samples", "a series has no sample", "left out"),
 }
-"""Name of the field of `Counts` -> its description. Within a severity, the kinds are in order of importance."""
+"""Maps each field of `Counts` to a description of the irregularity that it counts. Of irregularities with equal
+severity, the more important stands first."""
 
 
 @attrs.frozen
@@ -320,7 +321,7 @@ class Finding:
     rule: str
     consequence: str
     example: str = ""
-    """One series and time with this irregularity; empty if no example was kept."""
+    """A series and a time at which the irregularity occurs; empty if no example was kept."""
 
     def __str__(self) -> str:
         where = f" of {self.where}" if self.where else ""
@@ -333,7 +334,7 @@ class Finding:
 
 
 def findings(counts: Counts) -> tuple[Finding, ...]:
-    """Return one finding for each kind and key in the counts, severe findings first."""
+    """Return a finding for each kind of irregularity and each key of its counter, severe findings first."""
     result = []
     for kind, description in sorted(KINDS.items(), key=lambda item: SEVERITIES.index(item[1].severity)):
         for where, count in sorted(counts.of(kind).items()):

@@ -1,8 +1,8 @@
-"""Meters that stand still: meters whose reading is renewed seldom, and meters that freeze for some time.
+"""Meters that stand still: slow meters, which have a new reading only at some scrapes, and meters that freeze.
 
-A platform's meter (BMC, ACPI) may be read every 30 s while its exporter is scraped every 3 s. The meter's counter
-then stands still for nine samples, and the tenth sample shows the energy of 30 s. The power is only known over
-the whole window of 30 s, so that features must be averaged over the same window. `kepler_core.frames` does that.
+A platform's meter (BMC, ACPI) may be read every 30 s while its exporter is scraped every 3 s. The meter's counter then
+stands still for nine samples, and the tenth sample shows the energy of 30 s. The power is only known over the whole
+window of 30 s, so the features must be averaged over the same window. `kepler_core.frames` does that.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from kepler_core.recording.laid_out import LaidOut
 from kepler_core.recording.node_rows import row_medians
 
 SELDOM = 0.2
-"""If a meter stands still in more than this fraction of the samples, its reading is renewed seldom.
+"""If a meter stands still in more than this fraction of the samples, its reading changes only at some scrapes.
 
 If it stands still in fewer samples, the meter froze for some time.
 """
 CATCH_UP = 0.9
 """If the power in a long interval is below this fraction of the lowest power in other intervals, energy was lost."""
 OFTEN = 0.05
-"""If the meter of a component begins to stand still at more than this fraction of the samples, all power of the
-component is left out."""
+"""Maximum number of times that the meter of a component may freeze, as a fraction of the number of samples. With more
+freezes, all power of the component is left out."""
 _ALWAYS_DRAW = ("package", "dram")
 """The components of a meter that draw power at all times."""
 LONG_INTERVAL = 1.5
@@ -37,10 +37,10 @@ def find_windows(laid_out: LaidOut) -> dict[str, IntArray]:
 
     A meter that never moves has no power at all, however short the recording is: a machine that runs draws power.
 
-    Such a meter gets a new reading only at some samples. Its power at a sample is the mean over a window of time that
-    ends at this sample. The result maps the energy source of each such meter to an array of shape (samples,). The
-    array contains the index of the sample at which the window begins, or -1 if this is not known. The windows of all
-    other meters begin at the previous sample.
+    A meter whose reading is renewed seldom has a new reading only at some samples. Its power at a sample is the mean
+    over a window of time that ends at this sample. The result maps the meter's energy source to an array of shape
+    (samples,). The array contains the index of the sample at which the window begins, or -1 if this is not known. The
+    windows of all other meters begin at the previous sample.
     """
     windows: dict[str, IntArray] = {}
     has_long_interval = _has_long_interval(laid_out)
@@ -81,7 +81,7 @@ class _Meter:
     known: BoolArray
     """Whether the power of any component is known, shape (samples,)."""
     still: BoolArray
-    """Whether no component's counter moved, shape (samples,)."""
+    """Whether the counters of all components have the same value as in the sample before, shape (samples,)."""
 
     @property
     def is_seldom(self) -> bool:
@@ -90,7 +90,7 @@ class _Meter:
 
     @property
     def begins(self) -> IntArray:
-        """For each sample, the index of the last sample before it at which the meter moved; -1 if there is none."""
+        """For each sample, the index of the last earlier sample with a new reading of the meter; -1 if none exists."""
         moved = self.known & ~self.still
         last = np.maximum.accumulate(np.where(moved, np.arange(len(moved)), -1))
         return np.concatenate([[-1], last[:-1]])
@@ -98,16 +98,15 @@ class _Meter:
     def watts(self) -> FloatArray:
         """Return the power of each window at the last sample of the window, and NaN at all other samples.
 
-        A window ends at a sample at which the meter moves. The power of a window is the mean over the time since the
-        previous such sample. If the meter only froze for some time (`is_seldom` is false), the first sample after the
-        freeze is NaN, too.
+        A window is the time between two new readings of the meter. Its power is the mean over this time. If the meter
+        only froze for some time (`is_seldom` is false), the first sample after the freeze is NaN, too.
         """
         begins = self.begins
         index = np.arange(len(begins))
         n_known = np.concatenate([[0], np.cumsum(self.known)])
         whole = (begins >= 0) & (n_known[index + 1] - n_known[begins + 1] == index - begins)
         if not self.is_seldom:
-            # `index` − `begins` is 1 for a window of one interval, and also for the first sample (0 − (−1))
+            # keep the windows of one interval, and the first sample, for which `begins` is -1
             whole = (index - np.maximum(begins, -1) == 1) | (np.cumsum(self.still) == 0)
         seconds = self.time - np.concatenate([[np.nan], self.time[:-1]])
         window_seconds = np.where(begins >= 0, self.time - self.time[np.maximum(begins, 0)], seconds)
@@ -116,7 +115,7 @@ class _Meter:
 
 
 def _any_still_component(watts: FloatArray, components: Sequence[str]) -> BoolArray:
-    """Return the samples at which package or DRAM has no power while another component has power, shape (samples,)."""
+    """Return which samples have no power of package or DRAM, but power of another component, shape (samples,)."""
     is_still: BoolArray = np.zeros(watts.shape[1], dtype=bool)
     has_power = np.count_nonzero(watts > 0, axis=0)
     for at, component in enumerate(components):
@@ -141,9 +140,9 @@ def _without_still_components(watts: FloatArray, components: Sequence[str]) -> F
     """Return `watts`, with NaN where package or DRAM has no power while another component of the meter has power.
 
     `watts` and the result have the shape (components, samples). The next interval may contain the energy of the
-    interval without power, so the power of the next interval is NaN, too. If a component often stands still, all power
-    of the component is NaN: it is not measured, or its counter is too coarse. Core and uncore are 0 W on machines that
-    do not measure them.
+    interval without power, so the power of the next interval is NaN, too. If a component's counter often stands still,
+    the component is not measured, or its counter is too coarse. Then all power of the component is NaN. Core and uncore
+    are 0 W on machines that do not measure them.
     """
     result = watts.copy()
     for at, component in enumerate(components):

@@ -12,8 +12,8 @@ from kepler_core.recording.laid_out import LaidOut
 from kepler_core.vocabulary import CPU_FEATURES
 
 JUMP_FACTOR = 2.0
-"""A value of a node may be a jump if it is above this multiple of the next lower value of the node. All higher values
-may then be jumps, too. Among hundreds of true readings of a running machine, no value is so far above the
+"""A value of a node may be a jump if it exceeds the node's next lower value by this factor. All higher values may then
+be jumps, too. Among hundreds of true readings of a running machine, no value is so far above the
 next lower value."""
 BURSTY_JUMP_FACTOR = 1000.0
 """Replaces `JUMP_FACTOR` for features that may rise suddenly although there is little work, e.g. disk interrupts."""
@@ -25,7 +25,7 @@ from a wrong unit."""
 FEWEST_VALUES = 20
 """Minimum number of values from which a node's usual values are determined."""
 USUAL_QUANTILE = 0.99
-"""Quantile from which a limit for a node's usual values is computed: a few damaged values hardly change it."""
+"""The limit of a node's usual values is a multiple of this quantile. A few damaged values hardly change a quantile."""
 
 
 def leave_out_jumps(laid_out: LaidOut) -> None:
@@ -61,9 +61,9 @@ def leave_out_jumps(laid_out: LaidOut) -> None:
 
 
 def _may_jump(laid_out: LaidOut, values: FloatArray, factor: float) -> BoolArray:
-    """Return which streams have a high value that is above `factor` times the next lower value, shape (streams,).
+    """Return which streams may have a jump: a high value above `factor` times the next lower value, shape (streams,).
 
-    Only these streams need the exact check of `_jumps`. `values` has the shape (samples,).
+    Only these streams are then checked by `_jumps`. `values` has the shape (samples,).
     """
     may_jump = np.zeros(len(laid_out.nodes), dtype=bool)
     for rows in laid_out.rows(np.isfinite(values), FEWEST_VALUES):
@@ -80,10 +80,10 @@ def _may_jump(laid_out: LaidOut, values: FloatArray, factor: float) -> BoolArray
 def _jumps(values: FloatArray, others: list[FloatArray], factor: float, are_watts: bool = False) -> BoolArray:
     """Return which values are jumps that no array of `others` confirms, shape (samples,).
 
-    With `are_watts`, `values` are power and `others` are usage; otherwise, it is the reverse. An array of `others`
-    confirms a jump if it is above its own usual maximum at the same sample. Power rises at most in proportion to usage.
-    So if the usage is n times its usual maximum, it confirms only power up to n · `factor` times the usual maximum of
-    power.
+    With `are_watts`, `values` are power and `others` are usage. Otherwise, `values` are usage and `others` are power.
+    An array of `others` confirms a jump if the array is above its own usual maximum at the same sample. Power rises at
+    most in proportion to usage. So usage of n times its usual maximum confirms power only up to n · `factor` times the
+    usual maximum of power.
     """
     is_jump = np.zeros(len(values), dtype=bool)
     known = np.flatnonzero(np.isfinite(values))
@@ -113,7 +113,7 @@ def _jumps(values: FloatArray, others: list[FloatArray], factor: float, are_watt
             confirmed &= values[candidates] <= factor * values[usual].max() * rise
         candidates = candidates[~confirmed]
     is_jump[candidates] = True
-    # a counter jumps in one interval; work that goes on for longer is no jump
+    # A counter jumps in a single interval. High values in several successive intervals are real.
     lasting = np.zeros(len(values), dtype=bool)
     lasting[1:] = is_jump[1:] & is_jump[:-1]
     lasting[:-1] |= lasting[1:]

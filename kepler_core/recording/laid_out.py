@@ -57,7 +57,7 @@ class LaidOut:
         return has_any
 
     def rows(self, chosen: BoolArray, fewest: int) -> Iterator[NodeRows]:
-        """Yield the chosen samples of all streams as matrices (see `node_rows.node_rows`)."""
+        """Yield matrices with a row for each stream that has chosen samples (see `node_rows.node_rows`)."""
         return node_rows(chosen, self.sample_stream, len(self.nodes), fewest)
 
     def place(self, sample: int) -> str:
@@ -65,7 +65,7 @@ class LaidOut:
         return f"{self.nodes[self.sample_stream[sample]]} at {utc(float(self.sample_time[sample]))}"
 
     def drop_power(self, kind: str, key: tuple[str, str], samples: IndexArray) -> None:
-        """Leave out and count the power of a component at some samples."""
+        """Set the power of a component to NaN at some samples, and count these samples."""
         if len(samples):
             watts = self.power[key]
             example = f"{watts[samples[0]]:.6g} W on {self.place(samples[0])}"
@@ -73,7 +73,7 @@ class LaidOut:
             self.counts.count(kind, " ".join(key), len(samples), example)
 
     def drop_feature(self, kind: str, name: str, samples: IndexArray) -> None:
-        """Leave out a feature of the node and of its containers at some samples; count the node's known values."""
+        """Set a feature of the node and of its containers to NaN at some samples; count the node's known values."""
         values = self.node_features[name]
         known = samples[np.isfinite(values[samples])]
         if len(known):

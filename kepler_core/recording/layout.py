@@ -38,34 +38,33 @@ from kepler_core.recording.screening import screen
 
 _DENSE_CELLS = 2**22
 _DENSE_FACTOR = 8
-"""A dense array with a cell for each node and timestamp may have up to this many cells per point (value of a series at
-a time).
+"""Maximum size of an array with a cell for each node and timestamp, as a multiple of the number of values.
 
-If nodes have no timestamps in common, the array would have far more cells than there are points. Then
-`_number_samples` sorts the points instead.
+If nodes have no timestamps in common, the array would be larger, and most of its cells would be empty. Then
+`_number_samples` sorts the values instead.
 """
 
 
 @attrs.frozen(eq=False)
 class _Samples:
-    """All samples (node × timestamp) that have at least one point."""
+    """The samples of a recording: a sample is a node at a timestamp at which the node has any value."""
 
     stream: IntArray
     """Index of each sample's stream, shape (samples,)."""
     node: IntArray
-    """Number of each stream's node in `SeriesCodes.nodes`, shape (streams,)."""
+    """Index of each stream's node in `SeriesCodes.nodes`, shape (streams,)."""
     time: FloatArray
     """Time of each sample in Unix seconds, shape (samples,)."""
 
 
 @attrs.frozen(eq=False)
 class _Rows:
-    """All rows (container × sample) that have at least one point."""
+    """The rows of a recording: a row is a container in a sample in which the container has any value."""
 
     sample: IntArray
     """Index of each row's sample, shape (rows,), ascending."""
     unit: IntArray
-    """Number of each row's container in `SeriesCodes.units`, shape (rows,)."""
+    """Index of each row's container in `SeriesCodes.units`, shape (rows,)."""
 
 
 def lay_out(
@@ -130,7 +129,8 @@ def _time_grid(mapped: list[MappedMetric]) -> FloatArray:
     """Return all distinct timestamps of the metrics, sorted.
 
     Metrics with few samples are processed first. They usually contain all timestamps, because all series of a range
-    query have the same timestamps. Then the large metrics add no timestamp, and need not be sorted.
+    query have the same timestamps. In this case, the large metrics add no timestamp, so their timestamps are not
+    sorted.
     """
     grid = np.empty(0)
     seen: ArrayMemo[None] = ArrayMemo()
@@ -151,7 +151,7 @@ def _time_grid(mapped: list[MappedMetric]) -> FloatArray:
 def _number_samples(
     points: Sequence[Points], positions: Sequence[Position], grid: FloatArray, n_nodes: int
 ) -> _Samples:
-    """Number all samples that have points, and replace the grid cells in `Position.sample` by these numbers."""
+    """Number all samples in which any series has a value, and write these numbers into `Position.sample`."""
     n_times = max(len(grid), 1)
     n_points = sum(len(position.sample) for position in positions)
     if n_nodes * n_times <= max(_DENSE_CELLS, _DENSE_FACTOR * n_points):
@@ -174,7 +174,7 @@ def _number_samples(
 
 
 def _number_rows(by_container: Sequence[Points], n_units: int) -> _Rows:
-    """Number all rows that have points, and write each point's row number into `Position.row`."""
+    """Number all rows in which any series has a value, and write these numbers into `Position.row`."""
     positions = {id(p.position): p.position for p in by_container}.values()
     keys = [position.sample * n_units + position.unit for position in positions]
     rows = _union(keys)
@@ -195,7 +195,7 @@ def _union(keys: Sequence[IntArray]) -> IntArray:
 
 
 def _by_name(values: Iterable[tuple[Points, FloatArray]]) -> dict[str, list[tuple[MetricMapping, FloatArray]]]:
-    """Return the mappings of each feature with their values, by the name of the feature."""
+    """Group values, together with their metric mappings, by feature. The keys of the result are names of features."""
     by_name: dict[str, list[tuple[MetricMapping, FloatArray]]] = {}
     for p, of_points in values:
         by_name.setdefault(p.mapping.name, []).append((p.mapping, of_points))
@@ -216,17 +216,18 @@ def _power(
 def _container_features(
     by_container: Sequence[Points], rows: _Rows, n_samples: int
 ) -> tuple[dict[str, FloatArray], dict[str, FloatArray]]:
-    """Return the rates of each row, and estimated sums of the unknown rates in each sample, both by feature."""
+    """Return two dictionaries by feature: the rate in each row, and an estimate of the unknown rates in each sample."""
     upcoming = {p.mapping.name: np.zeros(n_samples) for p in by_container}
     values = [(p, _values_of_rows(p, rows, upcoming[p.mapping.name])) for p in by_container]
     return {name: combined(entries) for name, entries in _by_name(values).items()}, upcoming
 
 
 def _values_of_rows(p: Points, rows: _Rows, upcoming: FloatArray) -> FloatArray:
-    """Return the rate of each row, shape (rows,); add estimates of unknown rates to `upcoming`, shape (samples,).
+    """Return the rate of each row, shape (rows,). Estimates of unknown rates are added to `upcoming`, shape (samples,).
 
-    The rates of the series of a row, e.g. of the processes of a container, add up. If the series without a rate may
-    have more than `NEGLIGIBLE_FRACTION` of the sum, the rate of the row is NaN, and the whole sum counts as unknown.
+    If a row has several series, e.g. one for each process of a container, their rates are added up. If the series
+    without a rate may have more than `NEGLIGIBLE_FRACTION` of the sum, the row's rate is NaN, and its whole sum counts
+    as unknown.
     """
     row, n_rows = p.position.row, len(rows.sample)
     assert row is not None
@@ -269,9 +270,9 @@ def _sums_of_containers(
     samples: _Samples,
     counts: Counts,
 ) -> dict[str, FloatArray]:
-    """Return the sums over the containers of each sample, by feature; NaN where a sum is not the node's usage.
+    """Return each feature's sum over the containers of each sample; NaN where the sum is not the node's usage.
 
-    `by_container` are the points of the features that are measured per container. `container_features` and
+    `by_container` has the values of the features that are measured per container. `container_features` and
     `upcoming` are the results of `_container_features`.
     """
     sums = {
@@ -295,9 +296,10 @@ def _forget_unreadable(by_container: Sequence[Points], node_features: dict[str, 
 def _forget_interrupted(
     by_container: Sequence[Points], node_features: dict[str, FloatArray], sample_stream: IntArray, counts: Counts
 ) -> None:
-    """Set a node's sum to NaN where a container's series has no sample, though it has samples before and after.
+    """Set a node's sum to NaN where a value of a running container is missing.
 
-    The container ran at that time, too, so the sum would be too low. `sample_stream` has shape (samples,).
+    If the container's series has values before and after a sample, the container ran in this sample, too. The sum
+    without this container would be too low. `sample_stream` has shape (samples,).
     """
     for p in by_container:
         name, metric = p.mapping.name, p.item.metric

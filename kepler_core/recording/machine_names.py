@@ -1,4 +1,4 @@
-"""Name machines that have the same node label, with labels that tell them apart."""
+"""Give names to machines that have the same node label. The names contain labels that differ between the machines."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from kepler_core.recording.metric_mapping import EXPORTER_LABELS
 
 
 def differing_labels(machines: Sequence[Sequence[Mapping[str, str]]], labels: Sequence[str]) -> list[str]:
-    """Return labels whose values, taken together, tell all machines apart.
+    """Return labels whose values together distinguish all machines.
 
-    `machines` has, for each machine, the labels of each of its groups of series.
+    The series of a machine form groups with equal labels. `machines` has for each machine the labels of each group.
 
     The labels are tried one after the other, and a label is chosen if it tells more machines apart. Labels with a
     single value in each machine are tried first, and `EXPORTER_LABELS` after other labels.
@@ -32,7 +32,7 @@ def differing_labels(machines: Sequence[Sequence[Mapping[str, str]]], labels: Se
 
 
 def machine_name(node: str, labels: Mapping[str, str], differing: Sequence[str], aliases: Sequence[str]) -> str:
-    """Return the name of a node that shares its node label with other nodes."""
+    """Return a name for a node that has the same node label as other nodes. The name contains the differing labels."""
     alias = next((labels[name] for name in aliases if name in differing and labels[name]), None)
     others = [name for name in differing if alias is None or name not in aliases]
     words = [f"{name}={labels[name]}" if labels[name] else f"no {name}" for name in others]

@@ -18,6 +18,6 @@ class Meter:
 
 
 def installed_meters() -> dict[str, Meter]:
-    """Return the meter for each source label that an installed energy source reads, by source label."""
+    """Return the meters of the installed energy sources, by the value of the label `source` that stands for them."""
     plugins = registry.energy_sources.load_all()[0]
     return {label: Meter(name, plugin.components) for name, plugin in plugins.items() for label in plugin.reads}

@@ -63,7 +63,7 @@ class SeriesCodes:
     units: Codes = attrs.field(factory=Codes)
     exporters: Codes = attrs.field(factory=Codes)
     unit_names: dict[str, str] = attrs.field(factory=dict[str, str])
-    """Readable names, by unit; "" for a unit without a name."""
+    """Readable name of each unit (e.g. a container), by the unit's id; "" for a unit without a name."""
     spellings: dict[str, str] = attrs.field(factory=dict[str, str])
     """The first spelling of each container id in the recording, with its prefix or suffix.
 
@@ -86,29 +86,29 @@ class MappedMetric:
     """A metric, its mapping to the vocabulary, and the node, unit, exporter and energy source of each series."""
 
     metric: Metric
-    """The series that the mapping selects, with their samples."""
+    """The series of the metric to which the mapping applies, with their samples."""
     mapping: MetricMapping
     schema: MetricSchema
     """The metric schema that the mapping comes from; for a third-party metric, the first schema of the recording."""
     node: IntArray
-    """Number of each series' node in `SeriesCodes.nodes`, shape (series,)."""
+    """Index of each series' node in `SeriesCodes.nodes`, shape (series,)."""
     unit: IntArray
-    """Number of each series' unit in `SeriesCodes.units`, shape (series,)."""
+    """Index of each series' unit in `SeriesCodes.units`, shape (series,)."""
     exporter: IntArray
-    """Number of each series' exporter in `SeriesCodes.exporters`, shape (series,)."""
+    """Index of each series' exporter in `SeriesCodes.exporters`, shape (series,)."""
     source: tuple[str | None, ...]
     """Value of each series' source label, or `mapping.source` for a series without that label."""
     share: IntArray
-    """A number for each series that stands for the values of its labels `MetricMapping.summed_labels`, shape (series,).
+    """Code for each series, shape (series,). It stands for the series' values of the labels `summed_labels`.
 
-    If several series of a container have different numbers, their values are added up."""
+    If several series of a container have different codes, their values are added up."""
     third_party: bool = False
     """Whether this is a metric that the user names as a feature although the metric schema does not know it."""
     ambiguous: BoolArray | None = None
     """Whether the values of a series are uncertain, shape (series,); None if no values are uncertain.
 
-    They are uncertain if another series of the same container or socket has other values, or if the series has two
-    values at many timestamps.
+    There are two reasons. Another series of the same container or socket has other values, or the series itself has
+    two values at many timestamps.
     """
 
 
@@ -121,7 +121,7 @@ def third_party_mapping(metric: Metric, schema: MetricSchema) -> MetricMapping:
     counter = metric.name.endswith("_total")
     if any(schema.container_labels[0] in labels for labels in metric.labels):
         return MetricMapping("feature", metric.name, "container", schema.container_labels, counter=counter)
-    # it is not known which labels matter, so the values of all labels together identify a part of the node
+    # Any label of an unknown metric may distinguish parts of a node. So all labels together identify a part.
     units = sorted({label for labels in metric.labels for label in labels} - {schema.node_label, "__name__"})
     aggregate: Literal["sum", "mean"] = "sum" if counter else "mean"
     return MetricMapping("feature", metric.name, "node", tuple(units), counter=counter, aggregate=aggregate)
@@ -220,9 +220,10 @@ def _unit_name(mapping: MetricMapping, labels: Mapping[str, str]) -> str:
 
 
 def with_sorted_units(mapped: list[MappedMetric], codes: SeriesCodes) -> list[MappedMetric]:
-    """Number the units in the order of their names, so that sums over them do not depend on the series of other nodes.
+    """Number the units (e.g. containers) again, in the order of their names.
 
-    A sum of floating-point numbers depends on their order.
+    A sum of floating-point numbers depends on their order. In the order of the names, the sums over the units of a node
+    do not depend on the series of other nodes.
     """
     words = codes.units.words
     codes.units.by_word = {word: at for at, word in enumerate(sorted(words))}
@@ -237,8 +238,8 @@ def select_level(
 
     With `use_vm_metrics`, features come from processes and power from virtual machines; the processes need the
     label `job="vm"`, unless `any_job` is true. Otherwise features come from containers, or from processes if no
-    container has samples. `by_container`, if it is not None, states whether any container of the whole recording has
-    samples, if `mapped` is only a part of it.
+    container has samples. If `mapped` is only a part of a recording, `by_container` states whether any container of
+    the whole recording has samples.
     """
     if use_vm_metrics:
         kept = []
@@ -261,9 +262,9 @@ def select_level(
 
 
 def keep_series(item: MappedMetric, kept: BoolArray) -> MappedMetric:
-    """Return a metric without the samples of the series for which `kept` (shape (series,)) is false.
+    """Return a metric that has only the samples of the series for which `kept` is true, shape (series,).
 
-    The labels of all series stay, so that the numbers of the series do not change.
+    The labels of the other series stay in the metric, so that the indices of the series do not change.
     """
     return item if kept.all() else keep_samples(item, kept[item.metric.series])
 

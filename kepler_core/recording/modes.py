@@ -90,8 +90,8 @@ def _labels_text(labels: Mapping[str, str]) -> str:
 def _intervals_alike(metric: Metric, pairs: Sequence[tuple[int, int]]) -> int:
     """Return the number of intervals in which the two series of a pair rise alike, summed over all pairs.
 
-    A pair counts only if its series rise alike in at least half of the intervals, and if their total increases differ
-    by at most `TOTAL_TOLERANCE`.
+    A pair counts only under two conditions. Its series rise alike in at least half of the intervals. Their total
+    increases differ by at most `TOTAL_TOLERANCE`.
     """
     n_intervals = 0
     for _, rises in stacked_rises(metric, pairs):

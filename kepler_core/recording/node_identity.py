@@ -24,15 +24,15 @@ _LARGEST_DELAY = 2.0
 """Maximum delay between a counter's values in two replicas, as a multiple of the usual time between increases.
 
 Two servers scrape a target at different times, less than one scrape interval apart. A range query repeats a
-value until the next scrape, so that the value may be old by up to one more interval.
+value until the next scrape. So the value may be older by up to one interval.
 """
 _AGREEING_TIMES = 0.95
 """Minimum fraction of times at which the values of replicas agree. Around resets and gaps, the values differ."""
 _COMMON_UNITS = 0.5
 """Replicas of one target must have at least this fraction of their containers in common.
 
-Replicas of one target report the same containers. Containers that live shorter than a scrape interval may be
-missing in one of them.
+Replicas of one target report the same containers. A container that lives shorter than a scrape interval
+may be missing in one replica.
 """
 _LARGEST_DIFFERENCE = 0.1
 """Maximum difference of the energy that two exporters on one machine report in an interval.
@@ -41,7 +41,7 @@ The difference is a fraction of the larger energy. Its median over the intervals
 exporters read the same meters, but not at the same times.
 """
 _DISAGREEING = 0.1
-"""Maximum fraction of counters that disagree between replicas, for example because a server missed scrapes."""
+"""Maximum fraction of counters that may differ between two replicas, for example because a server missed scrapes."""
 _COMPARED_SERIES = 50
 """Number of usage counters that are compared if two groups of series have no energy counter in common."""
 
@@ -122,10 +122,10 @@ def tell_nodes_apart(
 def _find_interleaved(
     mapped: Sequence[MappedMetric], first: _Group, copy: _Group, left_out: Sequence[BoolArray]
 ) -> None:
-    """Mark in `left_out` the series of `copy` that are also in `first`, but with other timestamps.
+    """Find the series that two replicas report with different timestamps, and mark the copies in `left_out`.
 
-    `first` is the group of the machine that is kept, `copy` a replica of it. If a series has the same timestamps in
-    both groups, `repeats.without_duplicates` leaves out the samples of the replica later.
+    `first` is the group of series that is kept, and `copy` is a replica of this group. If a series has the same
+    timestamps in both groups, `repeats.without_duplicates` leaves out the samples of the replica later.
     """
     if not first.overlaps(copy):
         return
@@ -160,12 +160,12 @@ def _own_labels(mapped: Iterable[MappedMetric], schema: MetricSchema) -> set[str
 def _candidates(mapped: Sequence[MappedMetric], own: set[str], aliases: set[str]) -> dict[int, set[str]]:
     """Return the labels that may distinguish machines with the same node label.
 
-    The result maps the number of each such node label to the labels.
+    The result maps the number of each such node label to these labels.
 
     Prometheus adds the labels of a target to all of its series, but the exporter's own labels occur only on some
-    metrics. So a candidate has two values or more (a missing label is a value, too), and occurs on every metric of the
-    node. It also occurs on at least one usage metric and one energy metric of the recording. An alias label with two
-    values or more is always a candidate, even if some metrics lack it.
+    metrics. So a label is returned if it meets three conditions. It has two values or more (a missing label is a value,
+    too). It occurs on every metric of the node. It occurs on at least one usage metric and one energy metric of the
+    recording. An alias label with two values or more is always returned, even if some metrics lack it.
     """
     values: dict[tuple[int, str], set[str]] = {}
     metrics: dict[tuple[int, str], set[int]] = {}
@@ -201,7 +201,7 @@ def _candidates(mapped: Sequence[MappedMetric], own: set[str], aliases: set[str]
 
 
 def _target_labels(item: MappedMetric, own: set[str]) -> Counter[tuple[int, tuple[tuple[str, str], ...]]]:
-    """Return the number of series by (node number, (label, value) pairs of all labels that are not in `own`)."""
+    """Count the series by their node and by the values of their labels. The labels in `own` are ignored."""
     names_of: dict[tuple[str, ...], tuple[str, ...]] = {}
     counts: Counter[tuple[int, tuple[str, ...], tuple[str, ...]]] = Counter()
     for node, labels in zip(item.node.tolist(), item.metric.labels, strict=True):
@@ -217,7 +217,7 @@ def _target_labels(item: MappedMetric, own: set[str]) -> Counter[tuple[int, tupl
 
 
 def _series_of_nodes(mapped: Sequence[MappedMetric], nodes: Iterable[int]) -> dict[int, list[tuple[int, int]]]:
-    """Return the series of each node: pairs of the index of the metric, and of the series in the metric."""
+    """Return the series of each node as pairs: index of the metric, and index of the series in the metric."""
     series: dict[int, list[tuple[int, int]]] = {node: [] for node in nodes}
     for index, item in enumerate(mapped) if series else ():
         for at, node in enumerate(item.node.tolist()):
@@ -227,7 +227,7 @@ def _series_of_nodes(mapped: Sequence[MappedMetric], nodes: Iterable[int]) -> di
 
 
 def _groups(mapped: Sequence[MappedMetric], series: Sequence[tuple[int, int]], labels: set[str]) -> list[_Group]:
-    """Return the series of a node in groups of equal labels, the group with the most samples first."""
+    """Divide the series of a node into groups with equal labels. The group with the most samples comes first."""
     names = sorted(labels)
     groups: dict[tuple[str, ...], _Group] = {}
     for index, at in series:
@@ -247,10 +247,10 @@ def _groups(mapped: Sequence[MappedMetric], series: Sequence[tuple[int, int]], l
 def _machines(
     mapped: Sequence[MappedMetric], units: Sequence[str], groups: Sequence[_Group], aliases: set[str]
 ) -> list[list[_Group]]:
-    """Return the groups of series of each machine. The first group of a machine has the most samples."""
+    """Divide groups of series among machines. The first group of each machine has the most samples."""
     machines: list[list[_Group]] = []
     for group in groups:
-        # first try the machines that have the most labels in common with the group
+        # Start with the machine that has the most label values in common with the group.
         likely = sorted(
             machines, key=lambda machine: -sum(machine[0].labels[name] == word for name, word in group.labels.items())
         )
@@ -276,9 +276,9 @@ def _same_machine(
     if not first.n_samples or not second.n_samples:
         return False
     if not first.overlaps(second):
-        return True  # no overlap in time: the labels of a scrape target were changed, for example by an upgrade
-    # Containers are compared only if the two groups of series come from two exporters, e.g. from two pods: if two jobs
-    # scrape one exporter, each job may drop different containers.
+        return True  # one group follows the other: the labels of the target changed, for example by an upgrade
+    # Compare the containers only if the two groups come from two exporters, e.g. from two pods. If two jobs scrape one
+    # exporter, each job may drop different containers.
     two_targets = "pod" in different or not different <= set(EXPORTER_LABELS)
     if two_targets and _other_containers(mapped, units, first, second):
         return False
@@ -294,7 +294,10 @@ def _same_machine(
 def _common_series(
     mapped: Sequence[MappedMetric], first: _Group, second: _Group
 ) -> list[tuple[FloatArray, FloatArray, FloatArray, FloatArray]]:
-    """Return the times and values of the counters that both groups have: energy counters, else usage counters."""
+    """Return the times and values of the counters that both groups have.
+
+    These are energy counters or, if the groups have no energy counter in common, usage counters.
+    """
     for kinds in (("energy",), ("feature",)):
         by_key = _by_unit(mapped, first, kinds)
         others = _by_unit(mapped, second, kinds)
@@ -307,7 +310,7 @@ def _common_series(
 def _by_unit(
     mapped: Sequence[MappedMetric], group: _Group, kinds: tuple[str, ...]
 ) -> dict[tuple[int, int, int, str | None], tuple[int, int]]:
-    """Return the series of the counters of a group, by (metric, container or socket, `share`, energy source)."""
+    """Return the counters of a group of series. A key is (metric, container or socket, `share`, energy source)."""
     return {
         (index, int(mapped[index].unit[at]), int(mapped[index].share[at]), mapped[index].source[at]): (index, at)
         for index, at in group.series
@@ -338,7 +341,7 @@ def _equal_counters(
 
 
 def _other_containers(mapped: Sequence[MappedMetric], units: Sequence[str], first: _Group, second: _Group) -> bool:
-    """Return whether both groups report containers with unique ids, but have few of these containers in common."""
+    """Return whether two groups of series report mostly different containers. Only containers with unique ids count."""
     one, other = (
         {
             unit
@@ -352,7 +355,10 @@ def _other_containers(mapped: Sequence[MappedMetric], units: Sequence[str], firs
 
 
 def _equal_energy(mapped: Sequence[MappedMetric], first: _Group, second: _Group) -> bool | None:
-    """Return whether two groups report the same power, summed over modes; None if they cannot be compared."""
+    """Return whether two groups of series report the same power; None if they cannot be compared.
+
+    The energy of all sockets and modes (idle and dynamic) is added up before the comparison.
+    """
     first_series, second_series = (_by_unit(mapped, group, ("energy",)) for group in (first, second))
     common = first_series.keys() & second_series.keys()
     answers: list[bool] = []

@@ -22,20 +22,20 @@ A single row may be longer."""
 
 @attrs.frozen(eq=False, slots=False)
 class NodeRows:
-    """Chosen samples of several streams, with a row for each stream. Shorter rows have padding cells at the end."""
+    """Chosen samples of several streams, with a row for each stream. Shorter rows have unused cells at the end."""
 
     lengths: IntArray
     """Number of chosen samples of each stream, shape (rows,)."""
     samples: IntArray
     """Index of each chosen sample, shape (rows, columns), ascending in each row.
 
-    Padding cells have the index of the first chosen sample of the row."""
+    Unused cells at the end of a shorter row have the index of the row's first chosen sample."""
     streams: IntArray
     """Index of each row's stream, shape (rows,)."""
 
     @cached_property
     def is_filler(self) -> BoolArray:
-        """Whether a cell is padding, shape (rows, columns)."""
+        """Whether a cell is one of the unused cells at the end of a shorter row, shape (rows, columns)."""
         mask: BoolArray = np.arange(self.samples.shape[1]) >= self.lengths[:, None]
         return mask
 
@@ -50,7 +50,7 @@ def node_rows(chosen: BoolArray, stream: IntArray, n_streams: int, fewest: int) 
     """Yield matrices of the chosen samples of all streams that have at least `fewest` such samples.
 
     `chosen` and `stream` (the index of each sample's stream, ascending) have the shape (samples,). The streams of one
-    matrix have nearly the same number of samples, so that there are few padding cells.
+    matrix have nearly the same number of samples, so that few cells are unused.
     """
     at = np.flatnonzero(chosen)
     lengths = np.bincount(stream[at], minlength=n_streams)
@@ -72,7 +72,10 @@ def node_rows(chosen: BoolArray, stream: IntArray, n_streams: int, fewest: int) 
 
 
 def row_medians(ascending: FloatArray, lengths: IntArray) -> FloatArray:
-    """Return the median of each row, shape (rows,). `ascending` has sorted rows, `lengths` the numbers of values."""
+    """Return the median of each row, shape (rows,).
+
+    The rows of `ascending` are sorted. `lengths` has the number of values in each row.
+    """
     row = np.arange(len(lengths))
     medians: FloatArray = (ascending[row, (lengths - 1) // 2] + ascending[row, lengths // 2]) / 2
     return medians
@@ -81,7 +84,7 @@ def row_medians(ascending: FloatArray, lengths: IntArray) -> FloatArray:
 def row_quantiles(ascending: FloatArray, lengths: IntArray, quantile: float) -> FloatArray:
     """Return a quantile (0 to 1) of each row, shape (rows,), as `numpy.quantile` interpolates it.
 
-    `ascending` has sorted rows, `lengths` the number of values in each row.
+    The rows of `ascending` are sorted. `lengths` has the number of values in each row.
     """
     row = np.arange(len(lengths))
     position = (lengths - 1) * quantile

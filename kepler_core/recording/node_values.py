@@ -14,10 +14,10 @@ from kepler_core.recording.meters import Meter
 from kepler_core.recording.points import Points
 
 NEGLIGIBLE_FRACTION = 0.05
-"""Largest fraction of a node's feature that may be missing because containers have no rate of the feature.
+"""Largest fraction of a node's feature that may be missing because some containers have no rate of the feature.
 
-Containers that have just started have no rate. Their next rates, added up, estimate the missing part. If the missing
-part is a larger fraction of the node's sum, the feature is unknown (NaN).
+A container that has just started has no rate yet. Its next rate is the estimate of the missing rate. If the missing
+rates are a larger fraction of the node's sum, the feature is unknown (NaN).
 """
 
 _NOTABLE_FRACTION = 0.02
@@ -38,7 +38,7 @@ that have a rate would be far too low.
 """
 
 COMPLETE = 0.9
-"""Smallest fraction of the series of a node's feature that must have a rate; otherwise the sum is unknown (NaN)."""
+"""If fewer than this fraction of the series of a node's feature have a rate, their sum is unknown (NaN)."""
 
 
 def known_first(first: FloatArray | None, second: FloatArray) -> FloatArray:
@@ -51,11 +51,11 @@ def known_first(first: FloatArray | None, second: FloatArray) -> FloatArray:
 
 
 def combined(entries: Sequence[tuple[MetricMapping, FloatArray]]) -> FloatArray:
-    """Return the values of a feature or component that one or several mappings measure.
+    """Return the values of one feature or component, combined from all mappings that measure it.
 
-    Each entry has a mapping and its values; all values have the same shape. Mappings with different parts
-    (`MetricMapping.part`) add up. If several mappings have the same part, the first known value is used. Each rank
-    (`MetricMapping.rank`) has a sum of its own; the first known sum is used, in the order of the ranks.
+    Each entry has a mapping and its values; all values have the same shape. If several mappings measure the same part
+    (`MetricMapping.part`), the first known value is used. The values of different parts are added up. Each rank
+    (`MetricMapping.rank`) has a sum of its own. The known sum with the lowest rank is used.
     """
     result: FloatArray | None = None
     for rank in sorted({mapping.rank for mapping, _ in entries}):
@@ -75,7 +75,7 @@ def sum_of_containers(
 ) -> FloatArray:
     """Return the sum of a feature over the containers of each sample, shape (samples,).
 
-    `values` and `row_sample` have shape (rows,). `upcoming` holds the sums of `Points.upcoming`, shape
+    `values` and `row_sample` have shape (rows,). `upcoming` has estimated sums of the unknown rates, shape
     (samples,). The sum is NaN for a sample in which fewer than `COVERAGE` of the containers have a rate, or
     in which a busy container has no rate yet.
     """
@@ -120,9 +120,9 @@ def forget_uncounted(
 ) -> None:
     """Set a node's sum of a feature to NaN where busy containers have no value of this feature.
 
-    Kepler reports all features of each container. If a feature in `names` has no value for containers that do more
-    than `NEGLIGIBLE_FRACTION` of the node's work, the sum over the other containers would be too low. The work is
-    measured by the first feature of `_WORK` that the recording has and that is not the feature in question.
+    Kepler reports all features of each container. Suppose that a feature in `names` has no value for containers that do
+    more than `NEGLIGIBLE_FRACTION` of the node's work. Then the sum over the other containers would be too low. The
+    work is measured by another feature: the first one of `_WORK` that the recording has.
     `container_features` have shape (rows,), `node_features` shape (samples,).
     """
     for name, values in container_features.items():
@@ -145,8 +145,8 @@ def forget_uncounted(
 def value_of_node(points: Points, n_samples: int) -> FloatArray:
     """Return a feature that is measured per node, not per container, for each sample, shape (samples,).
 
-    It is the sum or the mean (`MetricMapping.aggregate`) over the node's units, e.g. its CPUs. Where fewer than
-    `COMPLETE` of the series of a scrape have a rate, the sum is NaN.
+    It is the sum or the mean (`MetricMapping.aggregate`) over the node's units, e.g. its CPUs. A sum is NaN if less
+    than the fraction `COMPLETE` of the node's series have a rate at the time of the sample.
     """
     is_known = np.isfinite(points.values)
     sample = points.position.sample[is_known]

@@ -62,7 +62,7 @@ class Observations:
     step: float
     """Usual seconds between two samples of a node; NaN if no node has two samples."""
     counts: Counts
-    """Numbers of irregularities in the recordings."""
+    """How often each kind of irregularity occurs in the recordings."""
     schemas: tuple[str, ...]
     """Names of the metric schemas that the recordings follow, sorted."""
     digest: str

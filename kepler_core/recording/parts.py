@@ -11,19 +11,19 @@ from kepler_core.recording.columns import Recording
 
 @attrs.frozen(eq=False)
 class Part:
-    """The series of some machines in a slice of time. It can be pickled, and read in another process."""
+    """The series of some machines in a slice (period of time). Another process can unpickle and read it."""
 
     start: float
-    """Unix seconds at which the slice begins; minus infinity if the slice has no beginning."""
+    """Start of the slice (period of time) in Unix seconds; minus infinity if it has no start."""
     end: float
-    """Unix seconds at which the slice ends, exclusive."""
+    """End of the slice (period of time) in Unix seconds. This time itself is not in the slice."""
     read: Callable[[], Recording]
-    """Read the part. It also contains some minutes before and after the slice, for rates at its edges."""
+    """Read the part. It also has the minutes before and after its slice (period of time), for rates at the edges."""
 
 
 @attrs.frozen(eq=False)
 class WholeRecording:
-    """Properties of a whole recording, for the rules that must not depend on its division into parts."""
+    """Properties of a whole recording. Some rules need them, so that they treat all parts of the recording alike."""
 
     name: str
     digest: str
@@ -49,7 +49,7 @@ class RecordingParts:
     """Sorted names of the metrics that were not chosen for reading."""
     n_parts: int
     read: Callable[[], Iterator[Recording]]
-    """Reads the parts, one after another. Each part has the name and the digest of the whole recording."""
+    """Function that yields the parts of the recording. Each part has the name and digest of the whole recording."""
     metric_prefix: str | None = None
     """First word of the exporter's metric names. None stands for the word that the metric schema expects."""
     n_machines: int = 1

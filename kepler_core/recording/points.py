@@ -23,13 +23,13 @@ from kepler_core.recording.times import utc
 _EXACT = 2.0**40
 """Prometheus stores counters below this value (in double precision) with an error of less than 0.001."""
 MAX_FIRST_RATE = 3.0
-"""A new counter is assumed to have started at 0 if its first rate is at most this multiple of its second rate."""
+"""It is assumed that a new counter started at 0 if its first rate is at most this multiple of its second rate."""
 _FEWEST_RATES = 10
-"""A fall of a counter is checked only if its series has at least this number of usable rates to compare it with."""
+"""Minimum number of usable rates in a series. With fewer rates, a fall of the counter cannot be compared with them."""
 _SMALL_FALL = 0.9
-"""A counter that keeps at least this fraction of its value when it falls may not have been reset."""
+"""If a counter falls, but keeps at least this fraction of its value, it was possibly not reset."""
 _LARGEST_ROUNDING = 0.01
-"""Maximum error of a counter's value because of rounding, as a fraction of the counter's usual increase."""
+"""Maximum rounding error of a counter, as a fraction of the counter's usual increase."""
 
 
 @attrs.define(eq=False)
@@ -43,15 +43,15 @@ class Position:
     sample: IntArray
     """Index of each point's sample, shape (points,).
 
-    At first, this is an index into a grid that has a row for each node and a column for each timestamp:
-    row · columns + column. `layout` then replaces this index by the index of the sample.
+    At first, it is the index of a cell in a grid that has a row for each node and a column for each timestamp. The
+    module `layout` then replaces it by the index of the sample.
     """
     unit: IntArray
-    """Number of each point's unit in `SeriesCodes.units`, shape (points,)."""
+    """Index of each point's unit in `SeriesCodes.units`, shape (points,)."""
     row: IntArray | None = None
     """Index of each point's row, shape (points,); None if the points do not belong to containers."""
     scrapes: IntArray | None = None
-    """The distinct values of `sample`, sorted; None if they were not needed yet."""
+    """The distinct values of `sample`, sorted. They are None until they are used for the first time."""
 
 
 @attrs.frozen(eq=False)
@@ -60,15 +60,18 @@ class Points:
 
     item: MappedMetric
     values: FloatArray
-    """Rate per second or gauge value of each point, shape (points,); NaN for a point without a rate."""
+    """Value of each point (a series at a time), shape (points,): a rate per second, or a gauge value.
+
+    It is NaN if the rate is not known.
+    """
     reset: BoolArray
     """Whether the counter fell from the previous point to this point, shape (points,)."""
     position: Position
     upcoming: FloatArray | None = None
-    """Estimate of the unknown rate at each point without a rate; 0 for a point without an estimate.
+    """Estimated rate of each point whose rate is not known, shape (points,); 0 for points without an estimate.
 
-    Shape (points,); None for a gauge. A counter's series may begin with a point without a rate. The estimate is
-    the rate at the next point, or the largest possible rate of a new series, whichever is higher.
+    The first point of a counter may have no known rate. The estimate is the rate at the next point, or the largest
+    possible rate of a new series, whichever is higher. Gauges have no estimates (None).
     """
 
     unreadable: BoolArray | None = None
@@ -153,8 +156,8 @@ def _start_new_series(
     node's power contains its work. If the first value is much larger than the next increase, a part of it may have been
     counted earlier. The rate of such a first point is not set.
 
-    `grid` holds all timestamps of the recording, sorted. Return the indices of the first points whose rate is not
-    set for this reason, and the largest possible rate of each of these points.
+    `grid` holds all timestamps of the recording, sorted. Return the indices of the first points whose rate is not set.
+    Return also the largest possible rate of each of these points.
     """
     at = metric.starts[metric.lengths > 0]
     if position.scrapes is None:
@@ -178,8 +181,8 @@ def _start_new_series(
 def _falls(metric: Metric, values: FloatArray, reset: BoolArray) -> BoolArray:
     """Return the points at which a counter falls without being reset, shape (points,).
 
-    A counter that is reset begins at 0 again, so that its value afterwards is the increase since the reset: at most a
-    few usual increases. If the counter falls by a few percent only, and its value is far larger than a few usual
+    A counter that is reset begins at 0 again. So its value afterwards is small: it is the increase since the reset, at
+    most a few usual increases. If the counter falls by a few percent only, and its value is far larger than a few usual
     increases, it was not reset. For example, a server that deduplicates replicas may have switched to a replica with
     older values. `values` are the rates, and `reset` marks the points at which the counter falls.
     """
@@ -207,8 +210,8 @@ def _unreadable(metric: Metric, values: FloatArray, spaced: Spacing) -> BoolArra
     steps = np.where(spaced.usable, values * spaced.seconds, 0.0)
     moved = steps > 0
     series, n = metric.series[moved], metric.n_series
-    # Medians take long to compute. The median step of a series can be too low only if at least half of its steps
-    # are too low. If no series has so many low steps, no median is needed.
+    # Compute medians only if they are needed, because they take long. The median step of a series can be too low
+    # only if at least half of its steps are too low.
     highest = np.zeros(n)
     used = np.flatnonzero(metric.lengths)
     highest[used] = np.maximum.reduceat(metric.values, metric.starts[used])
@@ -221,7 +224,7 @@ def _unreadable(metric: Metric, values: FloatArray, spaced: Spacing) -> BoolArra
 
 
 def _example(item: MappedMetric, mask: BoolArray) -> str:
-    """Return the labels and the time of the first point in `mask`, for messages."""
+    """Return the labels and the time of the first sample that `mask` marks, for messages."""
     at = int(np.flatnonzero(mask)[0])
     labels = item.metric.labels[item.metric.series[at]]
     words = [labels[label] for label in (*item.mapping.unit_labels, "instance") if labels.get(label)]

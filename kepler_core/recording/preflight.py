@@ -103,7 +103,7 @@ class Preflight:
     power: list[PowerSummary]
     groups: list[GroupSummary]
     missing_sources: dict[str, str]
-    """Explanations for the user why energy sources have no power in the recording, by energy source."""
+    """For each energy source that has no power in the recording, the reason, as a text for the user."""
     findings: tuple[Finding, ...]
     """The irregularities of the recording, the severe ones first."""
 

@@ -45,7 +45,7 @@ def with_previous(observations: Observations, features: Sequence[str]) -> Observ
 
 
 def previous_features(observations: Observations) -> tuple[str, ...]:
-    """Return the names of the features that `with_previous` can add: one for each known feature."""
+    """Return the names of features with a previous value, e.g. `cpu_cycles_previous`: one for each known feature."""
     return tuple(name + PREVIOUS_SUFFIX for name in observations.features)
 
 

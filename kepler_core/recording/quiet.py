@@ -26,11 +26,11 @@ from kepler_core.recording.observations import Observations
 LOAD_FEATURES = ("bpf_cpu_time_ms", "cpu_cycles", "cpu_instructions")
 """Features that can measure load, in order of preference."""
 BLOCK_STEPS = (5, 3, 1)
-"""Lengths of blocks, as numbers of timestamps, in the order in which they are tried."""
+"""Lengths of blocks in timestamps. If no block of one length is idle, blocks of the next length are tried."""
 QUIET_PART = 0.03
-"""A block is quiet if its load exceeds the load of the quietest block by at most this fraction of the capacity."""
+"""A block is quiet if its load exceeds that of the quietest block by at most this fraction of the CPUs' capacity."""
 IDLE_PART = 0.05
-"""The machine was idle if the load in the quiet blocks is at most this fraction of the capacity."""
+"""The machine was idle if the load in the quiet blocks is at most this fraction of the CPUs' capacity."""
 GAP_STEPS = 2.5
 """An interval of more than this many steps is a gap. Blocks do not span gaps."""
 MIN_COVERAGE = 0.5
@@ -114,12 +114,13 @@ def quiet_times(
 def idle_samples(
     observations: Observations, machine_spec: Mapping[str, Any], stream: int, features: Collection[str]
 ) -> Iterator[BoolArray]:
-    """Yield for each length of blocks a mask of the samples at which the node of a stream was idle, shape (samples,).
+    """Yield masks of the samples at which the node of a stream was idle, shape (samples,).
 
-    Idle samples are in quiet blocks of at least three timestamps. Their own load and the load of the sample before must
-    be low, too: a meter's reading covers the time since its previous reading, and may lag behind the load. A length of
-    blocks with fewer than `FEWEST_IDLE_SAMPLES` idle samples is left out, so nothing is yielded for a node that was
-    never idle. The highest load of the node is taken from all of its recordings. The load is one of `features`.
+    There is one mask for each length of blocks. Idle samples are in quiet blocks of at least three timestamps. The load
+    must be low in the sample and in the sample before it: a meter's reading covers the time since its previous reading,
+    and may lag behind the load. A mask with fewer than `FEWEST_IDLE_SAMPLES` idle samples is left out, so nothing is
+    yielded for a node that was never idle. The highest load of the node is taken from all of its recordings. The load
+    is one of `features`.
     """
     measure = load_of(observations, features)
     if measure is None:

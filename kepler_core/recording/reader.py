@@ -33,7 +33,7 @@ MAX_BYTES = 4 * 2**30
 _PIECE_BYTES = 2**16
 _ENCODINGS = (
     (codecs.BOM_UTF8, "utf-8"),
-    (codecs.BOM_UTF32_LE, "utf-32-le"),  # before UTF-16, because the mark of UTF-32 begins with the mark of UTF-16
+    (codecs.BOM_UTF32_LE, "utf-32-le"),  # test UTF-32 before UTF-16: its mark begins with UTF-16's mark
     (codecs.BOM_UTF32_BE, "utf-32-be"),
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
@@ -203,7 +203,7 @@ def _samples(series: Series) -> FloatArray:
 
 
 def _most_samples(series: Series) -> int:
-    """Return an upper bound of a series' number of samples."""
+    """Return a number that is at least as high as the number of samples of a series."""
     if _is_export(series):
         return bytes(series.timestamps).count(b",") + 1
     # Each sample has an opening bracket. Strings may contain brackets, too, so the count may be too high.

@@ -15,9 +15,9 @@ from kepler_core.recording.counts import Counts
 from kepler_core.recording.metric_mapping import UNIQUE_ID, Codes, MappedMetric, keep_samples, keep_series
 
 _FEWEST_COMMON = 3
-"""Minimum number of common times at which two counters are compared."""
+"""Two counters are compared only if they have values at this number of common times or more."""
 _WINDOWS = 20
-"""Number of periods of time in which the increases of two counters are compared."""
+"""Number of periods of time. In each period, the increases of two counters are compared."""
 _RISE_TOLERANCE = 0.1
 """Largest difference between the increases of a counter and of its copy, as a fraction of the larger increase."""
 
@@ -76,7 +76,7 @@ def without_duplicate_nodes(
 
 
 def _add_spans(item: MappedMetric, node_spans: _Spans, container_spans: dict[int, _Spans]) -> None:
-    """Add the time spans of a metric's series to the spans of their nodes, and of their containers on each node."""
+    """Extend the time spans of nodes, and of containers on each node, by the time spans of a metric's series."""
     for index, start, end in item.metric.time_spans():
         node = int(item.node[index])
         node_spans.add(node, start, end)
@@ -85,7 +85,7 @@ def _add_spans(item: MappedMetric, node_spans: _Spans, container_spans: dict[int
 
 
 class _Spans:
-    """The time span in which each node has samples: the first and the last of their timestamps."""
+    """The time span in which each node has samples: from the first to the last timestamp of these samples."""
 
     def __init__(self) -> None:
         self._of_node: dict[int, tuple[float, float]] = {}
@@ -159,10 +159,11 @@ def without_duplicates(item: MappedMetric, counts: Counts) -> MappedMetric:
 
 
 def _ambiguous_series(item: MappedMetric, thing: IntArray, counts: Counts) -> BoolArray | None:
-    """Return which series contradict another series: same exporter and same container or socket, other increases.
+    """Return which series contradict another series, shape (series,); None if no series does.
 
-    `thing` has a number for each series: series of the same node, container (or socket) and energy source have the same
-    number. `thing` and the result have the shape (series,). The result is None if no series is ambiguous.
+    Two series contradict each other if one exporter reports both for the same container or socket, and if they increase
+    differently. `thing` has a number for each series, shape (series,). Series of the same node, container (or socket)
+    and energy source have the same number.
     """
     if not item.mapping.counter:
         return None
@@ -203,7 +204,7 @@ def _rise_alike(metric: Metric, first: int, second: int) -> bool:
 def without_repeated_scrapes(
     mapped: list[MappedMetric], nodes: Codes, counts: Counts
 ) -> tuple[list[MappedMetric], dict[int, FloatArray]]:
-    """Leave out the samples of each node at times when no energy counter of the node had moved.
+    """Leave out the samples of each node at times at which none of the node's energy counters has changed.
 
     Return the remaining metrics, and the times that were left out, by node number (Unix seconds, shape (times,)).
 
@@ -231,9 +232,9 @@ def without_repeated_scrapes(
 
 
 def _times_without_energy(mapped: list[MappedMetric], n_nodes: int) -> tuple[IntArray, FloatArray]:
-    """Return the (node, time) pairs at which no energy counter of the node had moved since the previous time.
+    """Return the nodes and times at which no energy counter of the node has changed since the node's previous time.
 
-    The result is an array of nodes and an array of times. It leaves out nodes whose energy counters never move.
+    The result is an array of nodes and an array of times. It leaves out nodes whose energy counters never change.
     """
     nodes: list[IntArray] = []
     times: list[FloatArray] = []
@@ -250,7 +251,8 @@ def _times_without_energy(mapped: list[MappedMetric], n_nodes: int) -> tuple[Int
         moved.append(change)
     if not nodes:
         return np.empty(0, dtype=np.int64), np.empty(0)
-    # on most nodes, every counter moves at all times: the samples of these nodes need no sorting
+    # On most nodes, every energy counter changes between all timestamps. The result has no times of these nodes.
+    # So leave out the samples of these nodes before the samples are sorted by node and time.
     stands_still = np.zeros(n_nodes, dtype=bool)
     for of_item, has_moved in zip(nodes, moved, strict=True):
         stands_still[of_item[~has_moved]] = True
@@ -259,12 +261,12 @@ def _times_without_energy(mapped: list[MappedMetric], n_nodes: int) -> tuple[Int
         *(np.concatenate([part[at] for part, at in zip(parts, chosen, strict=True)]) for parts in (nodes, times, moved))
     )
     n_moves = np.bincount(node, weights=any_moved, minlength=n_nodes)
-    stale = ~any_moved & (n_moves[node] > 1)  # the first sample of a node counts as a move
+    stale = ~any_moved & (n_moves[node] > 1)  # a node's first sample always counts as a change
     return node[stale], time[stale]
 
 
 def _by_node_and_time(node: IntArray, time: FloatArray, moved: BoolArray) -> tuple[IntArray, FloatArray, BoolArray]:
-    """Return the distinct (node, time) pairs, and for each pair whether any energy counter had moved."""
+    """Return each pair of node and time once, and whether any energy counter of the node has changed at this time."""
     if not len(node):
         return node, time, moved
     order = np.lexsort((time, node))

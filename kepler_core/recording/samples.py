@@ -27,9 +27,9 @@ _pairs = msgspec.json.Decoder(list[tuple[str | float, str | float | None]])
 def decode_samples(raw: bytes | msgspec.Raw, *, strict: bool = True) -> FloatArray:
     """Return the samples of a series as one array: timestamp, value, timestamp, value …, shape (2 · samples,).
 
-    Text that is not a number raises `RecordingError` if `strict`, and becomes NaN otherwise. Samples that
-    are not pairs of a timestamp and a value always raise this error. The error's `path` leads from the series to
-    the value.
+    Text that is not a number raises `RecordingError` if `strict`, and becomes NaN otherwise. A sample that is not a
+    pair of a timestamp and a value always raises `RecordingError`. The error's `path` leads from the series to the
+    value.
     """
     try:
         pairs = decode_json(raw, _numbers)

@@ -1,4 +1,4 @@
-"""Find the installed metric schemas that know the metrics of a recording, and map metrics with them."""
+"""Find the installed metric schemas that know the metrics of a recording, and use these schemas to map the metrics."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class SchemaUse:
         return tuple(name for name, _ in self.schemas)
 
     def mappings(self, metric: str) -> tuple[MetricMapping, ...]:
-        """Return the mappings of a metric; nothing if no schema knows the metric or if it is not used."""
+        """Return the mappings of a metric; nothing if no schema knows the metric, or if the metric is not used."""
         use = self.metrics.get(metric)
         return () if use is None else use.mappings
 
@@ -95,7 +95,7 @@ class SchemaUse:
         return any(use.mappings for use in self.metrics.values())
 
     def spelling(self, level: str, name: str) -> str:
-        """Return the name of a metric for a feature or component, from the first schema that has such a metric.
+        """Return the name of a metric for the feature or component `name`, from the first schema that has one.
 
         Return `name` itself if no schema has such a metric.
         """

@@ -21,7 +21,7 @@ FEWEST_SCRAPES = 10
 RESOLUTION_SECONDS = 0.5
 """Scrape intervals are assumed to be multiples of half a second. Prometheus' documentation uses whole seconds."""
 _LEAST_AGREEMENT = 0.95
-"""Minimum fraction of the scrapes that must agree with the interval."""
+"""Minimum fraction of the scrapes that must fit a regular scrape interval."""
 _N_OFFSETS = 60
 _LEAST_REPEATED = 0.1
 """Minimum number of repeated scrapes, as a fraction of the scrapes that are not repeated. Fewer
@@ -33,8 +33,8 @@ def with_scrape_times(
 ) -> list[MappedMetric]:
     """Return the metrics with the times of the scrapes instead of the times of the query's steps.
 
-    `stale` maps a node's number to the times at which the query's answer shows the values of an earlier scrape again.
-    `mapped` has no samples at these times.
+    A query's answer may show the values of one scrape at several times. `stale` maps a node's number to the times of
+    these repetitions. `mapped` has no samples at these times.
 
     Only nodes whose scrapes appear at irregular intervals are changed.
     """
@@ -72,7 +72,8 @@ def scrape_times(seen: FloatArray, step: float) -> FloatArray | None:
     interval = round(float(without_gaps.mean()) / RESOLUTION_SECONDS) * RESOLUTION_SECONDS
     if interval <= step or interval % step == 0:
         return None
-    # scrape k is at k * interval - offset, and appears less than a step later; one row for each offset
+    # Assume that scrape k was at k * interval - offset, and appears less than a step later. Test many offsets, one
+    # in each row.
     late = seen - seen[0] + np.linspace(0.0, step, _N_OFFSETS, endpoint=False)[:, None]
     number = np.floor(late / interval)
     fits = (late - number * interval < step) & (np.diff(number, axis=1, prepend=-1) > 0)
@@ -95,7 +96,7 @@ def _energy_times(mapped: list[MappedMetric], nodes: Iterable[int]) -> dict[int,
 
 
 def _retimed(item: MappedMetric, changed: dict[int, tuple[FloatArray, FloatArray]]) -> MappedMetric:
-    """Return a metric with the changed times; samples between two scrapes are left out."""
+    """Return a metric with the times of the scrapes as timestamps; samples between two scrapes are left out."""
     metric = item.metric
     timestamps = metric.timestamps.copy()
     for series in np.flatnonzero(metric.lengths).tolist():

@@ -30,8 +30,8 @@ IDLE_QUANTILE = 0.1
 CEILING_WATTS = {"package": 4_000.0, "core": 4_000.0, "uncore": 4_000.0, "dram": 4_000.0, "platform": 50_000.0}
 """Highest power that a component of one node can have.
 
-The largest servers have eight sockets of 500 W (Intel Xeon 6900, AMD EPYC 9005: thermal design power up to
-500 W), and 8 TB of memory at 0.4 W per GB. The largest nodes with accelerators draw about 15 kW (NVIDIA DGX
+The largest servers have eight sockets of 500 W, and 8 TB of memory at 0.4 W per GB. (500 W is the highest thermal
+design power of Intel Xeon 6900 and AMD EPYC 9005.) The largest nodes with accelerators draw about 15 kW (NVIDIA DGX
 B200: 14.3 kW), mainframes up to 30 kW. If a counter counts millijoules or microjoules instead of joules, the
 computed power is at least a thousand times too high."""
 WHOLE_SERIES = 0.5
@@ -92,10 +92,10 @@ def _leave_out_contradicting(laid_out: LaidOut, whole: tuple[str, str], parts: l
 
 
 def _with_wrong_meters(laid_out: LaidOut, lower: BoolArray, whole: FloatArray, part: FloatArray) -> BoolArray:
-    """Return `lower`, extended to all samples of a node if one of the node's two meters is wrong throughout.
+    """Return `lower`. If one of a node's two meters is always wrong, the result marks all samples of the node.
 
     `lower` marks the samples at which `whole` (e.g. the platform) draws less than `part` (e.g. the package), shape
-    (samples,). A meter that lags can be the cause for some time after a rise of the load. If more than the
+    (samples,). For some time after a rise of the load, the cause can be a meter that lags. If more than the
     fraction `MAX_CONTRADICTIONS` of a node's samples have another cause, one of the meters measures something else,
     e.g. only one of several power supplies. The other samples of this meter are then wrong, too.
     """
@@ -115,11 +115,11 @@ def _lag_explains(time: FloatArray, of_whole: FloatArray, of_part: FloatArray, a
     """Return whether a lag explains that a whole (e.g. the platform) draws less than its part (e.g. the package).
 
     `at` is the index of the sample at which the whole draws less. The meter of the whole may lag behind the meter of
-    the part.
+    the part, or report a mean over time. Then the meter of the whole meets two conditions. In the sample, it shows at
+    least the lowest power of the part in the `LAG_SECONDS` before the sample. At some time in the `LAG_SECONDS` after
+    the sample, it shows at least the mean power of the part in the `MEAN_SECONDS` before the sample.
 
-    A meter that lags, or reports a mean, shows at least the lowest power of the part in the `LAG_SECONDS` before the
-    sample. At some time in the `LAG_SECONDS` after the sample, it shows at least the mean power of the part in the
-    `MEAN_SECONDS` before the sample. All arrays are of one node, shape (samples,).
+    All arrays are of one node, shape (samples,).
     """
     since, since_mean = np.searchsorted(time, (time[at] - LAG_SECONDS, time[at] - MEAN_SECONDS)).tolist()
     until = int(np.searchsorted(time, time[at] + LAG_SECONDS, side="right"))
@@ -131,9 +131,9 @@ def _lag_explains(time: FloatArray, of_whole: FloatArray, of_part: FloatArray, a
 
 
 def _leave_out_where(laid_out: LaidOut, kind: str, key: tuple[str, str], wrong: BoolArray) -> None:
-    """Leave out the power of `key` at the samples in the mask `wrong`.
+    """Leave out the power of `key` (energy source and component) at the samples that `wrong` marks.
 
-    If the mask has more than the fraction `WHOLE_SERIES` of a node's samples, leave out all samples of the node.
+    If more than the fraction `WHOLE_SERIES` of a node's samples are marked, leave out all samples of the node.
     """
     if not wrong.any():
         return
@@ -154,9 +154,9 @@ def leave_out_cpu_time(laid_out: LaidOut, cpus: int | None) -> None:
 def leave_out_frozen_usage(laid_out: LaidOut) -> None:
     """Leave out usage that is zero in all counters of a node while the node uses energy.
 
-    At such a sample, a node with low power (`IDLE_QUANTILE`) is idle, and its usage is kept. Otherwise the counters
-    were not updated. The next interval may then contain the missing usage, so its usage is left out, too. If the usage
-    of a node is zero at all samples, none of it is left out.
+    If the node's power is low at this time (`IDLE_QUANTILE`), the node is idle, and its usage is kept. Otherwise the
+    counters were not updated. The next interval may then contain the missing usage, so its usage is left out, too. If
+    the usage of a node is zero at all samples, none of it is left out.
     """
     usage = [
         name for name in laid_out.node_features if name not in laid_out.gauges and name in laid_out.container_features

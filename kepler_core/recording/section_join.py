@@ -1,7 +1,7 @@
 """Take some sections out of observations, and join the sections of several observations.
 
-A *section* is a node in `SECTION_SECONDS` of a clock. The result of a join depends only on the samples, not on their
-division among the joined observations.
+A *section* has the samples of one node in one period of `SECTION_SECONDS`, e.g. from 10:00 to 10:10. The result of a
+join depends only on the samples, not on how they are divided among the observations.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from kepler_core.recording.observations import Observations
 from kepler_core.recording.subsets import of_samples
 
 SECTION_SECONDS = 600.0
-"""Length of a section. It is longer than the blocks of the validation, and than the windows of slow meters."""
+"""Length of a section in seconds. It exceeds the length of the validation's blocks and of slow meters' windows."""
 
 Key = TypeVar("Key", str, tuple[str, str])
 
@@ -31,7 +31,7 @@ def sections_of(observations: Observations) -> IntArray:
 
 
 def section_number(time: FloatArray) -> FloatArray:
-    """Return the number of the section of the clock to which each time belongs."""
+    """Return for each time the number of the period of `SECTION_SECONDS` that contains the time."""
     return np.floor(time / SECTION_SECONDS)
 
 
@@ -57,7 +57,7 @@ def taken(observations: Observations, kept: BoolArray) -> Observations:
 
 
 def joined(pieces: Sequence[Observations], counts: Counts, digest: str) -> Observations:
-    """Return the samples of all pieces, sorted by stream, time and container; the pieces have no sample in common.
+    """Join observations that have no sample in common. The result is sorted by stream, time and container.
 
     `counts` and `digest` are those of the result. Columns without any known value are left out.
     """
@@ -107,7 +107,7 @@ def _concatenated(arrays: Sequence[IntArray]) -> IntArray:
 
 
 def _container_names(pieces: Sequence[Observations]) -> dict[str, str]:
-    """Return the readable name of each container, sorted by id. A name is preferred to a repeated id."""
+    """Return the readable name of each container, sorted by id. A container without any other name keeps its id."""
     names: dict[str, str] = {}
     for piece in pieces:
         for container, name in zip(piece.containers, piece.container_names, strict=True):
@@ -119,7 +119,7 @@ def _container_names(pieces: Sequence[Observations]) -> dict[str, str]:
 def _columns(
     pieces: Sequence[Mapping[Key, FloatArray]], lengths: Sequence[int], order: IntArray
 ) -> dict[Key, FloatArray]:
-    """Return the columns of all pieces, in the given order. NaN stands for the values of a piece without a column."""
+    """Return the joined columns, with rows in the order `order`. The values of a piece without the column are NaN."""
     columns = {}
     for key in sorted({key for piece in pieces for key in piece}):
         values = np.concatenate([piece.get(key, np.full(n, np.nan)) for piece, n in zip(pieces, lengths, strict=True)])
@@ -138,8 +138,9 @@ def _windows(
 ) -> dict[str, NDArray[np.int64]]:
     """Return the windows of slow meters in the joined samples.
 
-    `order` are the indices of the samples in the pieces, `place` is its inverse, and `starts` marks the first sample of
-    each section. An energy source is left out if all of its windows begin at the previous sample.
+    `order` has the index of each joined sample among the samples of all pieces. `place` is the inverse of `order`.
+    `starts` marks the first sample of each section. An energy source is left out if all of its windows begin at the
+    previous sample.
     """
     windows = {}
     previous = np.arange(-1, len(order) - 1)

@@ -1,9 +1,11 @@
-"""A sample of the sections of observations that does not depend on the parts in which the observations are made.
+"""Choose a random sample of the sections of observations.
 
-The sample is a mergeable sketch. Sections of one node with similar load are a stratum, and are ordered by a hash. A
-section with w rows, before which the stratum has p rows, is kept if p + u · w < T. u is a second hash between 0 and 1.
-T is the largest number of rows per stratum with which all strata together have `max_rows` rows. With more sections, p
-can only increase and T can only decrease. So a section that is dropped early would also be dropped at the end.
+A section has the samples of one node in ten minutes. The choice does not depend on the parts in which the observations
+are added. Sections of one node with similar load form a stratum, and are ordered by a hash. For a section, let p be the
+number of rows of all earlier sections of the stratum, w the section's own number of rows, and u a second hash between 0
+and 1. The section is kept if p + u · w < T. T is the largest number of rows per stratum with which all strata together
+have `max_rows` rows. With more sections, p can only increase and T can only decrease. So a section that is dropped
+early would also be dropped at the end.
 """
 
 from __future__ import annotations
@@ -24,13 +26,13 @@ from kepler_core.recording.section_join import joined, section_number, sections_
 from kepler_core.vocabulary import LOAD_FEATURES
 
 Stratum = tuple[str, str, int]
-"""(node, load feature, load as a power of two)"""
+"""Key of a stratum (sections with similar load): node, load feature, and logarithm of the load to base 2."""
 Hashes = NDArray[np.uint64]
 
 _NONE_DROPPED = 2**64 - 1
 _IDLE = -1000
 _BUFFERED = 1.5
-"""The sample is reduced when it has this many times `max_rows` rows."""
+"""If the sample has more than this multiple of `max_rows` rows, some of its sections are dropped."""
 
 
 class SectionSample:
@@ -41,17 +43,20 @@ class SectionSample:
         self.seed = seed
         self.counts = Counts()
         self.n_samples = 0
-        """Number of all samples (node × timestamp) so far."""
+        """Number of samples (a node at a timestamp) that were added, including samples that were dropped later."""
         self._spans: dict[str, dict[str, tuple[float, float]]] = {}
         self._strata: dict[Stratum, int] = {}
         self._totals: list[int] = []
         self._lowest_dropped: list[int] = []
         self._pieces: list[Observations] = []
         self._columns: list[tuple[IntArray, Hashes, FloatArray, IntArray]] = []
-        """For each piece, the stratum, hash, u and number of rows of its sections."""
+        """For each element of `_pieces`, four arrays: stratum, hash, u (second hash) and rows of each section."""
 
     def add(self, observations: Observations, start: float = -math.inf, end: float = math.inf) -> None:
-        """Add the samples of observations from `start` (inclusive) to `end` (exclusive), in Unix seconds."""
+        """Collect the samples in `observations` from the time `start` to the time `end`, which is not included.
+
+        The times are in Unix seconds.
+        """
         self.counts.add(observations.counts)
         inside = (observations.sample_time >= start) & (observations.sample_time < end)
         piece = taken(observations, inside)
@@ -74,7 +79,7 @@ class SectionSample:
         self._append(piece, (stratum, hashes, _uniform(hashes), weight))
 
     def merge(self, other: SectionSample) -> None:
-        """Add the sample of other observations, which has the same `max_rows` and `seed`."""
+        """Add the contents of another `SectionSample` that has the same `max_rows` and `seed`."""
         self.counts.add(other.counts)
         self.n_samples += other.n_samples
         for node, of_node in other._spans.items():
@@ -89,7 +94,7 @@ class SectionSample:
 
     @property
     def rows_per_stratum(self) -> float:
-        """T, the number of rows that each stratum may have; infinity if all rows are kept."""
+        """The number of rows that each stratum may have (T in the formula); infinity if all rows are kept."""
         if sum(self._totals) <= self.max_rows:
             return math.inf
         totals = sorted(self._totals)
@@ -102,7 +107,10 @@ class SectionSample:
         return math.inf
 
     def reduce(self, limit: float = math.inf) -> None:
-        """Drop the sections that cannot be in the sample. `limit` is an upper limit of T, if it is known."""
+        """Drop the sections that cannot be in the final sample.
+
+        `limit` is an upper limit of the number of rows per stratum, if it is known.
+        """
         if not self._pieces:
             return
         stratum, hashes, uniform, weight = (np.concatenate(c) for c in zip(*self._columns, strict=True))
@@ -127,7 +135,7 @@ class SectionSample:
                 self._columns.append(tuple(column[chosen] for column in of_piece))  # type: ignore[arg-type]
 
     def observations(self, digests: Sequence[str]) -> Observations:
-        """Return the observations of the kept sections; `digests` are those of the recordings, in order.
+        """Return the observations of the kept sections; `digests` are the recordings' digests, in order.
 
         Raises `RecordingError` if two recordings contain the same node at the same time.
         """
@@ -177,7 +185,10 @@ class SectionSample:
 
 
 def _strata(piece: Observations, section: IntArray, stream: IntArray) -> list[Stratum]:
-    """Return the stratum of each section. `stream` is the stream of each section, shape (sections,)."""
+    """Return the stratum of each section: node, load feature and level of load.
+
+    `stream` has the stream of each section, shape (sections,).
+    """
     n = len(stream)
     name = np.full(n, -1)
     level = np.full(n, _IDLE)
@@ -207,5 +218,5 @@ def _mixed(values: Hashes) -> Hashes:
 
 
 def _uniform(hashes: Hashes) -> FloatArray:
-    """Return numbers from 0 (inclusive) to 1 (exclusive) that are independent of the order of the hashes."""
+    """Return a second hash for each hash, from 0 (inclusive) to 1 (exclusive). Their order is another one."""
     return (_mixed(hashes) >> np.uint64(11)).astype(np.float64) / 2.0**53

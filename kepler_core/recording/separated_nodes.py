@@ -20,8 +20,8 @@ def join_separated_nodes(
 ) -> list[MappedMetric]:
     """Move the energy of a machine to the node that has the machine's usage, and return the metrics.
 
-    A node with only usage and a node with only energy are one machine under two conditions: they have samples at the
-    same time, and the recording has no third node. Otherwise the nodes stay separate, and each of them is counted.
+    A node with only usage and a node with only energy count as one machine under two conditions. They have samples at
+    the same time, and the recording has no third node. Otherwise the nodes stay separate, and each of them is counted.
     `may_join` is false if `mapped` is a part of a recording that has other nodes.
     """
     usage, energy = _spans(mapped, "usage"), _spans(mapped, "energy")

@@ -1,4 +1,4 @@
-"""Observations of some of the samples, or of some of the streams."""
+"""Reduce observations to some of their samples, or to some of their streams."""
 
 from __future__ import annotations
 
@@ -54,5 +54,5 @@ def of_streams(observations: Observations, chosen: BoolArray) -> Observations:
 
 
 def _new_numbers(kept: BoolArray) -> IntArray:
-    """Return the number of each element if only the kept elements are numbered."""
+    """Return for each kept element its index among the kept elements."""
     return np.cumsum(kept, dtype=np.int64) - 1

@@ -57,7 +57,7 @@ def join_vm_guests(
 
 
 def count_unnamed_guests(mapped: Sequence[MappedMetric], nodes: Codes, counts: Counts) -> None:
-    """Count the guests and the virtual machines of a recording in which no node has both usage and energy."""
+    """Count the guests and the virtual machines of a recording. No node of this recording has usage and energy."""
     guests, vms = _candidates(mapped, nodes)
     hosts = {node for item in mapped if item.mapping.level == "vm" for node in item.node[item.metric.lengths > 0]}
     words = nodes.words

@@ -9,14 +9,14 @@ from kepler_core.recording.counts import Counts
 from kepler_core.recording.metric_mapping import MappedMetric
 
 MAX_RISE = 3.0
-"""A counter's fall is a wrap if the rate over the fall is at most this multiple of the series' highest other rate.
+"""A counter's fall counts as a wrap if its rate is at most this multiple of the highest other rate of the series.
 
-If a restart of the exporter or the machine were taken for a wrap, the rate would mostly be far higher.
+The rate is calculated as if the fall were a wrap. If the fall is a restart, this rate is mostly far higher.
 """
 
 
 def without_wraps(item: MappedMetric, counts: Counts) -> MappedMetric:
-    """Return a metric whose counters keep rising where the hardware's counters wrap to 0.
+    """Return a metric without wraps: its counters go on rising where the hardware's counters start again at 0.
 
     The metric is returned unchanged if its mapping does not state `wraps_at`, or if no fall of a counter is a wrap.
     """

@@ -16,7 +16,7 @@ from kepler_core.errors import KeplerError
 from kepler_core.messages import quoted
 
 MAX_BYTES = 64 * 2**20
-"""Maximum size of a text. Kepler reports about 1 kB per process, so that this allows 60,000 processes."""
+"""Maximum size of an exporter's answer. Kepler reports about 1 kB per process, so 60,000 processes fit."""
 MAX_SAMPLES = 500_000
 MAX_LINE_CHARACTERS = 65_536
 MAX_LABELS = 64
@@ -51,7 +51,7 @@ def parse_exposition(
     """Return the samples of all wanted metrics, in the order of the text.
 
     Timestamps and exemplars in the text are ignored. `name` is the text's name in messages. Raises `ExpositionError`
-    with the line if a line is malformed, even a line of an unwanted metric: no part of such a text is used.
+    with the line if any line is malformed, even a line of an unwanted metric. No part of such a text is used.
     """
     if len(content) > MAX_BYTES:
         raise ExpositionError(f"more than {MAX_BYTES} bytes", document=name)
@@ -78,7 +78,7 @@ def parse_exposition(
 
 
 def _sample(line: str) -> ScrapedSample:
-    """Return the sample in a line. Raises `ValueError` with the problem."""
+    """Return the sample in a line. Raises `ValueError` if the line is malformed."""
     if len(line) > MAX_LINE_CHARACTERS:
         raise ValueError(f"longer than {MAX_LINE_CHARACTERS} characters")
     name = _NAME.match(line)
@@ -95,7 +95,7 @@ def _sample(line: str) -> ScrapedSample:
 
 
 def _labels(line: str, at: int) -> tuple[dict[str, str], int]:
-    """Return the labels that begin at an index of a line, and the index after them."""
+    """Return the labels that begin at the position `at` in a line, and the position after the labels."""
     labels: dict[str, str] = {}
     if not line.startswith("{", at):
         return labels, at

@@ -1,4 +1,4 @@
-"""Readings of an exporter as a recording, in the form of Prometheus' range-query results."""
+"""Collect readings of an exporter, and return them as a recording in the form of Prometheus range-query results."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Readings:
         self._series: dict[tuple[str, frozenset[tuple[str, str]]], list[list[Any]]] = {}
         self._values = 0
         self.scrapes = 0
-        """Number of scrapes that were added."""
+        """Number of scrapes that the method `add` has added."""
 
     def add(self, scrape: Scrape) -> None:
         """Add the samples of a scrape. Values that are not finite are left out.

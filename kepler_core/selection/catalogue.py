@@ -37,7 +37,7 @@ ERROR_KEY = "mae"
 """The score by which models are ranked, unless the user sets another score."""
 
 _MAX_CANDIDATES = 512
-"""Maximum number of cached results of `narrow`, and of cached rankings for each of these results."""
+"""Maximum number of results of `narrow` in the cache. Each result caches at most the same number of rankings."""
 
 
 class Catalogue:
@@ -80,8 +80,8 @@ class Catalogue:
         """Select the best model for a request.
 
         If the request is for a portable model, linear weights may stand in for a model that contains only pickles
-        (see `stand_in`). Raises `NoModelError` if no model fits; the message names the nearest match. Raises
-        `RequestError` if the request itself is wrong.
+        (see `stand_in`). Raises `NoModelError` if no model meets the request; the message names the nearest match.
+        Raises `RequestError` if the request itself is wrong.
         """
         return select_loadable(self._select, request) if request.portable else self._select(request)
 
@@ -169,7 +169,7 @@ class Catalogue:
         key = (request.output_type, sources, names, usable, *formats, first)
         candidates = self._candidates_of.get(key)
         if candidates is None:
-            # Errors of `narrow` are not cached: their messages contain properties of the request that `key` lacks.
+            # Do not cache errors of `narrow`: their messages contain properties of the request that are not in `key`.
             candidates = narrow(self._columns, request, sources, usable, self.broken, self.location)
             if len(self._candidates_of) > _MAX_CANDIDATES:
                 self._candidates_of.clear()

@@ -26,27 +26,27 @@ class CategoryColumn:
     def __init__(self, values: Iterable[Any]) -> None:
         codes: dict[Any, int] = {}
         self.codes = np.array([codes.setdefault(value, len(codes)) for value in values], dtype=np.intp)
-        """The code of the value in each row."""
+        """Code of each row's value: the position of the value in `values`."""
         self.values = list(codes)
         """The distinct values. A value's position in the list is its code."""
         self.distinct = codes.keys()
 
     def equal(self, value: Any) -> BoolArray:
-        """Return which rows have this value, as a mask of shape (rows,)."""
+        """Return which rows have the value `value`, as a mask of shape (rows,)."""
         return self.within((value,))
 
     def within(self, values: Collection[Any]) -> BoolArray:
-        """Return which rows have one of these values, as a mask of shape (rows,)."""
+        """Return which rows have a value that is in `values`, as a mask of shape (rows,)."""
         return self.with_codes([code for code, value in enumerate(self.values) if value in values])
 
     def with_codes(self, codes: Sequence[int] | IndexArray, rows: IndexArray | None = None) -> BoolArray:
-        """Return which of `rows` (by default all rows) have one of these codes, as a mask."""
+        """Return which of `rows` (by default all rows) have a value whose code is in `codes`, as a mask."""
         table = np.zeros(len(self.values), dtype=bool)
         table[np.asarray(codes, dtype=np.intp)] = True
         return table[self.codes if rows is None else self.codes[rows]]
 
     def codes_of(self, rows: IndexArray) -> IndexArray:
-        """Return the distinct codes of these rows, in ascending order."""
+        """Return the codes of the values in `rows`: each code once, in ascending order."""
         return np.flatnonzero(np.bincount(self.codes[rows], minlength=len(self.values)))
 
 

@@ -35,7 +35,7 @@ class Drop:
     why: str
 
     def explain(self) -> dict[str, Any]:
-        """Return this exclusion as an entry of `candidates.dropped` in a selection's JSON explanation."""
+        """Return how many models the criterion excluded: an entry of `candidates.dropped` in the JSON explanation."""
         return {"by": self.criterion, "count": self.count, "why": self.why}
 
 
@@ -58,7 +58,7 @@ class NodeTypeMatch:
 
     @property
     def similarity_of_another_type(self) -> float | None:
-        """The similarity of the model's machine to the request's machine if their node types differ, otherwise None."""
+        """Similarity of the model's machine and the request's machine; None if the machines have the same node type."""
         if self.match == "unknown":
             return UNKNOWN_SIMILARITY
         return self.likeness.similarity if self.match == "nearest" and self.likeness is not None else None
@@ -87,10 +87,10 @@ class StatedErrors:
     def explain(self, model: StoredModel, similarity: float | None) -> dict[str, Any] | None:
         """Return the member `honesty` of a selection's JSON explanation.
 
-        None stands for a model whose metadata have no valid block `honesty`. `similarity` is None if the machine of the
-        request has the model's node type, or if the request describes no machine. The result does not depend on
-        features, so only the flags `one_session_only` and `other_machine` can be raised. A machine of the model's node
-        type may be the machine of the training, so it gets no flag.
+        The result is None if the model's metadata have no valid block `honesty` (errors and intervals). `similarity` is
+        None if the machine of the request has the model's node type, or if the request describes no machine. The result
+        does not depend on features, so only the flags `one_session_only` and `other_machine` can be raised. A machine
+        of the model's node type may be the machine of the training, so it gets no flag.
         """
         honesty = self._read(model)
         if honesty is None:
@@ -135,7 +135,7 @@ class Selection:
     _row: int
     _runner_up_row: int | None
     stands_in_for: StoredModel | None = None
-    """The model that fits the request best, but contains only pickles. `model` is used in its place."""
+    """The best model for the request, if this model contains only pickles: `model` is used instead of it."""
 
     def explain(self) -> dict[str, Any]:
         """Return the JSON explanation of the choice: the member `selection` of answers to the request."""
@@ -167,7 +167,7 @@ class Selection:
 
 
 def no_model(message: str, considered: int, dropped: Iterable[Drop]) -> NoModelError:
-    """Return the error for a request that no model fits, with the number of models that each criterion excluded."""
+    """Return the error if no model meets a request, with the number of models that each criterion excluded."""
     return NoModelError(message, {"candidates": _explain_candidates(considered, dropped)})
 
 

@@ -26,7 +26,7 @@ def meets_filter(columns: ModelColumns, conditions: Filter, rows: IndexArray) ->
     mask = np.ones(len(rows), dtype=bool)
     for threshold in conditions.thresholds:
         values = columns.scores.column(threshold.key)[rows]
-        # a model without the score is excluded: comparisons with NaN are false
+        # The score of a model without this score is NaN. Comparisons with NaN are false, so the model is excluded.
         mask &= (values >= threshold.limit) if threshold.at_least else (values <= threshold.limit)
     if conditions.features is not None:
         sets = enumerate(columns.feature_sets.values)
@@ -45,8 +45,8 @@ def apply_filter(
 ) -> tuple[IndexArray, Drop]:
     """Return the models of `rows` that meet the filter, and the number of models that the filter excludes.
 
-    `error` contains the score `error_key` of all models. Raises `NoModelError` if no model meets the filter.
-    The error message names the model in `rows` with the lowest error, and shows this model's scores.
+    `error` has each model's score `error_key`, by which models are ranked. Raises `NoModelError` if no model meets the
+    filter. The error message names the model in `rows` with the lowest error, and shows this model's scores.
     """
     mask = meets_filter(columns, conditions, rows)
     texts = [str(threshold) for threshold in conditions.thresholds]

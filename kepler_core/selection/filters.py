@@ -40,7 +40,7 @@ class Filter:
     thresholds: tuple[Threshold, ...] = ()
     features: frozenset[str] | None = None
     text: str = attrs.field(default="", eq=False)
-    """The filter's text in the request."""
+    """The text of the filter, as it is in the request."""
 
     def __bool__(self) -> bool:
         return bool(self.thresholds) or self.features is not None

@@ -1,4 +1,4 @@
-"""Narrow the models of a catalogue to those that fit a request, criterion by criterion.
+"""Narrow the models of a catalogue, criterion by criterion, to those that meet a request.
 
 The criteria are applied in a fixed order: output type, pipeline, feature group, energy source, trainer,
 features, model format, weights. If no model is left after a criterion, the error names this criterion.
@@ -37,18 +37,18 @@ _NOT_PICKLED = (
 
 @attrs.define(eq=False)
 class Candidates:
-    """The models that fit a request when its filter and its machine are not considered."""
+    """The models that meet the criteria of a request, before the request's filter and machine are considered."""
 
     rows: IndexArray
     node_types: IndexArray
-    """Codes of the node types of the models in `rows`."""
+    """Codes of the node types of the models in `rows`, each code once."""
     dropped: tuple[Drop, ...]
     rankings: dict[tuple[int, ...], Ranking] = attrs.field(factory=dict)
     """Cache for requests without a filter: the rankings of models, by the codes of the models' node types."""
 
 
 def usable_feature_sets(columns: ModelColumns, metrics: Collection[str] | None) -> tuple[int, ...]:
-    """Return the codes of the feature sets that contain only features in `metrics`; None allows all feature sets."""
+    """Return the codes of the feature sets that need only features in `metrics`. If it is None, return all codes."""
     sets = columns.feature_sets.values
     if metrics is None:
         return tuple(range(len(sets)))
@@ -64,7 +64,7 @@ def narrow(
     broken: Mapping[str, str],
     location: str,
 ) -> Candidates:
-    """Return the models that fit a request when its filter and its machine are not considered.
+    """Return the models that meet the criteria of a request, before its filter and its machine are considered.
 
     `sources` are the energy sources that the source name in the request stands for. `usable` are the codes of the
     feature sets that contain only features in the request's metrics. `broken` and `location` appear in the error
@@ -169,7 +169,7 @@ def _canonical_trainer(name: str) -> str:
     try:
         return registry.trainers.canonical(name)
     except PluginError:
-        return name  # the trainer is not installed, but its stored models can be used
+        return name  # Without the trainer, its stored models can still be used.
 
 
 def _missing_features(columns: ModelColumns, rows: IndexArray, metrics: Collection[str]) -> str:

@@ -32,7 +32,7 @@ class NodeTypeChooser:
     """Chooses node types for requests, and caches the similarities to the machines of earlier requests."""
 
     def __init__(self, columns: ModelColumns, table: SpecTable | None) -> None:
-        """Create a chooser for the node types of `columns`.
+        """Prepare the choice among the node types of the models in `columns`.
 
         `table` contains the machine of each node type in the order of the node types' codes. If it is None,
         machines are not compared.
@@ -44,7 +44,7 @@ class NodeTypeChooser:
     def choose(
         self, request: ModelRequest, types: IndexArray, dropped: tuple[Drop, ...]
     ) -> tuple[IndexArray, NodeTypeMatch]:
-        """Return the codes of those node types in `types` that fit the request best, and how they match the request.
+        """Return the codes of the node types in `types` that match the request best, and how they match it.
 
         Raises `NoModelError` if the request requires a node type that is not in `types`.
         """
@@ -96,8 +96,8 @@ class NodeTypeChooser:
     def _refused(self, request: ModelRequest, wanted: BoolArray) -> str:
         """Return why the wanted node types have no linear weights for a request, as the end of an error message.
 
-        `wanted` is a mask over the codes of node types. The text is empty if the request is not for linear weights,
-        or if these node types have linear weights or no models.
+        `wanted` is a mask over the codes of node types. The text is empty if the request is not for linear weights.
+        It is also empty if these node types have linear weights, or if they have no models.
         """
         columns = self._columns
         of_types = columns.node_types.with_codes(np.flatnonzero(wanted))

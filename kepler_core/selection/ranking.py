@@ -2,7 +2,7 @@
 
 A training measures a model's mae on several splits: blocks of time, regimes (kinds of work), recordings and nodes (see
 `kepler_core.honesty`). Models are compared by their mae on the hardest part of the hardest split, e.g. on the kind of
-work that is most unlike the rest of the training: a mean over all parts would hide such an error. If a split was not
+work that is most unlike the rest of the training. A mean over all parts would hide such an error. If a split was not
 measured for one of the compared models, the split is not used. Otherwise a model could be preferred because its errors
 on hard splits were not measured. Models without measured splits are compared by their mae.
 
@@ -27,8 +27,8 @@ from kepler_core.honesty.least_error import least_error, unknown_last
 from kepler_core.selection.scores import ScoreTable
 
 CLOSE = 1.05
-"""A model with a twin is preferred to a model without a twin whose error is up to this factor lower: the twin shows
-when the model meets work that it does not know."""
+"""A model with a twin is preferred to the best model if its error is at most this multiple of the lowest error. The
+twin shows when the model meets work that it does not know."""
 
 
 class Ranking(NamedTuple):
@@ -42,7 +42,7 @@ class Ranking(NamedTuple):
 
 
 def rank_by_error(rows: IndexArray, error: FloatArray, error_key: str, scores: ScoreTable) -> Ranking:
-    """Return the two best of the models in `rows`. `error` contains the score `error_key` of all models."""
+    """Return the two best of the models in `rows`. `error` has the score `error_key` of each model in the catalogue."""
     errors, measured = _hardest(rows, scores) if error_key == "mae" else (error[rows], error_key)
     order = np.argsort(unknown_last(errors), kind="stable")
     data = scores.measured_on[rows]
@@ -68,9 +68,9 @@ def rank_by_error(rows: IndexArray, error: FloatArray, error_key: str, scores: S
 
 
 def _hardest(rows: IndexArray, scores: ScoreTable) -> tuple[FloatArray, str]:
-    """Return the errors on the hardest part of the hardest split that was measured for all models, and their name.
+    """Return each model's error on the hardest part of its hardest split, and a name for these errors.
 
-    The hardest split may differ between the models. The name contains the hardest split of the best model.
+    Only splits that were measured for all models are considered. The name contains the hardest split of the best model.
     """
     columns = {name: scores.column(f"{name}_worst")[rows] for name in SPLIT_NAMES}
     measured = {name: values for name, values in columns.items() if not np.isnan(values).any()}
@@ -85,10 +85,11 @@ def _hardest(rows: IndexArray, scores: ScoreTable) -> tuple[FloatArray, str]:
 def _preferring_earlier(
     rows: IndexArray, order: IndexArray, errors: FloatArray, scores: ScoreTable
 ) -> tuple[IndexArray, str]:
-    """Return `order` and a text about it. The model with the lowest error before the recalibration comes first.
+    """Return the order of the models, and a text that explains a change of the order.
 
-    Only models whose present errors count as equally good are compared in this way. If their errors before the
-    recalibration do not change the choice, the order stays the same, and the text is empty.
+    Models count as equally good as the first model if their errors are higher by at most a standard error. Of these
+    models, the one with the lowest error before its recalibration is moved to the first place. If this is the first
+    model itself, the order stays the same, and the text is empty.
     """
     chosen, decided = least_error(
         errors, scores.column("blocks_standard_error")[rows], scores.column("blocks_earlier")[rows]
@@ -108,9 +109,9 @@ def _with_first(order: IndexArray, first: int) -> IndexArray:
 def _preferring_twins(
     rows: IndexArray, order: IndexArray, errors: FloatArray, scores: ScoreTable
 ) -> tuple[IndexArray, str]:
-    """Return `order` and a text about it.
+    """Return the order of the models, and a text that explains a change of the order.
 
-    If the error of a model with a twin is close to the lowest error, this model comes first.
+    If the best model has no twin, a model with a twin whose error is close to the lowest error comes first.
     """
     if scores.has_twin[rows[order[0]]]:
         return order, ""

@@ -28,21 +28,24 @@ class ModelRequest:
     trainer: str | None = None
     filter: Filter = attrs.field(factory=Filter)
     node_type: int | None = None
-    """Number of the requested node type. A model fits if its node type has this number, whatever its pipeline is.
+    """Number of the requested node type. A model of any pipeline is accepted if its node type has this number.
 
-    If no model fits, node types are compared with `machine_spec`. But if `machine_spec` is empty or
+    If there is no such model, node types are compared with `machine_spec`. But if `machine_spec` is empty or
     `loose_node_type` is False, no model is selected.
     """
     machine_spec: Mapping[str, Any] = attrs.field(factory=dict)
     loose_node_type: bool = True
-    """Whether the most similar node type is accepted if no node type is equal to the requested machine."""
+    """Whether a model for a similar machine is accepted if no model is for exactly the machine `machine_spec`.
+
+    If True, the models of the most similar node type are accepted.
+    """
     weights: bool = False
     """Whether the model must have weights that Kepler may evaluate itself."""
     portable: bool = False
     """Whether Kepler Core must be able to load the model. It can load a portable model, or a model with linear weights.
 
-    If the model that would fit best without this condition contains only pickles, linear weights are used in its place
-    (see `stand_in`).
+    It never loads pickles. If the best model for the request contains only pickles, another model or linear weights
+    are selected instead (see `stand_in`).
     """
     linear_weights: bool = False
     """Whether the model must have linear weights that Kepler Core can evaluate, and must not be portable."""

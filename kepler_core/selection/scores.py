@@ -32,7 +32,7 @@ class ScoreTable:
     relative_mae: FloatArray
     """Each model's mae divided by the mae of always predicting the median of the training data; NaN if unknown."""
     has_twin: BoolArray
-    """Whether another model checks each model (`kepler_core.honesty.document.Twin`)."""
+    """Whether each model has a twin: another model that checks it (`kepler_core.honesty.document.Twin`)."""
 
     @property
     def known_names(self) -> frozenset[str]:

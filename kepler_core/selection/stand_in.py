@@ -23,11 +23,11 @@ WHAT_TO_DO = (
 def select_loadable(select: Callable[[ModelRequest], Selection], request: ModelRequest) -> Selection:
     """Select the best model that Kepler Core can load.
 
-    If the request names a trainer, it may happen that no model of this trainer can be loaded. Then linear weights of
-    another trainer stand in for the trainer's best model. The weights are taken from the pipeline and node type of this
-    model. If there are no such weights, they are taken from the most similar node type. All other conditions of the
-    request are met. `select` selects the best model that meets all conditions of a request. Raises `NoModelError` if
-    neither a model nor linear weights fit.
+    If the request names a trainer, perhaps no model of this trainer can be loaded. Then linear weights of another
+    trainer are used in place of the trainer's best model. These weights belong to the same pipeline and node type as
+    this model or, if there are none, to the most similar node type. They meet all other conditions of the request.
+    `select` selects the best model that meets all conditions of a request. Raises `NoModelError` if neither a model nor
+    linear weights fit.
     """
     anything = attrs.evolve(request, portable=False)
     try:
@@ -61,7 +61,7 @@ def _linear(
 
 
 def _advice(select: Callable[[ModelRequest], Selection], request: ModelRequest, error: NoModelError) -> str:
-    """Return an error's message. If all fitting models contain only pickles, add what the user can do."""
+    """Return the message of `error`. If all models that fit contain only pickles, add what the user can do."""
     try:
         wanted = select(request)
     except NoModelError:

@@ -82,8 +82,8 @@ def read_archive(content: bytes, where: str) -> dict[str, bytes]:
 def archive_bytes(snapshot: Snapshot) -> bytes:
     """Return a zip archive of a pipeline with a manifest. The manifest names the pipeline.
 
-    The archive has the pipeline's files at its top, as the archives of public model databases do: other programs
-    unpack an archive into a folder that they name after the pipeline. Archives of equal files have equal bytes.
+    The archive has the pipeline's files at its top, like the archives of public model databases. Other programs
+    unpack such an archive into a folder that they name after the pipeline. Archives of equal files have equal bytes.
     Raises `StoreError` if a file is missing or damaged.
     """
     snapshot.check_complete()
@@ -100,7 +100,7 @@ def _unpack(content: bytes, where: str) -> _Content:
 
 
 def _checked(files: dict[str, bytes], where: str) -> _Content:
-    """Return the content of an archive or folder that has these files.
+    """Check the files of an archive or a folder, and return them as the content of a pipeline.
 
     Raises `StoreError` if the files are not a pipeline, or if they differ from the manifest.
     """
@@ -130,9 +130,9 @@ def _checked(files: dict[str, bytes], where: str) -> _Content:
 def _own_name(where: str, content: _Content, file_name: str) -> str:
     """Return the name of an imported pipeline.
 
-    The following names are tried in this order, and the first one that is allowed for a pipeline is returned: the name
-    of the pipeline's folder, if this folder is the only entry of the imported file or folder; the name in the manifest;
-    `name` in the pipeline's metadata; the name of the imported file or folder.
+    Up to four names are tried, and the first one that is allowed for a pipeline is returned. The first is the name of
+    the pipeline's folder, if this folder is the only entry of the imported file or folder. The second is the name in
+    the manifest, the third `name` in the metadata, and the last the name of the imported file or folder.
     """
     for name in (*content.names, file_name):
         if isinstance(name, str) and is_name(name):

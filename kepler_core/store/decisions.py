@@ -24,7 +24,7 @@ _FILE_NAME = re.compile(r"[0-9]{14}-[0-9a-f]{8}\.json")
 
 
 def decision_name() -> str:
-    """Return a new name for the file of a decision made now. Sorting such names sorts the decisions by time."""
+    """Return a name for the file of a new decision. The name contains the time, so sorted names are sorted by time."""
     return f"{time.time_ns() // 1_000_000:014d}-{uuid.uuid4().hex[:8]}.json"
 
 
@@ -34,10 +34,10 @@ def is_decision(name: str) -> bool:
 
 
 def decision_files(pipeline: str, decision: Mapping[str, Any], page: bytes | None) -> dict[str, bytes]:
-    """Return the files that record a decision made now: name -> content, the page first.
+    """Return the files that record a new decision, as a dictionary from name to content.
 
-    `page` is an HTML page about the decision. If it is not None, the path of the page below the store is added to the
-    decision, as `page`.
+    `page` is an HTML page about the decision. If it is not None, the page is the first of the files, and the key `page`
+    with the path of the page below the store is added to the decision.
     """
     name = decision_name()
     if page is None:
@@ -48,7 +48,7 @@ def decision_files(pipeline: str, decision: Mapping[str, Any], page: bytes | Non
 
 
 def outdated(names: Iterable[str]) -> list[str]:
-    """Return which of the file names belong to decisions and pages that are no longer kept."""
+    """Return the names of decisions and pages that are too old to be kept. `names` are the names of all files."""
     decisions, pages = [], []
     for name in sorted(names):
         if is_decision(name):

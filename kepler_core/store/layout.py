@@ -57,7 +57,10 @@ def pipeline_files(
 
 
 def model_tables(models: Iterable[Mapping[str, Any]]) -> dict[str, bytes]:
-    """Return the tables `<source>_<output_type>_model_metadata.csv` of a pipeline, by path, from models' metadata."""
+    """Return tables with the metadata of a pipeline's models: one table per energy source and output type.
+
+    The key of a table is its path: `<source>_<output_type>_model_metadata.csv`.
+    """
     tables: dict[str, list[Mapping[str, Any]]] = {}
     for model in models:
         tables.setdefault(f"{model['source']}_{model['output_type']}_model_metadata.csv", []).append(model)
@@ -79,7 +82,7 @@ def twin_path(path: str, twin: Twin) -> str:
 
 
 def zip_bytes(files: Mapping[str, bytes]) -> bytes:
-    """Return a zip archive of `files` (path -> content). Archives of equal files have equal bytes."""
+    """Return a zip archive of `files`, which maps paths to contents. Archives of equal files have equal bytes."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for name in sorted(files):

@@ -66,7 +66,7 @@ class LocalStore(Store):
             return []
         except OSError as error:
             raise StoreError(f"{self.root}: {error.strerror}") from error
-        # an incomplete pipeline is listed too: reading it raises an error with the reason
+        # List an incomplete pipeline, too. The program that reads it gets an error with the reason.
         return [entry.name for entry in entries if is_name(entry.name) and _is_folder_or_link(entry)]
 
     def exists(self) -> bool:
@@ -83,7 +83,7 @@ class LocalStore(Store):
     def snapshot(self, pipeline: str, version: int | None = None) -> Snapshot:
         version, folder, lock = self._locked(pipeline, version)
 
-        # `read` has the lock as a default argument, so the lock is held as long as the snapshot has `read`
+        # The function `read` has the lock as a default argument. So the lock is held as long as the function exists.
         def read(name: str, max_bytes: int, lock: VersionLock | None = lock) -> bytes:
             return _read(f"{folder}/{name}", max_bytes)
 
@@ -95,7 +95,7 @@ class LocalStore(Store):
         if METADATA_FILE not in names:
             raise StoreError(f"{folder}: no {METADATA_FILE}: half copied, or not a pipeline")
         if version is not None and manifest is None:
-            raise StoreError(f"{folder}: no {MANIFEST_FILE}, which every published version has: damaged")
+            raise StoreError(f"{folder}: no {MANIFEST_FILE}: damaged, because each published version has this file")
         if manifest is not None:
             # use the manifest's string objects as names, so that each name is in memory only once
             names = frozenset((*(name for name in manifest.files if name in names), *(names - manifest.files.keys())))
@@ -112,7 +112,7 @@ class LocalStore(Store):
             folder = self.path(pipeline)
             if (number := self._version_of(pipeline, folder)) is None:
                 return None, folder, None
-            # If version `number` was removed after `path` found it, another version is current now: try again.
+            # If version `number` was removed in the meantime, another version is current now. Try again.
             if (lock := self._locks.read(pipeline, number)) is not None and folder.is_dir():
                 return number, folder, lock
         raise StoreError(f"{self.root}: the current version of {pipeline} is replaced again and again")
@@ -131,20 +131,20 @@ class LocalStore(Store):
         manifest = read(MANIFEST_FILE, MAX_FILE_BYTES)
         try:
             content = _read(str(path), MAX_INDEX_BYTES)
-        except StoreError as error:  # the version can be read without its index
+        except StoreError as error:  # the index is optional: the version can be read without it
             raise UnusableIndexError(str(error)) from error
         return decode_index(content, manifest, snapshot)
 
     def signature(self, pipeline: str) -> str:
         folder = self.path(pipeline)
         if self._version_of(pipeline, folder) is not None:
-            return str(folder)  # a published version never changes, so its folder identifies the content
+            return str(folder)  # A published version never changes, so the name of its folder identifies its content.
         digest = hashlib.sha256()
         for name in sorted(_file_names(str(folder))):
             try:
                 status = (folder / name).stat()
             except OSError:
-                continue  # the file was removed after it was listed: the next signature will differ
+                continue  # the file was removed after it was listed, so the next call returns another text
             digest.update(f"{name}\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
         return digest.hexdigest()
 
@@ -310,8 +310,8 @@ class LocalStore(Store):
                 yield staging
             finally:
                 shutil.rmtree(staging_root, ignore_errors=True)
-                # If this process has forked meanwhile, the child has the lock file open too: closing the file here
-                # would not release the lock.
+                # Unlock the file before it is closed. If this process has forked meanwhile, the child also has the file
+                # open, so closing the file here would not release the lock.
                 fcntl.flock(lock, fcntl.LOCK_UN)
 
     def _make_current(self, pipeline: str, version: int, staging: Path) -> None:
@@ -322,7 +322,7 @@ class LocalStore(Store):
 
 
 def _index_path(folder: Path) -> Path:
-    """Return the path of the index of the version in a folder."""
+    """Return the path of a version's index. `folder` is the folder of the version."""
     return folder.with_name(f"{folder.name}.index")
 
 
@@ -376,7 +376,7 @@ def _read(path: str, max_bytes: int) -> bytes:
             size = os.fstat(descriptor).st_size
             if size > max_bytes:
                 raise StoreError(f"{path}: larger than {max_bytes} bytes")
-            # read with a buffer of exactly the file's size: larger buffers are slow for thousands of small files
+            # Use a buffer of exactly the file's size. For thousands of small files, larger buffers are slow.
             content = os.read(descriptor, size)
             while len(content) < size and (more := os.read(descriptor, size - len(content))):
                 content += more

@@ -22,7 +22,7 @@ class FileRecord(msgspec.Struct, forbid_unknown_fields=True, frozen=True, gc=Fal
     sha256: str
 
     def problem(self, content: bytes) -> str | None:
-        """Return how the content differs from the record; None if it does not differ."""
+        """Return how a file's content differs from the size or digest in the manifest; None if it does not differ."""
         if len(content) != self.size:
             return f"has {len(content)} bytes, the manifest says {self.size}"
         return None if sha256(content) == self.sha256 else "does not have the SHA-256 digest of the manifest"

@@ -82,8 +82,8 @@ class StoredModel:
     For portable models, the value has no meaning: Kepler Core does not need their weights."""
     _packed: PackedText
     _other_weights: PackedText | None
-    """Linear weights that Kepler Core can evaluate safely, but Kepler cannot; None if there are none. With such
-    weights, `weights` is None."""
+    """Linear weights that Kepler Core can evaluate safely, but Kepler cannot. They are None if the model has none, or
+    if it has `weights`."""
     archive_record: FileRecord | None
     """The size and digest of the model's zip file; None if `read_models` did not read this file."""
 
@@ -129,7 +129,7 @@ class StoredModel:
     def files(self) -> dict[str, bytes]:
         """Return all files of the model, by path below the pipeline: its folder, its zip file and its weight file.
 
-        The model must not have been read for serving, because the snapshot then has no file names.
+        Use this method only for a model that was read with `serving=False`. Otherwise, the snapshot has no file names.
         """
         single = (f"{self.path}.zip", f"{self.path}.json")
         names = self.snapshot.names
@@ -145,7 +145,7 @@ class StoredModel:
     def linear_weights(self) -> bytes | None:
         """The linear weights of a model that is not portable, as members of a JSON object without its braces.
 
-        The value is None if there are no such weights.
+        The value is None if the model has no linear weights.
         """
         if self.portable or self.no_linear_weights is not None:
             return None
@@ -233,9 +233,9 @@ def read_node_types(snapshot: Snapshot) -> dict[int, NodeType]:
 def read_models(snapshot: Snapshot, *, serving: bool = False) -> list[StoredModel]:
     """Return all models of a pipeline, in the order of their paths.
 
-    `serving=True` is meant for servers that send the zip files of models and never load a model: the function then also
-    reads the zip file of every model, and the returned models keep no file names in memory. Raises `StoreError` if a
-    file in the manifest is missing, or if the function reads a damaged file.
+    `serving=True` is meant for servers that send the zip files of models and never load a model. The function then also
+    reads the zip file of every model. The returned models keep no file names in memory. Raises `StoreError` if a file
+    in the manifest is missing, or if the function reads a damaged file.
     """
     return list(iterate_models(snapshot, serving=serving))
 
@@ -249,8 +249,8 @@ def iterate_models(
 ) -> Iterator[StoredModel]:
     """Yield the models of `read_models` one by one.
 
-    Callers that drop a model before they take the next one pass `packed=False`. Then no time is spent on compressing.
-    `node_types` are those of the pipeline; if they are None, they are read.
+    With `packed=False`, the texts of the models are not compressed, which saves time. Use it if each model is dropped
+    before the next one is read. `node_types` are the node types of the pipeline; if they are None, they are read.
     """
     snapshot.check_complete()
     if node_types is None:
@@ -354,7 +354,10 @@ def _read_model(
 
 
 def _linear_weights(weight_file: bytes | None, features: Sequence[str]) -> tuple[str | None, bytes | None]:
-    """Return (None, encoded linear weights), or (reason why Kepler Core cannot evaluate weights, None)."""
+    """Return the reason why Kepler Core cannot evaluate the weights, and the encoded linear weights.
+
+    One of the two is None.
+    """
     if weight_file is None:
         return "only pickles, no weights", None
     try:

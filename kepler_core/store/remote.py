@@ -45,8 +45,8 @@ PROBE = ".probe"
 
 CONNECT_TIMEOUT_SECONDS = 5
 READ_TIMEOUT_SECONDS = 15
-"""Maximum time to wait for the next bytes from the server. botocore and s3fs repeat a request that timed out, so a
-request to a server that does not answer fails after four times this timeout."""
+"""Maximum time to wait for the next bytes from the server. botocore and s3fs repeat a request that timed out. So
+a request to a server that does not answer fails after four times this timeout."""
 
 _log = logging.getLogger(__name__)
 
@@ -100,7 +100,7 @@ class RemoteStore(Store):
             is_s3 = self._protocol in _S3
             filesystem = self._class(skip_instance_cache=True, **(_s3_options() if is_s3 else {}))
             if is_s3:
-                filesystem.retries = 2  # number of attempts of s3fs; in each of them, botocore tries twice
+                filesystem.retries = 2  # s3fs tries this number of times, and botocore tries twice in each attempt
             self._opened = (os.getpid(), TimeLimitedFiles(filesystem))
         return self._opened[1]
 
@@ -126,7 +126,7 @@ class RemoteStore(Store):
         if METADATA_FILE not in files:
             raise StoreError(f"{where}: no {METADATA_FILE}: half copied, or not a pipeline")
         if published is not None and MANIFEST_FILE not in files:
-            raise StoreError(f"{where}: no {MANIFEST_FILE}, which every published version has: damaged")
+            raise StoreError(f"{where}: no {MANIFEST_FILE}: damaged, because each published version has this file")
 
         def read(name: str, max_bytes: int) -> bytes:
             with self._errors("read"):
@@ -236,8 +236,8 @@ class RemoteStore(Store):
             try:
                 self._fs.pipe_file(path, content, mode="create")
             except Exception as error:
-                # If the object exists, another publisher wrote it, or this publisher did and the response was lost.
-                # If the object does not exist, the store cannot write exclusively.
+                # If the object exists, another publisher wrote it, or this publisher wrote it and the response was
+                # lost. If the object does not exist, the store does not support exclusive writes.
                 if not self._fs.exists(path):
                     _log.debug("%s: exclusive writing failed, so a plain write is used: %s", self.location, error)
                     self._fs.pipe_file(path, content)
@@ -305,7 +305,7 @@ class RemoteStore(Store):
 
     def _read(self, name: str, size: int | None, max_bytes: int = MAX_FILE_BYTES) -> bytes:
         path = f"{self._root}/{name}"
-        if size is None:  # plain web servers may not report the size: read a stream
+        if size is None:  # a simple web server may not report the size, so the file is read as a stream
             content = self._fs.read_start(path, max_bytes + 1)
         elif size > max_bytes:
             content = None
@@ -316,7 +316,7 @@ class RemoteStore(Store):
         return bytes(content)
 
     def _check_bucket(self, error: FileNotFoundError) -> None:
-        """Raise `StoreError` if the bucket does not exist. An absent folder, in contrast, is an empty store."""
+        """Raise `StoreError` if the bucket does not exist. A missing folder is no error: it is an empty store."""
         response = getattr(error.__cause__, "response", {})
         if response.get("Error", {}).get("Code") == "NoSuchBucket":
             raise StoreError(f"{self.location}: there is no bucket {self._root.partition('/')[0]!r}") from error

@@ -1,7 +1,7 @@
 """Read zip archives from untrusted sources.
 
-An archive is refused if it contains a name that leads outside of the archive, a link or an encrypted
-member, or if its sizes exceed the limits. Sizes are counted while unpacking, because the sizes in an
+An archive is refused if it contains a name that leads outside of the archive, a link, or an encrypted
+member. It is also refused if it is too large. Sizes are counted while unpacking, because the sizes in an
 archive's directory may be wrong.
 """
 
@@ -138,7 +138,7 @@ def _max_entries(content: bytes) -> int:
         return 0  # not an archive: zipfile raises an error when the caller opens the content
     (size,) = struct.unpack_from("<I", content, end + 12)
     if size == 2**32 - 1 or content[max(0, end - 20) : end].startswith(b"PK\6\7"):
-        start = 0  # a zip64 archive states the directory's size elsewhere: count the signatures in the whole archive
+        start = 0  # zip64 states the directory's size elsewhere, so count the signatures in the whole archive
     else:
         start = max(0, end - size - 4)
     return content.count(b"PK\1\2", start, end)

@@ -13,7 +13,7 @@ import attrs
 from kepler_core.honesty.document import HONESTY_KEY, SPLIT_NAMES
 
 _NOT_SCORES = ("node_type", "rows", "mape_floor")
-"""Keys of numbers in the metadata that are not scores."""
+"""Keys of the metadata whose numbers are not scores."""
 
 # Models whose scores have the same names share one tuple of names. This saves memory in large stores.
 _SHARED_NAMES: dict[tuple[str, ...], tuple[str, ...]] = {}
@@ -31,7 +31,7 @@ class Scores:
     relative_mae: float
     """The model's mae divided by the mae of always predicting the median of the training data; NaN if unknown."""
     has_twin: bool = False
-    """Whether another model checks this model (`kepler_core.honesty.document.Twin`)."""
+    """Whether the model has a twin: another model that checks it (`kepler_core.honesty.document.Twin`)."""
 
     def get(self, name: str) -> float | None:
         """Return the score with this name; None if it is unknown or not finite."""
@@ -94,7 +94,7 @@ def read_scores(metadata: Mapping[str, Any], default_data: tuple[Any, ...]) -> S
     )
 
 
-# cached, because most models of a store have scores of the same names
+# The result is cached, because most models of a store have scores with the same names.
 @lru_cache(maxsize=4096)
 def _score_name(component: str, key: str) -> tuple[str | None, bool]:
     """Return the score's name (None if the number under `key` is not a score), and whether the score is an error."""
@@ -118,7 +118,7 @@ def _component_scores(metadata: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 def _measured_on(metadata: Mapping[str, Any], default_data: tuple[Any, ...]) -> tuple[Any, ...]:
     lineage, validation = metadata.get("lineage"), metadata.get("validation")
     if isinstance(lineage, dict) and isinstance(validation, dict) and "data" in lineage:
-        # The timestamps are part of the identity: the series of a feature group may begin later in a recording. Then
+        # The timestamps distinguish data, too: the series of a feature group may begin later in a recording. Then
         # the group's models are validated on other data than the models of other feature groups.
         return _shared_tuple(str(lineage["data"]), str(validation.get("timestamps")), *default_data[1:])
     return _shared_tuple(*default_data)

@@ -7,9 +7,9 @@ A server reads a version with ten thousand models several times faster from this
 
     b"kepler-core index 1\\n" + SHA-256 digest of the rest (32 bytes) + a `_Document` in MessagePack
 
-An index is used only if the digest fits, if it belongs to exactly this manifest, and if this release of Kepler Core has
-written it, because another release may have read other properties from the files of the models. `first_difference`
-compares an index with the files of its version.
+An index is used only if three conditions are met. Its digest is correct. It belongs to the version's manifest. The
+running release of Kepler Core has written it, because other releases may read other properties from the models' files.
+`first_difference` compares an index with the files of its version.
 """
 
 from __future__ import annotations
@@ -48,14 +48,14 @@ from kepler_core.text_blocks import PackedText, packed_blocks, texts_of_block
 log = logging.getLogger(__name__)
 
 MIN_INDEXED_MODELS = 500
-"""Versions with fewer models get no index: a server reads them in about a tenth of a second."""
+"""Minimum number of models of a version with an index. A server reads a smaller version in about 0.1 seconds."""
 MAX_INDEX_BYTES = 512 * 2**20
 
 _FILE_RECORD = rb':\s*\{\s*"size":\s*(\d+),\s*"sha256":\s*"([0-9a-f]{64})"\s*\}'
 _RECORD = re.compile(rb'"((?:[^"\\]|\\.)*)"' + _FILE_RECORD)
 _OWN_INDEX = re.compile(b'"(' + re.escape(NODE_TYPE_INDEX.encode()) + b')"' + _FILE_RECORD)
 _MODEL_DEPTH = 4
-"""Number of names in the path of a model."""
+"""Number of names in a model's path: energy source, output type, feature group, and name of the model."""
 
 _MAGIC = b"kepler-core index 1\n"
 _DIGEST_BYTES = 32
@@ -65,7 +65,7 @@ _At = Annotated[int, msgspec.Meta(ge=0)]
 """Position of a value in a table of `_Document`. Models share most values, so each value is stored once."""
 _Ends = list[Annotated[int, msgspec.Meta(ge=1)]]
 _Block = tuple[bytes, _Ends]
-"""A block of texts, compressed, and the end of each text in bytes."""
+"""A compressed block of texts. The numbers are the positions in the unpacked block at which the texts end."""
 
 
 class UnusableIndexError(StoreError):
@@ -79,7 +79,7 @@ class _Weights(msgspec.Struct, array_like=True, gc=False):
 
 
 class _Model(msgspec.Struct, array_like=True, gc=False):
-    """A model. The fields are those of `StoredModel`, and those of its `Scores` from `score_names` to `has_twin`."""
+    """The properties of a model, as in `StoredModel`. The fields `score_names` to `has_twin` are those of `Scores`."""
 
     path: str
     machine_spec: _At
@@ -113,7 +113,7 @@ class _Document(msgspec.Struct, array_like=True):
     specs: list[Spec]
     texts: list[str]
     tuples: list[list[str | int]]
-    """Names of features, of scores and of data."""
+    """Lists that models share: names of features, names of scores, and identities of validation data."""
     node_types: dict[int, _NodeType]
     metadata: list[_Block]
     """The `metadata.json` of each model, in the order of `models`."""
@@ -141,7 +141,7 @@ class _Table:
         self._at: dict[Any, int] = {}
 
     def at(self, value: Any, key: Any = None) -> int:
-        """Return the position of a value. `key` stands for a value that cannot be the key of a dict."""
+        """Return the position of a value in `values`; add a new value. If the value is not hashable, pass a `key`."""
         key = value if key is None else key
         if key not in self._at:
             self._at[key] = len(self.values)
@@ -153,7 +153,7 @@ class _Table:
 
 
 def make_index(pipeline: str, version: int, files: Mapping[str, bytes]) -> bytes | None:
-    """Return the index of a version with these files (path -> content).
+    """Return the index of a version, or None. `files` maps the paths of the version's files to their contents.
 
     Return None if the version has few models, if they cannot be read, or if the index would be too large.
     """
@@ -244,13 +244,13 @@ def decode_index(content: bytes, manifest: bytes, snapshot: Snapshot) -> Indexed
     start = len(_MAGIC) + _DIGEST_BYTES
     body = memoryview(content)[start:]
     if not content.startswith(_MAGIC):
-        raise UnusableIndexError("it is not an index of this layout")
+        raise UnusableIndexError("the file is not an index, or its layout is another one")
     if hashlib.sha256(body).digest() != content[len(_MAGIC) : start]:
         raise UnusableIndexError("it is damaged")
     try:
         document = msgspec.msgpack.decode(body, type=_Document)
         if document.release != __version__:
-            raise UnusableIndexError(f"kepler-core {document.release[:20]} has written it, this is {__version__}")
+            raise UnusableIndexError(f"written by kepler-core {document.release[:20]}, not by {__version__}")
         if document.manifest != sha256(manifest):
             raise UnusableIndexError("it belongs to another manifest")
         return _indexed_models(document, snapshot)
@@ -264,7 +264,7 @@ def _indexed_models(document: _Document, snapshot: Snapshot) -> IndexedModels:
     sets = {at: frozenset(tuples[at]) for at in {m.weights.drawn_over for m in document.models if m.weights}}
     metadata, weights = _packed_texts(document.metadata), _packed_texts(document.weights)
     if len(metadata) != len(document.models):
-        raise ValueError(f"metadata of {len(metadata)} models for {len(document.models)} models")
+        raise ValueError(f"the index lists {len(document.models)} models, but has metadata of {len(metadata)}")
     models = []
     for row, packed in zip(document.models, metadata, strict=True):
         source, output_type, group, name, trainer, number = parts_of_path(row.path)
@@ -313,7 +313,7 @@ def _packed_texts(blocks: Sequence[_Block]) -> list[PackedText]:
     packed_texts: list[PackedText] = []
     for packed, ends in blocks:
         if sorted(ends) != ends or ends[-1] > len(ends) * MAX_DOCUMENT_BYTES:
-            raise ValueError("a block with wrong ends of its texts")
+            raise ValueError("a block of texts states wrong positions of the texts")
         packed_texts += texts_of_block(packed, ends)
     return packed_texts
 
@@ -365,7 +365,7 @@ def _model_of_file(record: tuple[str, FileRecord]) -> str | None:
 
 
 def _part_of(snapshot: Snapshot, records: Iterable[tuple[str, FileRecord]]) -> Snapshot:
-    """Return a snapshot that has only these files."""
+    """Return a snapshot that has only the files in `records`."""
     files = dict(records)
     return attrs.evolve(snapshot, manifest=Manifest(LAYOUT_VERSION, files), names=frozenset(files))
 

@@ -67,7 +67,7 @@ class Snapshot:
         return attrs.evolve(self, manifest=None, names=frozenset())
 
     def with_names(self, names: Iterable[str]) -> Snapshot:
-        """Return a copy of the snapshot with these paths of files."""
+        """Return a copy of the snapshot that has only the files with the paths `names`."""
         return attrs.evolve(self, names=frozenset(names))
 
     def read_many(self, names: Iterable[str]) -> Iterator[tuple[str, bytes]]:
@@ -112,4 +112,4 @@ class Snapshot:
         """Raise `StoreError` if a file that the manifest lists is missing."""
         if self.manifest is not None and (missing := sorted(set(self.manifest.files) - self.names)):
             more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-            raise StoreError(f"{self.where}: {missing[0]}{more} is in the manifest, but is not there: half copied")
+            raise StoreError(f"{self.where}: half copied: {missing[0]}{more} is in the manifest, but is missing")

@@ -89,9 +89,9 @@ class Store(ABC):
         `files` maps paths below the pipeline to contents. A manifest is added. `StoreError` is raised for a
         document that readers would reject. If publishing fails, the current version stays current.
 
-        Pass `version` if some of the files were copied from an earlier version of the pipeline: call `next_version`
-        first, then read the earlier version, and pass the number that `next_version` returned. If another
-        publisher has taken this number meanwhile, `VersionTakenError` is raised.
+        Pass `version` if some of the files were copied from an earlier version of the pipeline. Call `next_version`
+        first, then read the earlier version. Pass the number that `next_version` returned. If another publisher has
+        taken this number meanwhile, `VersionTakenError` is raised.
         """
         check_documents(files, f"cannot publish {pipeline}")
         number = self._publish(pipeline, files, version)

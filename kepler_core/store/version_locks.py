@@ -42,9 +42,9 @@ class VersionLocks:
         self._process = os.getpid()
         self._mutex = threading.Lock()
         self._readers: collections.Counter[int] = collections.Counter()
-        """Number of this process' read locks by position."""
+        """Number of this process's read locks on each byte of the lock file, by the position of the byte."""
         self._released: collections.deque[int] = collections.deque()
-        """Positions of garbage-collected `VersionLock` objects that `_readers` still counts."""
+        """Positions of the locks whose objects were garbage-collected, but which are not yet released."""
 
     def read(self, pipeline: str, version: int) -> VersionLock | None:
         """Lock a version for reading. Return None if the version is being removed.
@@ -89,7 +89,7 @@ class VersionLocks:
 
         Raises `OSError` if the file cannot be locked.
         """
-        # Open the file once more: on the descriptor of the read locks, an exclusive lock would replace a read lock.
+        # Open the file a second time. On the descriptor of the read locks, this lock would replace a read lock.
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             _set(descriptor, "write", _position(pipeline, version))
@@ -116,7 +116,7 @@ class VersionLocks:
             self._unlock_released()
 
     def _unlock_released(self) -> None:
-        """Release the locks of the positions in `_released`; if the mutex is taken, leave this to its holder."""
+        """Release the locks at the positions in `_released`. If another thread has the mutex, that thread does it."""
         while self._released and self._mutex.acquire(blocking=False):
             try:
                 position = self._released.popleft()
@@ -148,7 +148,7 @@ def _position(pipeline: str, version: int) -> int:
 
 
 def _set(descriptor: int, kind: str, position: int) -> None:
-    # F_OFD_SETLK sets a lock that belongs to the open file, but F_SETLK sets a lock that belongs to the process. So the
+    # F_OFD_SETLK sets a lock that belongs to the open file. (A lock of F_SETLK would belong to the process.) So the
     # locks of two open files conflict even within one process.
     lock = struct.pack(_LOCK_STRUCT, _TYPES[kind], os.SEEK_SET, position, 1, 0)
     fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, lock)

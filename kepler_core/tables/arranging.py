@@ -27,14 +27,14 @@ class Arranged:
     """
 
     stream: IntArray
-    """Number of each row's stream, shape (rows,)."""
+    """Index of each row's stream in `Numbering.streams`, shape (rows,)."""
     time: FloatArray
-    """Unix seconds of each row, shape (rows,). If the tables have no timestamps: the row's number in its stream."""
+    """Unix seconds of each row, shape (rows,). Without timestamps, it is the position of the row in its stream."""
     container: IntArray
-    """Number of each row's container, shape (rows,); 0 if the rows stand for nodes."""
+    """Index of each row's container in `Numbering.containers`, shape (rows,); 0 if the rows stand for nodes."""
     features: Mapping[str, FloatArray]
     power: Mapping[str, FloatArray]
-    """Component -> watts, shape (rows,)."""
+    """Watts by component, shape (rows,)."""
 
 
 class Numbering:
@@ -46,7 +46,7 @@ class Numbering:
         self.container_names: dict[str, str] = {}
 
     def streams_of(self, table: Table) -> IntArray:
-        """Return the number of each row's stream, shape (rows,)."""
+        """Return the index of each row's stream in `streams`, shape (rows,)."""
         codes: dict[tuple[str, str], int] = {}
         numbers = np.empty(table.rows, dtype=np.int64)
         for row, key in enumerate(zip(table.recording, table.node, strict=True)):
@@ -57,7 +57,7 @@ class Numbering:
         return numbers
 
     def containers_of(self, table: Table) -> IntArray:
-        """Return the number of each row's container, shape (rows,); 0 if the rows stand for nodes."""
+        """Return the index of each row's container in `containers`, shape (rows,); 0 if the rows stand for nodes."""
         numbers = np.zeros(table.rows, dtype=np.int64)
         if table.container is not None and table.container_name is not None:
             for row, (container, name) in enumerate(zip(table.container, table.container_name, strict=True)):
@@ -96,10 +96,10 @@ def arrange(tables: Sequence[Table], numbering: Numbering, counts: Counts) -> Ar
 
 
 def number_samples(levels: Sequence[Arranged]) -> tuple[IntArray, FloatArray, list[IntArray]]:
-    """Number the samples of all levels (tables of nodes, and tables of containers) together.
+    """Number the samples of all tables together. `levels` has the tables of nodes and the tables of containers.
 
     Return the stream and the time of each sample, shape (samples,), sorted by stream and time. Return also, for
-    each level, the sample number of each row, shape (rows,).
+    each element of `levels`, the number of each row's sample, shape (rows,).
     """
     stream = np.concatenate([level.stream for level in levels])
     time = np.concatenate([level.time for level in levels])

@@ -27,7 +27,7 @@ container."""
 
 _SHOWN_CHARACTERS = 60
 _SIMILAR = 0.85
-"""A name is taken for a misspelling of another name if their similarity (see `difflib`) is at least this value."""
+"""Minimum similarity (see `difflib`) of two names at which one name counts as a misspelling of the other name."""
 
 
 def dynamic_power_column(component: str) -> str:
@@ -44,15 +44,15 @@ POWER_COLUMNS: Mapping[str, tuple[str, bool]] = {
     **{power_column(component): (component, False) for component in COMPONENTS},
     **{dynamic_power_column(component): (component, True) for component in COMPONENTS},
 }
-"""Name of a power column -> the component, and whether the column holds dynamic power."""
+"""For each name of a power column, the component, and whether the column holds dynamic power."""
 
 
 def parse_columns(pairs: Sequence[str], third_party: Collection[str]) -> dict[str, str]:
-    """Return a dictionary, Kepler Core's name -> name in the user's table, from the values of the option `--column`.
+    """Read the values of the option `--column`. Return for each of Kepler Core's names the name in the user's table.
 
-    A value is NAME=COLUMN. NAME is a key column, a feature, a metric of `third_party`, a power column, or a component
-    as a short form of its power column. Raises `UsageError` if a value is malformed, or a name or a column occurs
-    twice.
+    A value is NAME=COLUMN. NAME is a key column, a feature, a metric of `third_party`, a power column, or a component.
+    The name of a component is a short form of its power column. Raises `UsageError` if a value is malformed, or if a
+    name or a column occurs twice.
     """
     known = [*KEY_COLUMNS, *FEATURES, *third_party, *COMPONENTS, *POWER_COLUMNS]
     columns: dict[str, str] = {}
@@ -89,7 +89,7 @@ class Chosen:
     """The columns of a table that are read."""
 
     columns: Mapping[str, str]
-    """Kepler Core's name -> name in the table."""
+    """For each of Kepler Core's column names, the column's name in the table."""
     unused: tuple[str, ...]
     """Names of the columns that are not read, in order. Columns of background power are not listed."""
 
@@ -105,8 +105,8 @@ def choose(
     """Choose the columns to read from a table with the column names `header`.
 
     `names` is the result of `parse_columns`. A column that is not in `names` is read if it has one of Kepler Core's
-    names. Raises `TableError` if the table lacks a column of `names` or `third_party`, has two columns of the same
-    name, or has no power although `needs_power` is true.
+    names. Raises `TableError` if the table lacks a column of `names` or `third_party`, or has two columns of the same
+    name. With `needs_power`, also raises it if the table has no power.
     """
     if repeated := [name for name, times in Counter(header).items() if times > 1]:
         raise TableError(f"two columns have the name {quoted(repeated[0])}", document=table)

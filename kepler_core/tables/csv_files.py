@@ -50,7 +50,7 @@ def read_csv(path: Path, kinds: ChooseKinds) -> RawTable:
     lines = array("q")
     for row in rows:
         if not row:
-            continue  # an empty line, e.g. at the end of the file
+            continue  # skip an empty line, e.g. at the end of the file
         place = f"row {len(lines) + 1} (line {reader.line_num})"
         if len(row) != len(header):
             raise TableError(f"{place} has {len(row)} cells, but there are {len(header)} columns", document=document)
@@ -76,7 +76,7 @@ def read_csv(path: Path, kinds: ChooseKinds) -> RawTable:
 def _parser(
     name: str, kind: str, numbers: dict[str, array[float]], texts: dict[str, list[str]]
 ) -> tuple[Callable[[str], float | str], Callable[..., None]]:
-    """Return two functions for the cells of a column: one converts a cell, the other stores the result."""
+    """Return the function that converts a cell of a column, and the function that stores the converted value."""
     if kind == "text":
         words: dict[str, str] = {}  # to save memory, equal texts in many rows share one object
         return (lambda text: words.setdefault(text, text_of(text))), texts[name].append
@@ -93,7 +93,7 @@ class _Text:
         self._content = content
         self._file = io.TextIOWrapper(io.BytesIO(content), encoding="utf-8-sig", newline="")
         self.characters = 0
-        """Length of the lines since the beginning of the row. The reader of the rows sets it to 0 for each row."""
+        """Number of characters that were read for the current row. The reader of the rows sets it to 0 for each row."""
 
     def __iter__(self) -> _Text:
         return self

@@ -45,11 +45,11 @@ class TableData:
     """The values in the tables as observations. If the tables have a value only for containers, the node's value is the
     sum over its containers; NaN if the value of a container is unknown."""
     node_features: Mapping[str, FloatArray]
-    """Feature -> value in the tables with rows of nodes, shape (samples,)."""
+    """Values of each feature in the tables that have rows of nodes, shape (samples,)."""
     node_power: Mapping[PowerKey, FloatArray]
     """Measured watts of nodes, from the tables that have one row per node and time, shape (samples,)."""
     row_features: Mapping[str, FloatArray]
-    """Feature -> value in the tables with rows of containers, shape (rows,)."""
+    """Values of each feature in the tables that have rows of containers, shape (rows,)."""
     row_power: Mapping[PowerKey, FloatArray]
     """Watts in the tables with rows of containers, shape (rows,)."""
     has_times: bool
@@ -232,7 +232,8 @@ def _without_left_out(data: TableData) -> TableData:
         row_power = {key: kept(watts, observations.power[key][at]) for key, watts in row_power.items()}
     return attrs.evolve(
         data,
-        # Listeners use the power to find times without load. Without timestamps, rows have no order: hide the power.
+        # Listeners use the power to find times without load. Rows without timestamps have no order, so listeners do
+        # not get the power.
         observations=observations if data.has_times else attrs.evolve(observations, power={}),
         node_features={name: kept(values, nodes[name]) for name, values in data.node_features.items()},
         node_power={key: kept(watts, observations.power[key]) for key, watts in data.node_power.items()},

@@ -89,7 +89,7 @@ def cell_error(document: str, place: str, column: str, problem: str) -> TableErr
 
 
 def number_of(text: str) -> float:
-    """Return the number in a cell; NaN if the cell is empty. Raises `ValueError` with the problem."""
+    """Return the number in a cell; NaN if the cell is empty. Raises `ValueError` if it is no number."""
     try:
         if "_" not in text:
             return float(text)
@@ -105,7 +105,7 @@ def _is_decimal_comma(text: str) -> bool:
 
 
 def time_of(text: str) -> float:
-    """Return the time in a cell in Unix seconds. Raises `ValueError` with the problem."""
+    """Return the time in a cell in Unix seconds. Raises `ValueError` if the cell has no time."""
     try:
         return unix_seconds(text)
     except ValueError:

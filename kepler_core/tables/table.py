@@ -46,11 +46,11 @@ class Table:
     container_name: Sequence[str] | None
     """Readable name of each row's container; the id if the file has no column `container_name`."""
     features: Mapping[str, FloatArray]
-    """Feature -> rates per second, or values of a gauge, shape (rows,); NaN for an unknown value."""
+    """Rates per second or gauge values of each feature, shape (rows,); NaN for an unknown value."""
     power: Mapping[str, FloatArray]
-    """Component -> watts, shape (rows,); NaN for an unknown value."""
+    """Watts of each component, shape (rows,); NaN for an unknown value."""
     columns: Mapping[str, str]
-    """Kepler Core's name -> name of the column in the file."""
+    """For each of Kepler Core's column names, the column's name in the file."""
     dynamic: bool
     """Whether `power` is dynamic power, from which an isolator has already subtracted the background power."""
     unused: tuple[str, ...]

@@ -42,14 +42,14 @@ CHECKS: dict[type[Plugin], tuple[CheckFunction, ...]] = {
     Collector: collectors.CHECKS,
     Output: outputs.CHECKS,
 }
-"""Contract -> the checks for this contract only. They run after `plugins.CHECKS`, the checks for all contracts."""
+"""For each contract, its own checks. They run after `plugins.CHECKS`, the checks for all contracts."""
 
 EXTRAS: dict[type[Plugin], tuple[str, ...]] = {
     Isolator: ("context",),
     ModelFormat: ("regressor",),
     MetricSchema: ("metrics", "scrape"),
 }
-"""Contract -> names of the additional objects that users can pass to the checks of this contract."""
+"""For each contract, the names of the additional objects that users can pass to its checks."""
 
 
 def checks_of(plugin: type[Any] | str, arguments: Mapping[str, Any] | None = None, **extras: Any) -> list[Check]:

@@ -60,9 +60,9 @@ def check_metric_schema(
     """Check a metric schema with many metric names, and with a generated recording that has metrics of these names.
 
     `metrics` maps the exporter's metric names to features and components of `kepler_core.vocabulary`, for
-    example `{"host_power_microwatts": "platform"}`. By default, the checks use the names that `spelling` returns.
-    `scrape` is the text of the exporter's page /metrics: with it, the checks also find metrics that the schema does not
-    mention, and zones that are added up although they overlap.
+    example `{"host_power_microwatts": "platform"}`. By default, the checks use the names that the schema's method
+    `spelling` returns. `scrape` is the text of the exporter's page /metrics. If it is given, the checks also find
+    metrics that the schema does not mention, and zones that are added up although they overlap.
     """
     _check(MetricSchema, plugin, metrics=metrics, scrape=scrape)
 

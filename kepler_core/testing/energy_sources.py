@@ -52,13 +52,13 @@ def reads_no_other_sources_labels(subject: Subject) -> None:
 
 
 def is_found_in_a_recording(subject: Subject) -> None:
-    """Check that series whose label `source` is a value of `reads` are read as power of this energy source.
+    """Check that a series is read as power of this energy source if its label `source` has a value from `reads`.
 
     The check passes without testing anything if the energy source is not installed.
     """
     names = [name for name, other in registry.energy_sources.load_all()[0].items() if other is subject.plugin]
     if not names:
-        return  # not installed: recordings are read with installed energy sources only
+        return  # the energy source is not installed, so no recording is read with it
     content = recording(Simulation(containers=2, timestamps=20))
     label = subject.plugin.reads[0]
     for component in subject.plugin.components:

@@ -55,7 +55,7 @@ def scraped_families(subject: Subject) -> dict[str, Family]:
 
 
 def _names(subject: Subject) -> list[str]:
-    """Return all metric names: from `spelling`, from the author, and from the exporter's output."""
+    """Return all metric names: from the method `spelling`, from the plugin's author, and from the exporter's output."""
     schema = subject.make()
     spelled = [schema.spelling(level, word) for word in (*FEATURES, *COMPONENTS) for level in _LEVELS]
     return list(dict.fromkeys([*subject.extras.get("metrics", ()), *spelled, *scraped_families(subject)]))
@@ -96,9 +96,9 @@ def adds_no_overlapping_zones(subject: Subject) -> None:
 def _zone_series(
     mapping: MetricMapping, scraped: Sequence[Mapping[str, str]]
 ) -> list[tuple[str, str, Mapping[str, str]]]:
-    """Return the series with a zone on which a mapping is tested.
+    """Return the series on which a mapping is tested. Each series has a label that names a zone.
 
-    Each item is (name of the label that holds the zone, zone, labels of the series).
+    Each item is (name of this label, zone, labels of the series).
     """
     series = []
     for labels in scraped:
@@ -139,7 +139,7 @@ def uses_no_gauge_as_energy(subject: Subject) -> None:
 
 
 def counts_nothing_twice(subject: Subject) -> None:
-    """Check that parts of a feature or component do not contain each other, and that alternative metrics have ranks.
+    """Check that no part of a feature or component contains another part, and that alternative metrics have ranks.
 
     A metric whose name has all words of another name and more words, such as x_cpu_active_joules_total beside
     x_cpu_joules_total, measures a part of the other metric. The two metrics must not be added up.

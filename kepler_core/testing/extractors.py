@@ -74,7 +74,10 @@ def _until(observations: Observations, end: int) -> Observations:
 
 
 def returns_what_was_requested(subject: Subject) -> None:
-    """Check that rows are those of nodes or of containers, and features and components in order, as requested."""
+    """Check that a data set has the requested rows (nodes or containers), and the requested features in their order.
+
+    It must also have all components of the energy source.
+    """
     for by_container in (False, True):
         dataset = _extract(subject, by_container)
         rows = "by container" if by_container else "by node"
@@ -103,7 +106,7 @@ def takes_features_in_any_order(subject: Subject) -> None:
 
 
 def returns_finite_numbers(subject: Subject) -> None:
-    """Check that all numbers are finite and not negative. Rows with unknown values must be left out."""
+    """Check that all numbers are finite and not negative. An extractor must leave out rows with unknown values."""
     for by_container in (False, True):
         values = _extract(subject, by_container).frame.to_numpy()
         require(

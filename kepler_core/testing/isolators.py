@@ -13,7 +13,7 @@ from kepler_core.testing.checks import CheckError, CheckFunction, Subject, requi
 from kepler_core.testing.samples import small_context, small_dataset
 
 _TOLERANCE = 1e-6
-"""Allowed difference between two sums of power, as a fraction of the largest power."""
+"""Allowed difference between measured power and the sum of its two parts, as a fraction of the largest power."""
 
 
 def _context(subject: Subject) -> IsolationContext:

@@ -31,7 +31,7 @@ KINDS = ("feature", "energy", "power", "cpus")
 WATTS = {"platform": 400.0, "package": 200.0, "core": 100.0, "uncore": 50.0, "dram": 100.0}
 """Power of each component in the generated recording, in watts. A machine can have these powers at the same time."""
 OTHER_WATTS = 100.0
-"""Power of a component that is not in `WATTS`."""
+"""Power in the generated recording of a component that is not in `WATTS`, in watts."""
 RATE_PER_SECOND = 50.0
 """Rate of each feature in the generated recording, per second; for a gauge, the value of the gauge."""
 STEP_SECONDS = 5
@@ -53,7 +53,7 @@ _OTHER_METRICS = (
 
 
 def _metrics(subject: Subject) -> dict[str, tuple[str, ...]]:
-    """Return a dictionary: metric name -> the features or components that series of the metric measure.
+    """Return the features or components that series of each metric measure. The keys are metric names.
 
     The plugin's author can pass these metrics to the checks. By default, they are all metric names that the schema's
     method `spelling` returns. A metric that occurs only in the exporter's output has an empty tuple.
@@ -105,9 +105,9 @@ def knows_metrics(subject: Subject) -> None:
 
 
 def uses_known_words(subject: Subject) -> None:
-    """Check that the kind, name and level of each mapping are known, and that its scale is positive.
+    """Check that Kepler Core knows the kind, name and level of each mapping, and that the scale is positive.
 
-    Mappings at other levels than "node" must also have unit labels.
+    A mapping whose level is not "node" must also name the labels that identify a unit, e.g. a container.
     """
     schema = subject.make()
     for metric in _metrics(subject):
@@ -195,7 +195,7 @@ def has_the_right_units(subject: Subject) -> None:
     installed.
     """
     if all(other is not subject.plugin for other in registry.metric_schemas.load_all()[0].values()):
-        return  # not installed: recordings are read with installed schemas only
+        return  # the schema is not installed, so no recording is read with it
     schema = subject.make()
     entries = _tested_mappings(schema, list(_metrics(subject)))
     cpus = [entry for entry in entries if entry[1].kind == "cpus"]
@@ -204,14 +204,14 @@ def has_the_right_units(subject: Subject) -> None:
 
 
 _Tested = tuple[str, MetricMapping, float]
-"""A metric, a mapping, and the share of the feature or component that the series measures."""
+"""Name of a metric, mapping of the metric, and the share of a feature or component that the metric measures."""
 
 
 def _check_units(schema: Any, entries: Sequence[_Tested], cpus: Sequence[_Tested]) -> None:
     """Check that a recording of one feature or component, and of one CPU, is read in the units of the vocabulary."""
     content: dict[str, list[dict[str, Any]]] = {}
     for metric, mapping, share in (*entries, *cpus):
-        # If a feature uses the metric of the CPUs, too, the series of the feature also shows the CPU.
+        # If a feature and the CPUs are read from the same metric, the series of the feature also shows the CPU.
         if mapping.kind != "cpus" or metric not in content:
             content.setdefault(metric, []).append(_series(schema, mapping, share))
     observations = observe([read_recording(content, name="of known power")])
@@ -232,7 +232,8 @@ def _check_units(schema: Any, entries: Sequence[_Tested], cpus: Sequence[_Tested
 def _tested_mappings(schema: Any, metrics: Sequence[str]) -> list[_Tested]:
     """Return the mappings to test.
 
-    Of each feature and component, the mappings with the lowest rank are tested, one for each part.
+    For each feature and component, only the mappings with the lowest rank are tested. If several of them measure the
+    same part, only the first of these is tested.
     """
     known = [(metric, mapping) for metric in metrics for mapping in _mappings(schema, metric)]
     levels = {mapping.level for _, mapping in known if mapping.kind == "feature"}
@@ -243,20 +244,20 @@ def _tested_mappings(schema: Any, metrics: Sequence[str]) -> list[_Tested]:
     ]
     tested: list[_Tested] = []
     for name in dict.fromkeys(mapping.name for _, mapping in known):
-        # containers or processes come first, because their mappings are preferred to those of nodes
+        # Sort the mappings of containers or processes first, because they are preferred to the mappings of nodes.
         of_name = sorted(((m, x) for m, x in known if x.name == name), key=lambda e: (e[1].level == "node", e[1].rank))
         first = of_name[0][1]
         parts: dict[str, tuple[str, MetricMapping]] = {}
         for metric, mapping in of_name:
             is_used = (mapping.level, mapping.rank, mapping.kind) == (first.level, first.rank, first.kind)
-            if is_used and mapping.scale > 0:  # a part that is subtracted is 0 in the recording
+            if is_used and mapping.scale > 0:  # if the scale is negative, the part is 0 in the recording
                 parts.setdefault(mapping.part, (metric, mapping))
         tested.extend((metric, mapping, 1 / len(parts)) for metric, mapping in parts.values())
     return tested
 
 
 def _series(schema: Any, mapping: MetricMapping, share: float) -> dict[str, Any]:
-    """Return a series that has a share of the known rate or power, as in a Prometheus range-query result."""
+    """Return a series in the form of a Prometheus range-query result. It has a share of the known rate or power."""
     labels = {schema.node_label: "machine-1"}
     for label in (*mapping.unit_labels, *mapping.summed_labels):
         labels[label] = "some" if label != "mode" else "dynamic"

@@ -65,7 +65,7 @@ def defaults_can_be_written_in_yaml(subject: Subject) -> None:
         try:
             convert_argument(subject.plugin, subject.name, argument.name, argument.default)
         except PluginError as error:
-            raise CheckError(f"the default is not of the annotated type: {error}") from error
+            raise CheckError(f"the default does not have the annotated type: {error}") from error
 
 
 def is_picklable(subject: Subject) -> None:

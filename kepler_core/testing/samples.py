@@ -109,6 +109,6 @@ def load_and_power(rows: int = 150, seed: int = 0, idle: float = 40.0) -> tuple[
     busy = rng.uniform(0, 1, rows)
     X = np.column_stack([busy**2 * rng.uniform(0.3, 1, rows), busy, busy * rng.uniform(0.8, 1, rows)])
     if rows > 1:
-        X[0] = 0  # the first row is an idle machine
+        X[0] = 0  # the first row stands for an idle machine
     X /= X.max(axis=0)
     return X, np.maximum(idle + 110 * X[:, 2] ** 0.8 + 15 * X[:, 0] + rng.normal(0, 1.5, rows), 0.0)

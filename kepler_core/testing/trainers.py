@@ -295,8 +295,8 @@ def _exported(
 ) -> tuple[dict[str, bytes], FloatArray, dict[str, FloatArray], dict[str, FloatArray]]:
     """Fit and store a model of two components.
 
-    Returns the model's files, the rows X that it was fitted on, component -> predictions of the fitted
-    regressor in watts, and component -> power that it was fitted on in watts.
+    Returns the model's files and the rows X that it was fitted on. Returns also two dictionaries by component: the
+    predictions of the fitted regressor, and the power that it was fitted on, both in watts.
     """
     from kepler_core.models.export import FittedComponent, export
     from kepler_core.models.power_model import scaled

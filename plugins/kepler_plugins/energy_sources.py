@@ -12,7 +12,7 @@ class RaplSysfs(EnergySource):
     components = RAPL_COMPONENTS
     sent_as = "intel_rapl"
     reads = ("rapl-sysfs", "rapl", "intel_rapl")
-    """Kepler 0.7.3 to 0.7.9 labels this meter `intel_rapl`."""
+    """In the metrics of Kepler 0.7.3 to 0.7.9, this meter has the label `intel_rapl`."""
 
 
 class RaplMsr(EnergySource):
@@ -79,7 +79,7 @@ class TrainedPowerModel(EnergySource):
 
 
 class VmKepler(EnergySource):
-    """The power of a virtual machine that Kepler on the host reports: the target `kepler` of a training from a pair."""
+    """The power of a virtual machine, as Kepler on its host reports it: the training target `kepler`."""
 
     components = RAPL_COMPONENTS
     sent_as = "vm-kepler"
@@ -87,7 +87,7 @@ class VmKepler(EnergySource):
 
 
 class VmCapacity(EnergySource):
-    """The host's power times the virtual machine's share of all CPU time: the target `capacity`."""
+    """The host's power times the virtual machine's share of all CPU time: the training target `capacity`."""
 
     components = RAPL_COMPONENTS
     sent_as = "vm-capacity"
@@ -95,7 +95,7 @@ class VmCapacity(EnergySource):
 
 
 class VmMarginal(EnergySource):
-    """The virtual machine's parts of the host's idle power and of its power above idle: the target `marginal`."""
+    """A virtual machine's part of the host's idle power and of the power above it: the training target `marginal`."""
 
     components = RAPL_COMPONENTS
     sent_as = "vm-marginal"

@@ -19,9 +19,9 @@ class CpuInfo:
     """The content of /proc/cpuinfo."""
 
     cpus: tuple[dict[str, str], ...]
-    """Keys and values of the block of each logical CPU that is online."""
+    """For each logical CPU that is online, the keys and values of its section in the file."""
     others: tuple[dict[str, str], ...]
-    """Keys and values of the blocks that describe the whole machine, e.g. the model of a Raspberry Pi."""
+    """Keys and values of the sections that describe the whole machine, e.g. the model of a Raspberry Pi."""
     numbers: tuple[int, ...]
     """The numbers of the logical CPUs that are online, in ascending order. They need not be consecutive."""
 

@@ -1,15 +1,16 @@
-"""The machine formula: watts of a machine that was never measured, from facts about the machine and its load.
+"""The machine formula: it estimates the watts of a machine that was never measured.
 
     watts(load) = idle + (full − idle) · shape(load)
 
-`full` and `idle ÷ full` are products of facts with exponents: the thermal design power of the machine's chips, its
-cores, threads, chips and memory, and the year and vendor of its processor. `shape` rises from 0 to 1. All coefficients
-are data (`machines/formula.json` in `kepler_config`), fitted by `bench/machine_formula.py` to published
-SPECpower_ssj2008 results. docs/machine-formula.md explains them and their errors.
+`full` is the power at full load, `idle` the power without load. The logarithms of `full` and of `idle ÷ full` are
+weighted sums of terms. The terms describe the thermal design power of the machine's chips, its cores, threads, chips
+and memory, and the year and vendor of its processor. `shape` rises from 0 to 1. All coefficients are in the file
+`machines/formula.json` of `kepler_config`. `bench/machine_formula.py` has fitted them to published SPECpower_ssj2008
+results. docs/machine-formula.md explains the coefficients and their errors.
 
-The watts are AC power at the wall plug of the whole machine, with its power supply, fans, disks and memory. `load` is
-the throughput as a fraction of the highest throughput; the fraction of CPU time that is busy stands for it.
-`package_watts` estimates the part of the watts that the processors draw.
+The watts are the AC power of the whole machine at the wall plug. They include the losses of the power supply, and the
+power of fans, disks and memory. `load` is the throughput as a fraction of the highest throughput. If the throughput is
+not known, use the busy fraction of the CPU time. `package_watts` estimates the power of the processors alone.
 
     machine = describe(discover().spec, lookup(model_name))
     result = estimate(machine, load=0.3)
@@ -54,13 +55,13 @@ _MAX_MEASURED_CHIPS = 8
 _MAX_IDLE_PART = 0.95
 _MIN_FULL_BY_IDLE = 1.05
 _MAX_WATTS = 50_000.0
-"""No single machine draws more watts. If the estimate exceeds this value, the description is taken as wrong."""
+"""No single machine draws more than this power. A higher estimate shows that the machine's description is wrong."""
 IDLE_METER_ERROR = 0.03
 """Assumed error of an idle power that a user states, as a fraction."""
 _CONTRADICTION = 4.0
-"""If a stated idle power differs from the formula's by more than this factor, the description is taken as wrong."""
+"""If a stated idle power differs from the formula's by more than this factor, the description counts as wrong."""
 _REFUSED = 20.0
-"""If a stated idle power differs from the formula's by more than this factor, there is no estimate."""
+"""If a stated idle power differs from the formula's idle power by more than this factor, the power is not estimated."""
 
 # The packages' share of the AC power of a two-socket Haswell server in Kepler's public recordings: 32 W of
 # 171 W at idle, 168 W of the 225 W between idle and full load. The bounds are assumptions for other machines.
@@ -86,14 +87,14 @@ class Estimate:
     full: float
     """Estimated power at full load."""
     error_class: str
-    """Key of the machine's class among the classes of `FormulaDocument`. The class determines the interval."""
+    """Name of the machine's class in `FormulaDocument.classes`. The class determines the width of the interval."""
     reasons: tuple[str, ...]
     """Reasons for the width of the interval, and what would make it narrower. One sentence each."""
 
 
 @attrs.frozen
 class NoEstimate:
-    """The result for a machine whose power cannot be estimated, because every number would be wrong."""
+    """The result for a machine whose power cannot be estimated. `reasons` states why."""
 
     reasons: tuple[str, ...]
 
@@ -106,11 +107,11 @@ class GuestPower:
     lower: float
     upper: float
     idle: float
-    """The guest's share of the host's idle power."""
+    """The virtual machine's share of the host's idle power."""
     dynamic: float
-    """The power that the guest's work adds to `idle`."""
+    """The power that the work of the virtual machine adds to `idle`."""
     full: float
-    """Power of the guest if all of its virtual CPUs are busy."""
+    """Power of the virtual machine if all of its virtual CPUs are busy."""
     idle_share: IdleShare
     error_class: str
     reasons: tuple[str, ...]
@@ -121,7 +122,10 @@ class MachinePowers(Protocol):
 
     @property
     def guest_factor(self) -> Sequence[float]:
-        """Lowest and highest ratio of a guest's dynamic power to its estimate, if the load of its host is not known."""
+        """Two factors for the dynamic power of a guest whose host has an unknown load.
+
+        The estimated dynamic power, multiplied by these factors, gives the lowest and highest usual dynamic power.
+        """
 
     def estimate(
         self, machine: MachineDescription, load: float, *, idle_watts: float | None = None
@@ -129,7 +133,7 @@ class MachinePowers(Protocol):
         """Return the AC power of a whole machine at a load from 0 to 1; see `MachineFormula.estimate`."""
 
     def shape(self, machine: MachineDescription) -> Sequence[float]:
-        """Return, for each load in `LEVELS`, the fraction of the way from idle power (0) to full power (1)."""
+        """Return for each load in `LEVELS` how far the power has risen from idle power (0) to full power (1)."""
 
 
 class MachineFormula:
@@ -139,7 +143,7 @@ class MachineFormula:
         self.document = document
 
     def error_class(self, machine: MachineDescription) -> str:
-        """Return the key of the class that determines the width of the machine's interval."""
+        """Return the name of the machine's class. The class determines the width of the interval."""
         cores = machine.known_cores / machine.known_chips
         if machine.vendor not in MEASURED_VENDORS:
             return "other"
@@ -163,9 +167,9 @@ class MachineFormula:
         return full * min(math.exp(_sum(self.document.idle, values)), _MAX_IDLE_PART), full
 
     def shape(self, machine: MachineDescription) -> tuple[float, ...]:
-        """Return, for each load in `LEVELS`, the fraction of the way from idle power (0) to full power (1).
+        """Return for each load in `LEVELS` how far the power has risen from idle power (0) to full power (1).
 
-        The fraction never falls with rising load.
+        The values never fall with rising load.
         """
         values = terms(machine, imputed_values(machine, self.document.imputed))
         root, square = _sum(self.document.shape.root, values), _sum(self.document.shape.square, values)
@@ -211,8 +215,8 @@ class MachineFormula:
         low, high = self._factors(error_class, residuals["+".join(machine.missing)], load)
         lower, upper = watts * low, watts * high
         if idle_watts is not None:
-            # At idle, the only error is that of the stated idle power. The error grows with the power that the load
-            # adds.
+            # At idle, the only error is the error of the stated idle power. The error grows with the power that the
+            # load adds.
             part = min((watts - idle) / max(0.1 * (full - idle), 1e-9), 1.0)
             error = IDLE_METER_ERROR * idle
             lower = watts - error - part * max(watts - error - lower, 0.0)
@@ -232,17 +236,20 @@ class MachineFormula:
 
     @property
     def guest_factor(self) -> Sequence[float]:
-        """Lowest and highest ratio of a guest's dynamic power to its estimate, if the load of its host is not known."""
+        """Two factors for the dynamic power of a guest whose host has an unknown load.
+
+        The estimated dynamic power, multiplied by these factors, gives the lowest and highest usual dynamic power.
+        """
         return self.document.guest_factor
 
     def class_factor(self, machine: MachineDescription) -> float:
-        """Return the factor of the machine's class: intervals reach at least from watts ÷ factor to watts · factor."""
+        """Return the factor of the machine's class. The interval is at least watts ÷ factor to watts · factor."""
         return self.document.classes[self.error_class(machine)].factor
 
     def missing_factor(self, machine: MachineDescription, *, idle_known: bool) -> float:
-        """Return the mean error of machines that lack the same facts, divided by the error of fully described machines.
+        """Return the factor by which missing facts about a machine raise the mean error; at least 1.
 
-        The result is at least 1.
+        It is the mean error of machines that lack the same facts, divided by that of fully described machines.
         """
         residuals = self.document.residuals_by_idle if idle_known else self.document.residuals
         errors, complete = residuals["+".join(machine.missing)].mape, residuals[""].mape
@@ -276,7 +283,7 @@ def estimate(machine: MachineDescription, load: float, *, idle_watts: float | No
 
 
 def package_watts(whole: Estimate) -> Estimate:
-    """Return the part of the processors (RAPL's packages) in the power of a whole machine.
+    """Return the power of the processors (RAPL's packages), computed from the power of the whole machine.
 
     The shares of idle power and of the remaining power come from one two-socket server. The interval assumes that the
     processors of other machines draw 8 % to 50 % of the idle power, and 50 % to 95 % of the remaining power. No table
@@ -312,11 +319,12 @@ def guest_share(
     """Return the power of a virtual machine that has `virtual_cpus` threads of a host.
 
     `busy` is the share of the guest's CPU time that is busy, from 0 to 1. The guest's power is the sum of two parts.
-    The first part is a share of the host's idle power, in proportion to the reserved threads (or 0 W, if `idle_share`
-    is "none"). The second part is the dynamic power of the guest's work. A host's power is not linear, so the watts of
-    the same work depend on the work of all guests. If `host_load` is not known, the interval allows for the factors
-    0.72 to 1.75, which cover 90 % of all loads of the measured machines. `idle_watts` is the measured idle power of the
-    host. `powers` estimates the host's power; by default, it is the formula with the shipped coefficients.
+    The first part is a share of the host's idle power, in proportion to the reserved threads. If `idle_share` is
+    "none", this part is 0 W. The second part is the dynamic power of the guest's work. A host's power is not linear, so
+    equal work draws a different power at each load of the host. `host_load` is this load. If it is not known, the lower
+    end of the interval uses 0.72 times the dynamic power, and the upper end 1.75 times. These factors cover 90 % of all
+    loads of the measured machines. `idle_watts` is the measured idle power of the host. `powers` estimates the host's
+    power; by default, it is the formula with the shipped coefficients.
 
     Returns `NoEstimate` if the guest has more virtual CPUs than its host has threads, or if the host has no estimate.
     Raises `UsageError` if a number is out of its range.
@@ -347,8 +355,8 @@ def guest_share(
         slope = _at(load, powers.shape(host)) / load
         low, high = slope, slope
     idle = share * at_idle.idle if idle_share == "reservation" else 0.0
-    # The interval of the dynamic part contains the errors of the formula at full load, and the effect of the host's
-    # load.
+    # The interval of the dynamic power is wide for two reasons: the formula has errors at full load, and the load of
+    # the host changes the dynamic power.
     error_low, error_high = at_full.lower / at_full.watts, at_full.upper / at_full.watts
     idle_low, idle_high = at_idle.lower / at_idle.watts, at_idle.upper / at_idle.watts
     return GuestPower(
@@ -365,7 +373,7 @@ def guest_share(
 
 
 def _check_load(load: float) -> None:
-    if not 0 <= load <= 1:  # the condition is also true for NaN
+    if not 0 <= load <= 1:  # rejects NaN, too
         raise UsageError(f"{load} is not a load; give a number from 0 (idle) to 1 (all CPUs busy)")
 
 

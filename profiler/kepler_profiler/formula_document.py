@@ -17,9 +17,9 @@ LEVELS = tuple(level / 10 for level in range(11))
 """The loads at which errors were measured: active idle, 10 %, …, 100 % of the highest throughput."""
 
 Coefficients = dict[Text, Number]
-"""Name of a term (see `kepler_profiler.formula.terms`) -> its coefficient."""
+"""Coefficient of each term. The keys are the names of the terms (see `kepler_profiler.machine_description.terms`)."""
 Levels = Annotated[list[Number], msgspec.Meta(min_length=len(LEVELS), max_length=len(LEVELS))]
-"""One number for each load in `LEVELS`."""
+"""List with one number for each load in `LEVELS`."""
 
 
 class FormulaError(KeplerError):
@@ -27,35 +27,35 @@ class FormulaError(KeplerError):
 
 
 class Residuals(msgspec.Struct, forbid_unknown_fields=True):
-    """Quantiles of ln(measured ÷ estimated watts) of machines that the formula was not fitted to, by load."""
+    """Errors of the formula at each load, for machines that it was not fitted to."""
 
     lower: Levels
-    """The 5 % quantiles."""
+    """5 % quantile of ln(measured watts ÷ estimated watts) at each load."""
     upper: Levels
-    """The 95 % quantiles."""
+    """95 % quantile of ln(measured watts ÷ estimated watts) at each load."""
     mape: Levels
     """Mean absolute errors in percent of the measured watts."""
 
 
 class Shape(msgspec.Struct, forbid_unknown_fields=True):
-    """Coefficients of the two terms that turn the straight line from idle to full load into a curve."""
+    """Coefficients for the shape of the power curve between idle and full load, which is not a straight line."""
 
     root: Coefficients
-    """Coefficients whose sum is multiplied by (√load − load)."""
+    """Coefficients of the part of the curve that is proportional to (√load − load)."""
     square: Coefficients
-    """Coefficients whose sum is multiplied by (load² − load)."""
+    """Coefficients of the part of the curve that is proportional to (load² − load)."""
 
 
 class ErrorClass(msgspec.Struct, forbid_unknown_fields=True):
-    """A class of machines, and the width of the 90 % intervals of its machines."""
+    """A class of machines, and how wide the 90 % intervals of these machines are."""
 
     about: Text
     scale: Annotated[float, msgspec.Meta(ge=1, le=10)]
-    """Factor by which the quantiles in `Residuals` are multiplied."""
+    """The quantiles in `Residuals` are multiplied by this factor, so that the intervals of the class get wider."""
     factor: Annotated[float, msgspec.Meta(ge=1, le=10)]
-    """The interval reaches at least from watts ÷ factor to watts · factor."""
+    """Minimum width of the interval: it contains all powers from watts ÷ factor to watts × factor."""
     measured: bool
-    """Whether the formula's errors for such machines were measured. If not, `factor` is a documented assumption."""
+    """Whether the formula's errors were measured for this class. If not, `factor` is a documented assumption."""
 
 
 class FormulaDocument(msgspec.Struct, forbid_unknown_fields=True):
@@ -67,21 +67,30 @@ class FormulaDocument(msgspec.Struct, forbid_unknown_fields=True):
     machines: int
     """Number of machines that the coefficients were fitted to."""
     full: Coefficients
-    """Coefficients of ln(watts at full load)."""
+    """Coefficients that predict ln(watts at full load)."""
     idle: Coefficients
-    """Coefficients of ln(idle watts ÷ watts at full load)."""
+    """Coefficients that predict ln(idle watts ÷ watts at full load)."""
     full_by_idle: Coefficients
-    """Coefficients of ln(watts at full load) if the idle power is known; the term `idle` is ln(idle watts ÷ 100)."""
+    """Coefficients that predict ln(watts at full load) if the idle power is known.
+
+    The term `idle` is ln(idle watts ÷ 100).
+    """
     shape: Shape
     imputed: dict[Text, Coefficients]
-    """Input that may be missing -> coefficients of the value that replaces it."""
+    """For each property of a machine that may be unknown: coefficients that predict a usual value of the property."""
     residuals: dict[Text, Residuals]
-    """Missing inputs, joined by "+" ("" if none is missing) -> residuals of the formula."""
+    """Errors of the formula if certain facts about the machine are unknown.
+
+    A key has the names of the unknown facts, joined by "+"; it is empty if all facts are known.
+    """
     residuals_by_idle: dict[Text, Residuals]
-    """Missing inputs -> residuals of the formula, as in `residuals`, but for machines whose idle power is known."""
+    """Like `residuals`, but for machines whose idle power is known."""
     classes: dict[Text, ErrorClass]
     guest_factor: Annotated[list[float], msgspec.Meta(min_length=2, max_length=2)]
-    """5 % and 95 % quantiles, over all loads, of the ratio (dynamic power ÷ load) ÷ (dynamic power at full load)."""
+    """Lowest and highest usual value of (dynamic power ÷ load) ÷ (dynamic power at full load).
+
+    They are the 5 % and 95 % quantiles over all loads of the measured machines.
+    """
 
 
 def decode_formula(content: bytes, document: str) -> FormulaDocument:

@@ -14,9 +14,9 @@ from kepler_profiler.profile.choice import chosen_profile
 from kepler_profiler.profile.document import NodeProfile, ProfileError, read_profile
 
 CONTRADICTED_PART = 0.05
-"""If measured power is below the idle power at more than this fraction of the timestamps, the isolator adds a note."""
+"""The isolator adds a note if measured power is below the idle power at more than this fraction of the timestamps."""
 REFUSED_PART = 0.5
-"""If measured power is below the idle power at more than this fraction of the timestamps, the profile is rejected.
+"""The profile is rejected if measured power is below the idle power at more than this fraction of the timestamps.
 
 Such a profile cannot belong to the measured machine.
 """
@@ -34,8 +34,8 @@ class ProfileBackgroundIsolator(Isolator):
     4. a profile that it builds from the times with the lowest load in the recordings of the training
 
     A profile with a measured idle power is always preferred to a profile with only an upper bound of the idle power.
-    The profile that is used is also published with the pipeline. It is an error if the profile has no idle power of a
-    component.
+    The profile that is used is also published with the pipeline. The training fails if the profile does not have the
+    idle power of each component.
     """
 
     def isolate(self, dataset: Dataset, context: IsolationContext) -> Dataset:

@@ -1,4 +1,4 @@
-"""Discovery of the machine that this process runs on, from /proc, /sys and DMI.
+"""Discover the machine that this process runs on, from /proc, /sys and DMI.
 
 An attribute that is not known is left out, and the reason is recorded. In a virtual machine, attributes that differ
 from the hardware are left out, too. For example, many virtual machines show a socket for every virtual CPU.
@@ -32,7 +32,7 @@ _CLOUDS = re.compile(
 _VIRTUAL_BOARDS = re.compile(r"qemu|dummy-virt|riscv-virtio|xen", re.IGNORECASE)
 # the line that names the hypervisor of an s390 machine, e.g. "VM00 Control Program: KVM/Linux"
 _S390_HYPERVISOR = re.compile(r"^VM[0-9]{2} Control Program:(.*)$", re.MULTILINE)
-# CPU models that hypervisors invent. Their family, model and stepping are invented, too.
+# names of CPU models that hypervisors invent; the numbers of the family, model and stepping are invented, too
 _EMULATED = re.compile(r"qemu|virtual|common|kvm|tcg", re.IGNORECASE)
 # names of cloud products that are bare metal, not virtual machines
 _METAL = re.compile(r"\.metal", re.IGNORECASE)
@@ -44,9 +44,9 @@ class Discovery:
 
     spec: MachineSpec
     found_in: dict[str, str]
-    """Name of an attribute -> the file that the attribute was read from."""
+    """The files from which attributes were read, by the name of the attribute."""
     unknown: dict[str, str]
-    """Name of an attribute -> the reason why the attribute is not known."""
+    """The reasons why attributes are not known, by the name of the attribute."""
     virtual: str | None
     """The evidence that the machine is virtual; None if there is no evidence."""
 
@@ -158,7 +158,7 @@ class _Reader:
         return family, model, stepping
 
     def _processor_in_device_tree(self) -> str | None:
-        """Return the name of the cores in the device tree; None if it lists no cores or several kinds of cores."""
+        """Return the processor's name in the device tree; None if the tree lists no cores or different cores."""
         kinds = set()
         for file in sorted((self._root / _DEVICE_TREE / "cpus").glob("cpu@*/compatible"))[:_MAX_DEVICE_TREE_CPUS]:
             path = str(file.relative_to(self._root))

@@ -1,13 +1,13 @@
-"""How much wider or narrower the interval of a machine model is for known processors, and for newer hardware.
+"""Factors that make the interval of a machine model narrower for known processors, and wider for newer hardware.
 
-The intervals of a pipeline of `machines fit` are measured on held-out processors. A machine whose processor is in the
-training is easier to predict, and a machine that is newer than the whole training is harder. So `machines fit` measures
-two factors on the training's own machines, by holding out what would be new:
+`machines fit` measures the intervals of its models on processors that were held out from the training. A machine with a
+processor from the training is easier to predict. A machine that is newer than all machines of the training is harder to
+predict. So `machines fit` measures two factors. For each factor, it holds out other machines of the table:
 
-- `known`: whole configurations, of which another configuration with the same processor stays in the training;
+- `known`: whole configurations, if a machine with the same processor stays in the training;
 - `newer`: all machines of the newest years.
 
-Both are conformal quantiles of error ÷ half-width (`kepler_core.pipeline.interval_terms.calibration`).
+Each factor is a conformal quantile of error ÷ half-width (`kepler_core.pipeline.interval_terms.calibration`).
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ from kepler_profiler.machine_features import LOAD, YEAR, machine_features
 from kepler_profiler.machine_tables import MeasuredMachine
 
 FILE = "machine_intervals.json"
-"""Name of the file in the pipeline's folder."""
+"""Name of the file with the factors, in the pipeline's folder."""
 MAX_FILE_BYTES = 2**20
 COMPONENT = "platform"
 FOLDS = 5
 NEWER_PART = 0.15
-"""Minimum part of the machines that are held out as newer machines: all machines of the latest years."""
+"""To measure `newer`, the machines of the newest years are held out: at least this fraction of all machines."""
 MIN_OLDER_MACHINES = 20
-"""Minimum number of machines that are left to train from."""
+"""Minimum number of older machines, which the model is trained on to measure `newer`."""
 _MAX_FACTOR = 10.0
-"""Highest factor that is stored. A higher one would mean that the errors are no errors of a model."""
+"""Highest factor that is stored. If a model needed a higher factor, its predictions would be meaningless."""
 
 Processor = tuple[float, float, float, str]
 
@@ -48,18 +48,18 @@ _Factor = Annotated[float, msgspec.Meta(gt=0, le=_MAX_FACTOR)]
 
 
 class IntervalFactors(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Factors of the half-width of an interval, by what is new about a machine. Content of `FILE`."""
+    """The content of `FILE`: factors for the half-widths of machines with known processors and of newer machines."""
 
     layout: Literal[1]
     processors: Annotated[list[Processor], msgspec.Meta(max_length=5_000)]
-    """The processors of the training (`processor_of`)."""
+    """The processors of the machines in the training, as `processor_of` returns them."""
     known: _Factor
-    """Factor for a machine whose processor is in the training."""
+    """Factor for a machine with a processor that a machine of the training has."""
     newer: _Factor | None
     """Factor for a machine that is newer than all machines of the training; None if it was not measured."""
 
     def has(self, machine: MachineDescription) -> bool:
-        """Return whether the processor of a machine is in the training."""
+        """Return whether a machine of the training has the same processor as `machine`."""
         return processor_of(machine) in self.processors
 
 
@@ -91,13 +91,13 @@ class MachineRows:
     watts: FloatArray
     features: tuple[str, ...]
     machine: IntArray
-    """For each row, the index of its machine."""
+    """Index of the machine that each row belongs to."""
 
     @classmethod
     def of(
         cls, machines: Sequence[MeasuredMachine], vendors: Sequence[str], *, with_idle: bool, basic: bool
     ) -> MachineRows:
-        """Return the rows of machines. See `write_machine_pipeline` for the arguments."""
+        """Return the rows of these machines. See `write_machine_pipeline` for the arguments."""
         rows = []
         for one in machines:
             idle = float(one.watts[0]) if with_idle else None
@@ -112,7 +112,7 @@ class MachineRows:
         )
 
     def predicted(self, test: BoolArray, trainer: str, arguments: Mapping[str, Any]) -> FloatArray:
-        """Return the power of the rows `test`, predicted by a model of all other rows, shape (rows of `test`,)."""
+        """Train a model on the rows outside of `test`, and return the power that it predicts for the rows in `test`."""
         return predicted(self.features, self.X[~test], self.watts[~test], self.X[test], trainer, arguments)
 
 
@@ -124,9 +124,9 @@ def predicted(
     trainer: str,
     arguments: Mapping[str, Any],
 ) -> FloatArray:
-    """Fit the trainer's regressor to X and `watts`, and return the power of the rows of `new_X`, shape (rows,).
+    """Fit the trainer's regressor to X and `watts`. Return the power that it predicts for each row of `new_X`.
 
-    Columns are divided by their maximum, as in a training.
+    Each column is divided by its maximum, as in every training.
     """
     largest = np.abs(X).max(axis=0)
     scale = np.where(largest > 0, largest, 1.0)
@@ -144,9 +144,12 @@ def interval_factors(
     trainer: str,
     arguments: Mapping[str, Any],
 ) -> IntervalFactors:
-    """Measure the factors of the intervals that `terms` give. `nodes` are the names of the machines' nodes."""
+    """Measure the factors `known` and `newer`.
 
-    from kepler_core.pipeline.interval_terms import calibration  # needs SciPy, which estimates do not have
+    `terms` determine the interval of a prediction. `nodes` has the node name of each machine.
+    """
+
+    from kepler_core.pipeline.interval_terms import calibration  # imports SciPy, which only trainings have
 
     def factor(tested: BoolArray, watts: FloatArray, groups: IntArray) -> float:
         half = half_width(terms, watts[tested], np.zeros(int(tested.sum()), dtype=bool), SAME_TYPE)
@@ -175,15 +178,15 @@ def interval_factors(
 
 
 def _numbers(values: Sequence[object]) -> IntArray:
-    """Return a number for each value: equal values have equal numbers, and new ones count up."""
+    """Number the different values in the order of their first occurrence. Return the number of each value."""
     numbers: dict[object, int] = {}
     return np.array([numbers.setdefault(value, len(numbers)) for value in values])
 
 
 def _newest(rows: MachineRows, nodes: IntArray) -> BoolArray | None:
-    """Return which rows are of the newest years; None if the table has too few years, machines or nodes.
+    """Return which rows belong to machines of the newest years.
 
-    `nodes` has the number of each machine's node.
+    `nodes` has the number of each machine's node. The result is None if there are too few years, machines or nodes.
     """
     from kepler_core.pipeline.interval_terms import MIN_CALIBRATION_NODES
 
@@ -199,7 +202,7 @@ def _newest(rows: MachineRows, nodes: IntArray) -> BoolArray | None:
 
 @attrs.frozen(eq=False)
 class FactorListener:
-    """Listener that measures the factors of a trained model, and adds them to the pipeline as `FILE`."""
+    """Listener that measures `IntervalFactors` of a trained model, and adds them to the pipeline as `FILE`."""
 
     machines: Sequence[MeasuredMachine]
     nodes: Sequence[str]
@@ -209,7 +212,7 @@ class FactorListener:
 
     @hookimpl
     def kepler_publishing(self, files: dict[str, bytes], evidence: Sequence[Any]) -> None:
-        """Add the file if a model was trained."""
+        """Add `FILE` to the pipeline if a model was trained."""
         for one in evidence:
             honesty = read_honesty(one.metadata)
             if honesty is not None and COMPONENT in honesty.intervals:

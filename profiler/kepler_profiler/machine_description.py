@@ -147,10 +147,10 @@ def vendor_of(spec: MachineSpec) -> str | None:
 
 
 def terms(machine: MachineDescription, imputed: Mapping[str, float]) -> dict[str, float]:
-    """Return the terms of the formula for a machine, by name; all of them are near 0 for usual servers of 2012.
+    """Return the values that the formula multiplies by its coefficients, by name.
 
-    `imputed` has the values to use for missing facts: the thermal design power of one chip in watts (tdp), the
-    memory in GiB (memory) and the year (year).
+    For usual servers of 2012, all values are near 0. `imputed` has values that replace unknown facts: the thermal
+    design power of one chip in watts (tdp), the memory in GiB (memory) and the year (year).
     """
     tdp = imputed["tdp"] if machine.tdp_watts is None else machine.tdp_watts
     memory = imputed["memory"] if machine.memory_gib is None else machine.memory_gib
@@ -168,9 +168,10 @@ def terms(machine: MachineDescription, imputed: Mapping[str, float]) -> dict[str
 
 
 def imputed_values(machine: MachineDescription, coefficients: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """Return a usual value of each fact that may be missing: tdp (W per chip), memory (GiB) and year.
+    """Return usual values of the properties that may be unknown: tdp (W per chip), memory (GiB) and year.
 
-    `coefficients` has, for each fact, the coefficients of `_plain_terms` to compute ln(tdp), ln(memory) or year − 2012.
+    `coefficients` maps each property to the coefficients for `_plain_terms`. They predict ln(tdp), ln(memory) or
+    year − 2012.
     """
     plain = _plain_terms(machine)
     sums = {fact: sum(plain[name] * value for name, value in own.items()) for fact, own in coefficients.items()}
@@ -182,7 +183,7 @@ def imputed_values(machine: MachineDescription, coefficients: Mapping[str, Mappi
 
 
 def _plain_terms(machine: MachineDescription) -> dict[str, float]:
-    """Return the terms that can be computed without the facts that may be missing (tdp, memory and year)."""
+    """Return the terms for `imputed_values`, which are computed without tdp, memory and year."""
     cores = machine.known_cores
     return {
         "one": 1.0,

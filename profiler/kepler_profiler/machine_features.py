@@ -15,15 +15,15 @@ LOAD = "machine_load"
 REFERENCE = "machine_tdp_w"
 """Name of the feature with the thermal design power of all chips in watts."""
 MIN_MACHINES_OF_VENDOR = 8
-"""A vendor of machines gets a feature if the table has at least this number of the vendor's machines."""
+"""The models have a feature for a vendor if the table has at least this number of machines of the vendor."""
 MAX_VENDORS = 20
 YEAR = "machine_year"
 """Name of the feature with the year of the hardware."""
 IDLE_RATIO = "machine_idle_per_w"
-"""Name of the feature with the known idle power, divided by the feature `REFERENCE`."""
+"""Name of the feature whose value is idle power ÷ `REFERENCE`. Only models that use the idle power have it."""
 _NOT_IN_NAMES = re.compile(r"[^a-z0-9]+")
 VENDOR_PREFIX = "machine_vendor_"
-"""Beginning of the names of the vendors' features."""
+"""Prefix of the names of the features that stand for vendors."""
 
 
 def vendor_feature(vendor: str) -> str:
@@ -45,12 +45,12 @@ def machine_features(
     vendors: Sequence[str],
     idle_watts: float | None = None,
 ) -> dict[str, float]:
-    """Return the features of a machine by name, without the load. All of them are at least 0.
+    """Return the features of a machine by name, except the load. All values are at least 0.
 
-    `facts` has those of `EXTRA_FACTS` that are known; the others become 0. If `facts` is None, the features are only
-    facts that every machine can find out itself. `vendors` are the names of the vendors' features (see `vendors_of`).
-    `idle_watts` is the idle power, for models that use it. Usual values replace an unknown thermal design power, memory
-    or year.
+    `facts` maps the known `EXTRA_FACTS` to their values; unknown facts get the value 0. If `facts` is None, the result
+    has only features that every machine can find out itself. `vendors` are the names of the features for vendors (see
+    `vendors_of`). `idle_watts` is the idle power, for models that use it. If the thermal design power,
+    memory or year is unknown, a usual value replaces it.
     """
     usual = imputed_values(machine, published_formula().imputed)
     chip = usual["tdp"] if machine.tdp_watts is None else machine.tdp_watts

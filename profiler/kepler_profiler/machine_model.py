@@ -39,21 +39,25 @@ from kepler_profiler.machine_tables import EXTRA_FACTS
 
 COMPONENT = "platform"
 SOURCE = "acpi"
-"""Energy source of the models that `machines fit` trains: the power of whole machines."""
+"""Energy source of the models that `machines fit` trains. They estimate the power of whole machines."""
 _MARGIN = 0.05
 """A feature is outside the range of the training if it exceeds the range by more than this fraction of the range."""
 _FULL_PART = 0.1
-"""If the idle power is known, the interval is narrow at idle and widens with the power. It has its full width from this
-fraction of the way from idle power to full power."""
+"""If the idle power is known, the interval is narrow at idle and gets wider as the power rises. It has its full width
+if (power − idle power) is at least this fraction of (full power − idle power)."""
 NEWER_FACTOR = 1.3
-"""Minimum factor between the estimate and the ends of the interval, for a machine outside the range of the training,
-e.g. a newer machine. It is the factor of the formula's class `newer`."""
+"""Minimum factor between the estimate and the upper end of the interval, for a machine outside the range of the
+training, e.g. a newer machine. It applies to the power above a known idle power. The formula's class `newer` has the
+same factor."""
 _SHOWN_FEATURES = 4
 
 
 @attrs.frozen
 class _Curve:
-    """Watts and half-widths at each load of `LEVELS`, and the names of the features outside the training's range."""
+    """Watts and half-widths at each load of `LEVELS`, for one machine.
+
+    `outside` has the names of the features whose values were not in the range of the training.
+    """
 
     watts: FloatArray
     half: FloatArray
@@ -64,22 +68,22 @@ class _Curve:
 class MachineModel:
     """A stored model whose features are the description of a machine and its load.
 
-    The power is computed at the loads in `LEVELS`, and interpolated between these loads. Where the power would fall
-    with rising load, it is raised to the power at the load before.
+    The power is computed at the loads in `LEVELS`, and interpolated between these loads. If the model predicts less
+    power at a load than at the next lower load, the power of the lower load is used.
     """
 
     name: str
-    """The pipeline, and the model's path in it."""
+    """Name of the model: its pipeline, and its path in the pipeline."""
     version: str
     """Version of the pipeline; empty if it has none."""
     model: PowerModel
     honesty: Honesty
     facts: Mapping[str, float] = attrs.field(factory=dict)
-    """Values of those `EXTRA_FACTS` that are known."""
+    """The values of the known facts among `EXTRA_FACTS`, by name."""
     vendor: str | None = None
     """Vendor of the machine."""
     factors: IntervalFactors | None = None
-    """Factors of the intervals, by what is new about a machine; None if the pipeline does not have them."""
+    """Factors for the intervals of known processors and newer machines; None if the pipeline does not have them."""
     _curves: dict[tuple[MachineDescription, float | None], _Curve] = attrs.field(init=False, factory=dict)
 
     @property
@@ -89,14 +93,17 @@ class MachineModel:
 
     @property
     def mape(self) -> float | None:
-        """Mean error on held-out machines in percent; None if it was never measured."""
+        """Mean error in percent on machines that were held out from the training; None if it was never measured."""
         errors = self.honesty.splits.get("nodes")
         component = None if errors is None else errors.components.get(COMPONENT)
         return None if component is None else component.mape
 
     @property
     def guest_factor(self) -> Sequence[float]:
-        """Lowest and highest ratio of a guest's dynamic power to its estimate, if the load of its host is not known."""
+        """Lowest and highest factor between the estimated and the true dynamic power of a guest.
+
+        The factors are for guests on a host whose load is not known.
+        """
         return published().guest_factor
 
     def estimate(
@@ -147,12 +154,12 @@ class MachineModel:
         return Estimate(watts, lower, watts * ratio, idle, full, "outside", tuple(reasons))
 
     def shape(self, machine: MachineDescription) -> tuple[float, ...]:
-        """Return, for each load in `LEVELS`, the fraction of the way from idle power (0) to full power (1).
+        """Return the power at each load in `LEVELS`, scaled so that idle power is 0 and full power is 1.
 
-        The fraction never falls with rising load.
+        The values never fall as the load rises.
         """
         if self.needs_idle:
-            return published().shape(machine)  # the idle power is not known here
+            return published().shape(machine)  # the model needs the idle power, which is not known here
         watts = self._curve(machine, None).watts
         span = float(watts[-1] - watts[0])
         return tuple(float(part) for part in (watts - watts[0]) / span) if span > 0 else LEVELS
@@ -189,8 +196,8 @@ class MachineModel:
 def outside_half(half: float | FloatArray, added: float | FloatArray, factor: float) -> float | FloatArray:
     """Return the half-width of the interval of a machine outside the range of the training, in watts.
 
-    `added` is the power that the model adds to a known idle power; if the idle power is not known, it is the whole
-    power. The interval reaches at least up to `factor` times this power. All arrays have the shape (rows,).
+    `added` is the power above the known idle power. If the idle power is not known, `added` is the whole power. The
+    half-width is at least (`factor` − 1) × `added`. All arrays have the shape (rows,).
     """
     return np.maximum(half, (factor - 1) * added)
 
@@ -203,7 +210,7 @@ def find_machine_model(
     facts: Mapping[str, float] | None = None,
     vendor: str | None = None,
 ) -> MachineModel:
-    """Return the best model of a store whose features are all known for a described machine.
+    """Return the store's best model for a described machine. All features of the model must be known for this machine.
 
     If the idle power is known, models that use it are preferred. Among equally preferred models, the model with the
     smallest error on held-out machines is the best. `facts` are the values of known `EXTRA_FACTS`. Raises `StoreError`
@@ -242,7 +249,7 @@ def _is_machine_model(stored: StoredModel) -> bool:
 
 
 def _loaded(stored: StoredModel, facts: Mapping[str, float], vendor: str | None) -> MachineModel:
-    """Load a model. Raises `KeplerError` if it cannot be loaded, or see `machine_honesty`."""
+    """Load a model. Raises `KeplerError` if it cannot be loaded or is not suitable (see `machine_honesty`)."""
     honesty = machine_honesty(stored.metadata, stored.features, facts)
     version = stored.snapshot.version
     return MachineModel(
@@ -259,10 +266,10 @@ def _loaded(stored: StoredModel, facts: Mapping[str, float], vendor: str | None)
 def machine_honesty(
     metadata: Mapping[str, Any], features: Sequence[str], facts: Mapping[str, float] | None = None
 ) -> Honesty:
-    """Return the block `honesty` of a model with these features, after a check that the features can be known.
+    """Check that a model can estimate the power with the known `facts` about a machine. Return the model's errors.
 
-    Raises `KeplerError` if the model is no model of `machines fit`, states no interval, or needs facts that are not
-    known.
+    `features` are the model's features. Raises `KeplerError` if `machines fit` has not trained the model, if the model
+    states no interval, or if it needs facts that are not known.
     """
     if not {LOAD, REFERENCE} <= set(features):
         raise ModelError("no model of `kepler-model machines fit`")
@@ -272,30 +279,30 @@ def machine_honesty(
     facts = facts or {}
     unknown = [name for name in _needed_facts(features, honesty) if name not in facts]
     if unknown:
-        raise ModelError(f"needs facts that are not stated: {', '.join(unknown)} (--fact {unknown[0]}=VALUE)")
+        raise ModelError(f"the model needs facts that are not stated: {', '.join(unknown)} (--fact {unknown[0]}=VALUE)")
     known = machine_features(MachineDescription(threads=1), facts, {}, [], 1.0)
     strange = [name for name in features if name not in known and name != LOAD and VENDOR_PREFIX not in name]
     if strange:
-        raise ModelError(f"needs {strange[0][:60]}, which is no fact about a machine")
+        raise ModelError(f"the model needs {strange[0][:60]}, which is not a known fact about machines")
     return honesty
 
 
 def own_features(*, idle_known: bool) -> tuple[str, ...]:
-    """Return the features that a machine knows of itself: those of the pipelines `NAME-basic`, and the load."""
+    """Return the features that every machine can find out itself. The pipelines `NAME-basic` use only these."""
     return (LOAD, *machine_features(MachineDescription(threads=1), None, {}, [], 1.0 if idle_known else None))
 
 
 def _factors(stored: StoredModel) -> IntervalFactors | None:
-    """Return the factors of the pipeline's intervals; None if it has none. Raises `KeplerError` if they are invalid."""
+    """Return the pipeline's `IntervalFactors`; None if it has none. Raises `KeplerError` if they are invalid."""
     snapshot = stored.snapshot
     return read_factors(snapshot.read(FILE, MAX_FILE_BYTES)) if FILE in snapshot.names else None
 
 
 def _needed_facts(features: Sequence[str], honesty: Honesty) -> list[str]:
-    """Return the facts that a model needs.
+    """Return the names of the `EXTRA_FACTS` about a machine (e.g. its disk count) that a model needs.
 
-    In the training data, a fact that is not known is 0. So if the lowest value of a fact in the training is 0, the
-    model does not need this fact.
+    In the training data, the value 0 means that a fact is not known. So if a fact has the value 0 in the training data
+    of a model, the model also works without this fact.
     """
     seen = honesty.seen.features
     return [

@@ -24,7 +24,7 @@ ARGUMENTS: Mapping[str, Any] = {"reference": REFERENCE, "rising": [LOAD]}
 MIN_PROCESSORS = 20
 """If the table has at least this number of processors, all machines with the same processor are held out together. So
 the errors and intervals are those of machines whose processor is not in the table. If the table has fewer processors,
-machines with equal facts are held out together."""
+machines with equal descriptions are held out together."""
 _MAX_ROWS = 20_000
 _FOLDS = 5
 
@@ -37,7 +37,7 @@ class MachinePipeline:
     pipeline: Path
     features: tuple[str, ...]
     listener: FactorListener
-    """Adds the factors of the intervals to the pipeline when it is published."""
+    """Listener that adds `IntervalFactors` to the pipeline when the pipeline is published."""
 
 
 def write_machine_pipeline(
@@ -46,8 +46,8 @@ def write_machine_pipeline(
     """Write a table with one row per machine and load, and a pipeline for this table, into a folder.
 
     With `with_idle`, the measured idle power of a machine is one of the features, and machines without a measurement at
-    idle are left out. With `basic`, the features are only facts that every machine can find out itself. Raises
-    `TableError` if there are fewer than `MIN_MACHINES` machines.
+    idle are left out. With `basic`, the features are only properties that every machine can find out itself.
+    Raises `TableError` if there are fewer than `MIN_MACHINES` machines.
     """
     usable = [machine for machine in machines if not with_idle or machine.loads[0] == 0]
     if len(usable) < MIN_MACHINES:
@@ -85,8 +85,8 @@ def write_machine_pipeline(
 def nodes_of(machines: Sequence[MeasuredMachine]) -> list[str]:
     """Return the name of each machine's node.
 
-    Validation holds out whole nodes. Machines with equal facts share a node: if one of them were held out alone, the
-    model would know its power from the others. If there are at least `MIN_PROCESSORS` processors, all machines with the
+    Validation holds out whole nodes. Machines with equal descriptions share a node, because the power of one of
+    them tells the power of the others. If there are at least `MIN_PROCESSORS` processors, all machines with the
     same processor share a node.
     """
     processors = [_processor(machine) for machine in machines]
@@ -106,5 +106,5 @@ def _processor(machine: MeasuredMachine) -> str | None:
 
 
 def has_extra_facts(machines: Sequence[MeasuredMachine]) -> bool:
-    """Return whether a table has facts that a machine cannot find out itself (see `machine_features`)."""
+    """Return whether a table has properties that a machine cannot find out itself (see `machine_features`)."""
     return any(machine.facts for machine in machines) or bool(vendors_of(machines))

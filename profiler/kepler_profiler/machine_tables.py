@@ -54,9 +54,9 @@ class MeasuredMachine:
     watts: FloatArray
     """AC power at each load in watts, shape (loads,)."""
     facts: Mapping[str, float]
-    """Values of those `EXTRA_FACTS` that are known."""
+    """The values of the known facts among `EXTRA_FACTS`, by name."""
     words: Mapping[str, str]
-    """Words about the machine: vendor, form_factor, architecture … (only those that the table has)."""
+    """Facts about the machine that are words, if the table has them: vendor, form_factor, architecture …"""
 
 
 @attrs.frozen(eq=False)
@@ -69,7 +69,7 @@ class MachineTable:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Lines for the user: the number of machines that were left out, and the first of them."""
+        """Lines for the user: how many machines were left out, and the reasons for the first few of these machines."""
         if not self.left_out:
             return ()
         more = len(self.left_out) - _SHOWN_MACHINES
@@ -112,7 +112,7 @@ _Rows = Iterator[tuple[str, Callable[[], MeasuredMachine]]]
 
 
 def _of_tidy(raw: RawTable) -> _Rows:
-    """Yield the name of each machine in a table with rows per load, and a function that returns the machine."""
+    """Yield the name of each machine, and a function that returns the machine. The table has one row per load."""
     names = raw.texts.get("machine_id") or raw.texts.get("processor") or raw.texts.get("cpu_name") or [""] * raw.rows
     rows: dict[str, list[int]] = {}
     for row, name in enumerate(names):

@@ -40,7 +40,7 @@ def match(types: Mapping[int, NodeType], spec: Mapping[str, Any]) -> list[Match]
 
 
 def add(types: Mapping[int, NodeType], spec: MachineSpec, member: str | None) -> tuple[dict[int, NodeType], int]:
-    """Add a machine to the node type that equals the machine, or to a new node type.
+    """Add a machine to the node type with an equal description, or to a new node type.
 
     Returns the changed node types and the number of the machine's node type.
     """

@@ -27,7 +27,7 @@ LAYOUT = 1
 """Version of the layout of both files. A file with another version is rejected."""
 
 _BEGINNINGS = ("", "Intel ", "Intel Xeon ", "Intel Core ", "AMD ", "AMD EPYC ", "AMD Ryzen ", "AWS ")
-"""Texts that `lookup` puts before a name, one after another, until it finds the name in the table."""
+"""`lookup` puts these texts before a name, one after another, until the table contains the result."""
 _SHOWN_CHARACTERS = 60
 _AZURE_SIZE = re.compile(r"standard_[a-z]+([0-9]{1,4})[a-z]*(?:-[0-9]+[a-z]*)?(?:_v[0-9]+)?")
 _AMAZON_SIZE = re.compile(r"[a-z0-9]+\.(?:large|([0-9]{1,3})?xlarge)")
@@ -69,7 +69,7 @@ class ProcessorTable(msgspec.Struct, forbid_unknown_fields=True):
 
     layout: int
     sources: dict[Text, Text]
-    """Key of a source -> description of the source."""
+    """Descriptions of the sources, by the key of the source."""
     processors: Annotated[list[Processor], msgspec.Meta(max_length=MAX_ROWS)]
 
 
@@ -79,7 +79,7 @@ class InstanceFamily(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     provider: Text
     """"aws", "azure", "gcp" or "hetzner"."""
     family: Text
-    """Beginning of the names of the instances: "m5" for m5.large, "n2" for n2-standard-4."""
+    """Prefix of the names of the family's instances: "m5" for m5.large, "n2" for n2-standard-4."""
     processors: Annotated[list[Text], msgspec.Meta(min_length=1, max_length=20)]
     """Names of the processors that the hosts may have. All of them are in the table of processors."""
     source: Text
@@ -183,7 +183,7 @@ def instances() -> tuple[InstanceFamily, ...]:
 
 
 def sources() -> Mapping[str, str]:
-    """Return the description of each source that the two tables name, by the source's key."""
+    """Return the descriptions of all sources in the tables of processors and instances, by key."""
     return {**_processor_table().sources, **_instance_table().sources}
 
 

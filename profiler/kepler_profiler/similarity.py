@@ -4,9 +4,9 @@
 
 Each attribute has a weight. The likeness of an attribute's two values is between 0 and 1. Looseness is the
 sum of weight · (1 − likeness) over the attributes that both specs have. Uncertainty is the sum of the weights
-of the attributes that only one of the two specs has. An attribute that neither spec has is ignored, and the
-weights of the other attributes are scaled to the sum 1. The similarity is symmetric, in [0, 1], and 1.0 only
-for equal specs.
+of the attributes that only one of the two specs has. EXPECTED is the likeness that is assumed for such an
+attribute. An attribute that neither spec has is ignored, and the weights of the other attributes are scaled to
+the sum 1. The similarity is symmetric, in [0, 1], and 1.0 only for equal specs.
 
 | attribute | weight | likeness of two values |
 |---|---|---|
@@ -47,7 +47,7 @@ _WEIGHT = np.array(list(WEIGHTS.values()))
 _SAME_VENDOR = 0.2
 _SAME_BEGINNING = 0.75
 _KEPT_NUMBERS = 500_000
-"""Maximum size of a table's cache of columns, as a count of 8-byte numbers: 4 MB."""
+"""Maximum number of 8-byte numbers in a table's cache of columns. They take 4 MB."""
 
 
 @attrs.frozen
@@ -58,7 +58,7 @@ class Likeness:
     looseness: float
     uncertainty: float
     attributes: dict[str, float | None]
-    """Attribute -> likeness of the two values, in [0, 1]; None if only one of the two specs has the attribute."""
+    """Likeness of the two values of each attribute, in [0, 1]; None if only one of the two specs has the attribute."""
 
 
 @attrs.frozen(eq=False)
@@ -66,16 +66,19 @@ class _Column:
     """The comparison of one attribute of a spec with all specs of a table."""
 
     scores: FloatArray
-    """Likeness of the two values, shape (specs,); NaN unless both specs have the attribute."""
+    """Likeness of the two values, shape (specs,); NaN if one of the two specs lacks the attribute."""
     terms: FloatArray
-    """What the attribute adds to four sums: weights, looseness, uncertainty and differences; shape (4, specs)."""
+    """Weight, looseness, uncertainty and number of differences (0 or 1) of the attribute; shape (4, specs).
+
+    The sums over all attributes are the values of the whole specs.
+    """
 
 
 class _Comparison:
     """The comparison of one spec with all specs of a table. Each array has the shape (specs,)."""
 
     def __init__(self, columns: Sequence[_Column]) -> None:
-        """Add up the terms of one column per attribute."""
+        """Add up the terms of all attributes. There is one column for each attribute."""
         self._columns = columns
         terms = columns[0].terms + columns[1].terms
         for column in columns[2:]:
@@ -115,7 +118,8 @@ class SpecTable:
         numbers = np.array([_numbers(spec) for spec in specs], dtype=np.float64).reshape(len(specs), len(NUMERIC))
         self._numbers = np.ascontiguousarray(numbers.T)
         self._known = self._numbers > 0
-        # Machines have few different values of an attribute, so most comparisons only add up columns from this cache.
+        # This cache has the columns of earlier comparisons. Machines have few different values of an attribute, so the
+        # columns of most comparisons are in the cache.
         self._column = lru_cache(max(_KEPT_NUMBERS // (5 * max(len(specs), 1)), 16))(self._compare_attribute)
         self._last: tuple[Spec, _Comparison] | None = None
 
@@ -124,7 +128,7 @@ class SpecTable:
         return self._compared(spec).similarity
 
     def likeness(self, spec: Spec, row: int) -> Likeness:
-        """Return how similar the spec in a row of the table is to `spec`, with the likeness of each attribute."""
+        """Compare `spec` with the spec in row `row` of the table: all attributes together, and each one alone."""
         return self._compared(spec).likeness(row)
 
     def _compared(self, spec: Spec) -> _Comparison:
@@ -139,7 +143,7 @@ class SpecTable:
         return _Comparison([self._column(attribute, value) for attribute, value in enumerate(values)])
 
     def _compare_attribute(self, attribute: int, value: str | float) -> _Column:
-        """Compare a value of the attribute `ATTRIBUTES[attribute]` with the value of each spec in the table."""
+        """Compare `value` with the value that each spec of the table has for the attribute `ATTRIBUTES[attribute]`."""
         if not isinstance(value, str) and value > 0:
             return self._compare_number(attribute, value)
         stated, scores = self._processor_scores(value) if isinstance(value, str) else self._ratios(attribute, value)
@@ -150,9 +154,9 @@ class SpecTable:
         return _Column(scores, np.array(terms))
 
     def _compare_number(self, attribute: int, number: float) -> _Column:
-        """Compare a known number. The result is that of `_compare_attribute`, with fewer array operations."""
+        """Do the same as `_compare_attribute` for a known number, but with fewer array operations."""
         theirs, known, weight = self._numbers[attribute - 1], self._known[attribute - 1], _WEIGHT[attribute]
-        ratios = np.minimum(theirs, number) / np.maximum(theirs, number)  # 0 where their number is not known
+        ratios = np.minimum(theirs, number) / np.maximum(theirs, number)  # 0 if the table does not have the number
         terms = np.empty((4, len(theirs)))
         terms[0] = weight
         np.multiply(known - ratios, weight, out=terms[1])
@@ -163,8 +167,8 @@ class SpecTable:
     def _processor_scores(self, processor: str) -> tuple[BoolArray, FloatArray]:
         """Compare `processor` with the processor of each spec.
 
-        Return whether at least one of the two names is known, and the likeness of the two names. Both results have the
-        shape (specs,).
+        Return two arrays of the shape (specs,): whether at least one of the two names is known, and the likeness of the
+        two names.
         """
         named = self._processor >= 0
         scores = np.full(len(named), np.nan)
@@ -176,8 +180,8 @@ class SpecTable:
     def _ratios(self, attribute: int, number: float) -> tuple[BoolArray, FloatArray]:
         """Compare `number` with the number that each spec has for an attribute.
 
-        Return whether at least one of the two numbers is known, and the lower divided by the higher number. Both
-        results have the shape (specs,).
+        Return two arrays of the shape (specs,): whether at least one of the two numbers is known, and the quotient
+        lower number ÷ higher number.
         """
         theirs = self._numbers[attribute - 1]
         scores = np.full(len(theirs), np.nan)

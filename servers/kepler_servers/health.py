@@ -26,8 +26,8 @@ _PORTS = {
     "online-trainer": ("ONLINE_TRAINER_PORT", 8103),
     "meter": ("METER_METRICS_PORT", 8104),
 }
-"""Server -> configuration key of its port, and its default port."""
-_SOCKETS = ("/tmp/estimator.sock", "/tmp/estimator.socket")  # noqa: S108 - Kepler dials the first one
+"""Configuration key of each server's port, and the default port."""
+_SOCKETS = ("/tmp/estimator.sock", "/tmp/estimator.socket")  # noqa: S108 - Kepler uses the first path
 _MAX_BODY_BYTES = 2**20
 _REASON_KEYS = ("problem", "not_ready", "store_problem", "error")
 """Keys in the servers' answers whose values state why a server is not healthy or not ready."""
@@ -42,7 +42,7 @@ class ServerHealth(msgspec.Struct, frozen=True):
     state: str
     """What the server states about itself (ok, degraded, ready …), or the reason why it is not healthy."""
     running: bool = True
-    """False if nothing listens at the target."""
+    """Whether a server listens at the address."""
 
 
 def default_targets(configuration: Configuration) -> Iterator[str]:

@@ -23,11 +23,11 @@ from kepler_core.store.serving_index import IndexedModels, UnusableIndexError, f
 log = logging.getLogger(__name__)
 
 REFRESH_SECONDS = 2.0
-"""Time between two checks of the store for changes. If a pipeline cannot be read, the first retry has the same
-delay."""
+"""Time between two checks of the store for changes. It is also the delay before the first retry if a pipeline cannot
+be read."""
 _MAX_RETRY_SECONDS = 60.0
 CHECK_PAUSE_SECONDS = 0.02
-"""Pause in the check of an index after each `_CHECKED_AT_ONCE` models, so that requests are answered meanwhile."""
+"""The check of an index pauses for this time after every `_CHECKED_AT_ONCE` models, so that requests are answered."""
 _CHECKED_AT_ONCE = 10
 
 
@@ -44,7 +44,7 @@ class _Pipeline:
     retry_at: float = 0.0
     """Monotonic time before which the pipeline is not read again."""
     index: IndexedModels | None = None
-    """The index that the models come from; None after it was compared with the files of the version."""
+    """The index from which the models were read. It becomes None when it has been compared with the version's files."""
 
 
 class LiveCatalogue:
@@ -72,7 +72,8 @@ class LiveCatalogue:
         self._serving = serving
         self._pipelines: dict[str, _Pipeline] = {}
         self._without_index: set[str] = set()
-        """Signatures of versions whose index is not used, because it is wrong or a file of the version is damaged."""
+        """Versions whose index is not used, because the index is wrong or a file is damaged. They are identified by
+        their signatures."""
         self._changing = threading.Lock()
         self._stop = threading.Event()
         self.store_problem: str | None = None
@@ -84,7 +85,7 @@ class LiveCatalogue:
 
     @property
     def broken(self) -> dict[str, str]:
-        """Pipelines whose current version cannot be read -> the reason."""
+        """The pipelines whose current version cannot be read, by name, with the reasons."""
         return self.current.broken
 
     def version_of(self, pipeline: str) -> int | None:
@@ -134,7 +135,7 @@ class LiveCatalogue:
             pipeline.models = [other for other in pipeline.models if other is not model]
             pipeline.problem = problem
             self._without_index.add(str(pipeline.signature))
-            pipeline.signature = ""  # no real signature is empty, so the next `refresh` reads the pipeline again
+            pipeline.signature = ""  # makes the next `refresh` read the pipeline again
             self._rebuild()
 
     def watch(self) -> None:
@@ -205,7 +206,8 @@ class LiveCatalogue:
                     try:
                         self._check_index(name, pipeline, pipeline.index)
                     except Exception:
-                        log.exception("checking the index of pipeline %s failed", name)  # a bug must not end the thread
+                        # A bug must not end this thread.
+                        log.exception("the index of pipeline %s could not be checked", name)
                     pipeline.index = None
 
     def _check_index(self, name: str, pipeline: _Pipeline, index: IndexedModels) -> None:
@@ -222,13 +224,13 @@ class LiveCatalogue:
                 problem, is_wrong = f"its index has another content than the files of {path}", True
         except StoreError as error:
             problem = str(error)
-        except Exception as error:  # e.g. of zlib, if the texts in the index are damaged
+        except Exception as error:  # e.g. zlib raises its own errors if the index is damaged
             problem, is_wrong = f"its index cannot be compared with its files: {one_line(error)}", True
         with self._changing:
             if problem is None or self._pipelines.get(name) is not pipeline:
                 return
             self._without_index.add(str(pipeline.signature))
-            pipeline.signature = ""  # differs from every real signature, so the files of the pipeline will be read
+            pipeline.signature = ""  # makes `refresh` read the files of the pipeline
             pipeline.retry_at = 0.0
             log.error("pipeline %s: all its files are read again: %s", name, problem)
             if is_wrong:

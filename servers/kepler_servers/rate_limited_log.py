@@ -8,8 +8,8 @@ import time
 from kepler_core.messages import printable
 
 MAX_REMEMBERED_MESSAGES = 200
-"""Maximum number of different messages that are remembered as logged. At this number, all messages are forgotten, so
-that each of them may be logged again."""
+"""Maximum number of different messages that the log remembers. When this number is reached, the log forgets all
+messages, so each of them may be logged again."""
 MAX_MESSAGES_PER_MINUTE = 30
 """Maximum number of messages logged per minute, because a hostile client could fill the disk with messages."""
 

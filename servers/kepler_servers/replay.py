@@ -40,8 +40,8 @@ class Series:
     times: list[float]
     """Times of the samples in Unix seconds, ascending."""
     values: list[float]
-    """Values at `times`. The values of a counter are divided by the speed of the replay. Counter resets are not
-    removed."""
+    """Values at `times`. If the replay runs at 10 times real time, the values of counters are divided by 10. Counter
+    resets stay."""
 
 
 class Replay:

@@ -1,4 +1,4 @@
-"""Property tests: every metadata, decision or request gives a page, and HTML in these values is escaped."""
+"""Property tests: any metadata, decision or request gives a page, and HTML in these values is escaped."""
 
 from __future__ import annotations
 

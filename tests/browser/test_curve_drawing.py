@@ -23,8 +23,8 @@ def test_features_rise_from_the_lowest_to_the_highest_values_of_the_training() -
     package = curve.components["package"]
     assert package.watts[0] == pytest.approx(50 + 0.01 * 10 + 0.001 * 10, rel=1e-6)
     assert package.watts[-1] == pytest.approx(50 + 0.011 * SCALE / 100, rel=1e-6)
-    # On the machine of the training, the half-width has two parts: the quantile and the session. It has no part for
-    # the difference between machines.
+    # On the machine of the training, the half-width has two terms: the quantile of the errors, and the error between
+    # sessions (days). It has no term for the error between machines.
     assert package.half_width is not None
     assert package.half_width[0] == pytest.approx(np.hypot(3.0, 2.0))
     assert package.half_width[-1] == pytest.approx(np.hypot(6.0, 2.0))

@@ -17,7 +17,7 @@ SERVERS = ROOT / "servers" / "kepler_servers"
 TEMPLATES = SERVERS / "browser" / "templates"
 LITERAL = re.compile(r'"([a-z][A-Za-z_]*)"')
 PREFIX = re.compile(r'"([a-z][a-z_]*_)" ?[~,]')
-"""Pattern for the first part of a key, to which a template adds the rest, e.g. `"split_" ~ name`."""
+"""Matches the constant first part of a text's key. The template adds the rest, e.g. `"split_" ~ name`."""
 CALL = re.compile(r'\bt\("([A-Za-z_]+)"(?! ~)')
 
 

@@ -30,10 +30,10 @@ def test_the_tail_is_measured_and_plotted(tmp_path: Path) -> None:
     result = run(tmp_path, "--only", "tail", "--plots", tmp_path / "plots")
     worst, chosen, interval = result["figures"]
     maes = [model["mae"] for model in worst["values"]["models"]]
-    assert len(maes) == 4  # one model for each of two trainers and two feature groups
+    assert len(maes) == 4  # two trainers and two feature groups: four models
     assert f"{max(maes):.1f} W" in worst["now"]
     for one in chosen["values"].values():
-        assert one["timestamps"] == 443  # number of test rows in the split `tail30` of the public tables
+        assert one["timestamps"] == 443  # the split `tail30` of the public tables has this number of test rows
         assert min(maes) <= one["mae"] <= max(maes)
         assert f"{100 * one['coverage']:.0f} %" in interval["now"]
     names = sorted(path.stem for path in (tmp_path / "plots").iterdir())
@@ -54,7 +54,7 @@ def test_blocks_are_scored_on_the_rows_of_the_split(tmp_path: Path) -> None:
     (figure,) = run(tmp_path, "--only", "blocks")["figures"]
     assert set(figure["values"]) == {"CounterOnly", "BasicNoPageCache"}
     assert all(2 < mae < 20 for mae in figure["values"].values())
-    assert figure["met"] is None  # a quick run has one fold, so its errors are not compared with the target
+    assert figure["met"] is None  # a quick run validates one fold only, so its error is not compared with a target
 
 
 def test_measurements_without_data_are_skipped_with_the_reason(tmp_path: Path) -> None:

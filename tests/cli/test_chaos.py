@@ -21,7 +21,7 @@ SEED = "76"
 An offline trainer that is started on a full disk logs a traceback, which would be a fault.
 """
 KNOWN_FAULTS = {"unexpected 5xx answers"}
-"""Kinds of faults that this test ignores. The tests of each server check its answers with 5xx statuses."""
+"""Kinds of faults that this test ignores. Other tests check answers with a status 5xx for each server."""
 
 
 def test_a_short_chaos_run(tmp_path: Path) -> None:

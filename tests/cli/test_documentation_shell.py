@@ -1,4 +1,4 @@
-"""Tests of the shell that runs the commands of documentation pages: it finds commands with other results than shown."""
+"""Tests of the shell that runs the commands of documentation pages. It reports outputs that differ from the page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests of the intervals, the coverage and the reasons to doubt that `kepler-model estimate` states."""
+"""Tests of three outputs of `kepler-model estimate`: intervals, their coverage, and reasons to doubt the watts."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ WATTS: dict[str, tuple[float, dict[str, float]]] = {
 
 
 def honesty(node: str = NODE, **changes: Any) -> dict[str, Any]:
-    """Return the block `honesty` of a model that was trained on two recordings of the node `node`."""
+    """Return a block `honesty` (errors and intervals) for a model of two recordings of the node `node`."""
     errors = {"mae": 1.0, "components": {}, "parts": 2}
     seen = {"recordings": 2, "days": 2, "nodes": 1, "samples": 100, "features": {}, "node_names": [node]}
     return {
@@ -108,10 +108,10 @@ def test_a_name_that_every_machine_has_does_not_identify_it(trained: str, flags:
 
 
 def test_reasons_to_doubt_are_printed(tmp_path: Path) -> None:
-    """The command prints four reasons to doubt.
+    """The command prints four reasons to doubt the estimated watts.
 
-    The model was trained on one recording of another machine, all samples are above the range of the training, and
-    the model's twin predicts other watts.
+    The model was trained on a single recording. The recording is from another machine. All samples are above the
+    training range of the model. The model's twin predicts other watts.
     """
     twin = {"model_name": "SGDRegressorTrainer_0", "feature_group": "CPUTime", "limits": {"package": 1.0}}
     block = honesty("other-node", splits={"blocks": honesty()["splits"]["blocks"]}, twin=twin)
@@ -136,7 +136,7 @@ def test_reasons_to_doubt_are_printed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("lowest", "flags"), [(None, []), (1e6, ["extrapolating"])])
 def test_a_model_that_states_nothing(lowest: float | None, flags: list[str], tmp_path: Path) -> None:
-    """Rows outside the range of the training are flagged, although the model has no block `honesty`."""
+    """Rows outside the training range are flagged even if the model's metadata state no errors and intervals."""
     publish(tmp_path / "store", LinearModel(watts=WATTS, lowest=lowest))
     record(tmp_path)
     summary = estimate(tmp_path, "--json")

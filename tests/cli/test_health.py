@@ -26,7 +26,7 @@ PORT_KEYS = ("MODEL_SERVER_PORT", "OFFLINE_TRAINER_PORT", "ONLINE_TRAINER_PORT",
 
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
-    """Return a configuration folder with free ports, so that no server listens on any of them."""
+    """Return a configuration folder with free ports, so that the health checks find no running server."""
     folder = tmp_path / "config"
     folder.mkdir()
     for key in PORT_KEYS:

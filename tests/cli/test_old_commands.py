@@ -50,7 +50,7 @@ def _no_old_data_folder(monkeypatch: pytest.MonkeyPatch) -> None:
             "isolate_from_data -i x -o y --isolator min -e rapl-sysfs --profile idle",
             "isolate --input RECORDING --output /data/y.csv --energy-source rapl-sysfs --isolator min "
             "--idle /data/idle.json (--input: the recording itself, not the table that extract wrote; "
-            "--output: without the prefix extracted_ or isolated_ of the old file name)",
+            "--output: the new file name has no prefix extracted_ or isolated_)",
         ),
         (
             "isolate_from_data --target-hints 'a b,*c' -tm m1 m2",
@@ -85,7 +85,7 @@ def test_an_old_command_prints_its_new_form(old: str, new: str) -> None:
         assert text == f"{command} is now: kepler-model {new}"
 
 
-TABLE_NOTE = "--output: without the prefix extracted_ or isolated_ of the old file name"
+TABLE_NOTE = "--output: the new file name has no prefix extracted_ or isolated_"
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ TABLE_NOTE = "--output: without the prefix extracted_ or isolated_ of the old fi
         (
             "query -o idle --interval 1000",
             "query --output /data/idle.json --last 1000s --server http://localhost:9090 "
-            "(--interval: s stands for seconds)",
+            "(--interval: the letter s means seconds)",
         ),
         (
             "query -s http://h:9090 --start-time a --end-time b --to-csv",
@@ -149,12 +149,13 @@ TABLE_NOTE = "--output: without the prefix extracted_ or isolated_ of the old fi
         ),
         (
             "plot -i x -o y",
-            "plot --input /data/x.json --output /data/y.png --store /data (--output: a file instead of a folder)",
+            "plot --input /data/x.json --output /data/y.png --store /data "
+            "(--output: the new command writes one file, not a folder)",
         ),
         ("plot -i x --target-data estimate", "plot --input /data/x.json --kind scatter --kind time --kind curve …"),
         (
             "plot -i x --target-data",
-            "plot --input /data/x.json --kind KIND --output FILE.png --store /data (--target-data: KIND …",
+            "plot --input /data/x.json --kind KIND --output FILE.png --store /data (--target-data: use …",
         ),
         ("validate r.json --benchmark b", "validate r.json (--benchmark: not needed: the new command …"),
         ("validate --benchmark b", "validate FILE.json (--benchmark: not needed: the new command …"),
@@ -168,13 +169,13 @@ def test_an_old_line_of_a_command_prints_its_new_form(old: str, new: str, tmp_pa
 
 
 def test_lines_for_the_new_program_are_not_refused(tmp_path: Path) -> None:
-    """A recording whose name has no suffix is accepted, although old commands used such names, too."""
+    """The name of a recording needs no suffix. Such names must not be confused with arguments of old commands."""
     rec, table = tmp_path / "rec", tmp_path / "table.csv"
     assert kepler("simulate", "--output", f"{rec}.json", "--minutes", "2").returncode == 0
     (tmp_path / "rec.json").rename(rec)
     done = kepler("extract", "-i", rec, "-o", table, "--energy-source", "rapl-sysfs", "--feature-group", "BPFOnly")
     assert (done.returncode, table.is_file()) == (0, True), done.stderr
-    # The error is about the name of the table. The recording exists, so the suggested command keeps its name.
+    # Only the name of the table is wrong. The suggested command keeps the name of the recording, which exists.
     assert f"--input {rec}" in message("extract", "-i", rec, "-o", tmp_path / "table", cwd=tmp_path)
 
 

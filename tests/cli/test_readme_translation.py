@@ -20,7 +20,7 @@ HEADINGS = {
     "Serve": "服务",
     "Documentation": "文档",
 }
-"""Headings of the English README -> headings of the Chinese README."""
+"""Chinese translations of the headings in README.md. The keys are the English headings."""
 
 
 def prose(text: str) -> str:
@@ -38,7 +38,7 @@ def table_rows(text: str) -> list[int]:
 
 
 def links(text: str) -> Counter[str]:
-    """Return target of a link -> number of links with this target. Links within the page are left out."""
+    """For each target of a link, return the number of links to this target. Links within the page are left out."""
     return Counter(re.findall(r"\]\(([^)#][^)]*)\)", prose(text)))
 
 

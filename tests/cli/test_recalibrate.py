@@ -39,7 +39,7 @@ def simulate(folder: Path, name: str, *arguments: str) -> None:
 
 @pytest.fixture(scope="module")
 def origin(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with the store `m`, and recordings of a machine with 1.4 times the power in the training."""
+    """Return a folder with a store, and recordings of the same machine after its power has risen by 40 %."""
     folder = tmp_path_factory.mktemp("recalibrate")
     simulate(folder, "a.json", "--minutes", "6")
     shifted = ("--law-change", "0", "--law-gain", "1.4", "--seed", "4")
@@ -113,12 +113,12 @@ def test_recalibrated_models_state_how_uncertain_their_errors_are(folder: Path) 
         for model in read_models(store.snapshot("mine"))
     }
     assert {errors.get("standard_error") for errors in blocks().values()} == {None}
-    # After the second recalibration, `earlier` is still the error from before the first recalibration.
+    # The key `earlier` has the error before the first recalibration, even after a second recalibration.
     for _ in range(2):
         run(folder, "recalibrate", "-s", "m", "-i", "metered.json", "-j", "1", "--feature-group", "CounterOnly")
         for path, errors in blocks().items():
             assert 0 < errors["standard_error"] < errors["mae"]
-            assert errors.get("earlier") == hardest.get(path)  # None if version 1 has no such model
+            assert errors.get("earlier") == hardest.get(path)  # None if version 1 has no model at the path
 
 
 def test_models_lose_a_twin_that_was_fitted_anew(folder: Path) -> None:

@@ -64,7 +64,7 @@ def test_counters_rise_as_in_the_recording() -> None:
     ((labels, start),) = families("".join(replay.lines(1000)))["kepler_node_package_joules_total"]
     assert (labels["odd"], start) == (HOSTILE_LABEL, 0.0)
     ((_, later),) = families("".join(replay.lines(1031.5)))["kepler_node_package_joules_total"]
-    assert later == pytest.approx(10 * 31.5 / 10)  # 10 W for 31.5 s; counters are divided by the speed 10
+    assert later == pytest.approx(10 * 31.5 / 10)  # 10 W for 31.5 s, divided by 10, which is the speed of the replay
     assert list(replay.lines(999)) == []
     assert list(replay.lines(1057 + 3.1)) == []
 

@@ -23,13 +23,13 @@ from kepler_servers.commands import SERVERS
 
 NAMES = tuple(SERVERS)
 PROGRAMS = tuple(name for name in NAMES if name != "meter")
-"""Servers that are also installed as programs: containers of kepler-model-server start programs with these names."""
+"""Servers that are also installed as programs. Containers of kepler-model-server start programs of these names."""
 KEYS_OUTSIDE_OF_THE_OPTION_CLASS = re.compile(r"\[configuration key: ([A-Z_]+)")
 WITHOUT_KEY = {"config_dir", "json", "settings", "help"}
 
 
 def program(name: str) -> Path:
-    """Return the path of an installed program; skip the test if the package was installed without it."""
+    """Return the path of a server's program. Skip the test if the program is not installed."""
     path = Path(sys.executable).with_name(name)
     if not path.exists():
         pytest.skip(f"{path} is missing: install the package again")

@@ -108,8 +108,8 @@ def test_the_document_of_a_comparison_has_the_errors_of_the_metadata(folder: Pat
             splits = json.loads(path.read_text())["honesty"]["splits"]
             assert pair[side]["splits"] == {name: errors for name, errors in splits.items() if errors is not None}
         common = pair["common_samples"]
-        # B, which was trained on two recordings, keeps the 200 samples with the lowest hashes. About half of these
-        # samples are from the recording that A was trained on.
+        # Model A was trained on one recording, model B on this recording and a second one. B keeps the 200 samples
+        # with the lowest hashes. About half of these samples are from A's recording.
         assert 50 < common["samples"] < 150
         assert common["standard_error"] > 0
     for choice in document["select"]:
@@ -132,9 +132,9 @@ def test_errors_on_common_samples_are_those_of_the_kept_predictions(folder: Path
 
 
 def test_models_without_kept_predictions_are_named(folder: Path) -> None:
-    """The report names the models that have no kept predictions, and counts the models without errors by split.
+    """The report names models without stored predictions, and counts models without errors by split.
 
-    Models of an earlier version of Kepler Core have no kept predictions. Models of other programs have no errors by
+    Models of an earlier version of Kepler Core have no stored predictions. Models of other programs have no errors by
     split.
     """
     old = folder / "old"

@@ -36,7 +36,7 @@ def on_a_terminal(columns: int, *arguments: str, cwd: Path | None = None) -> lis
     while True:
         try:
             part = os.read(leader, 65536)
-        except OSError:  # OSError: the last process of the terminal has ended
+        except OSError:  # the OSError means that the last process of the terminal has ended
             break
         content += part
         if not part:

@@ -28,9 +28,9 @@ from kepler_core import __version__
 CONTAINERFILE = ROOT / "deploy" / "Containerfile"
 CONSTRAINTS = ROOT / "deploy" / "constraints.txt"
 TARGET = os.environ.get("KEPLER_IMAGE_TARGET", "server")
-"""Target of the Containerfile that the tests build. Building the target `train` takes several minutes."""
+"""The tests build this target of the Containerfile. Another target, `train`, would take several minutes."""
 MAX_MEGABYTES = {"server": 150, "train": 800}
-"""Maximum size of the files that each target adds to the Python image, in MB."""
+"""Maximum size of the files that each build target adds to the Python image, in MB."""
 START_SECONDS = 300.0
 """Seconds that a test waits for a program of the image. The time is long, because programs are read from disk."""
 PROGRAMS = ("sh", "env", "install", "chroot")
@@ -106,7 +106,7 @@ def test_compiled_modules_do_not_depend_on_times(image: Image) -> None:
     compiled = list((image.root / "opt" / "kepler-core" / "lib").rglob("*.pyc"))
     assert len(compiled) > 300
     flags = {path.read_bytes()[4:8] for path in compiled}
-    # PEP 552: with these flags, a file contains a hash of its source that Python does not check, and no time.
+    # By PEP 552, these flags mean: the file has a hash of its source instead of a time, and Python ignores the hash.
     assert flags == {b"\x01\x00\x00\x00"}
 
 

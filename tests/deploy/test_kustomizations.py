@@ -17,7 +17,7 @@ from kepler_servers.commands import SERVERS
 FOLDER = ROOT / "deploy" / "kustomize"
 OVERLAYS = ("kepler-0.9", "kepler-0.10", "trainers")
 VERSIONS = ("1.29", "1.37")
-"""Versions of Kubernetes with whose schemas the test checks the objects. 1.29 is the first with sidecars by default."""
+"""Kubernetes versions whose schemas the tests use. In 1.29, sidecar containers are first enabled by default."""
 PORTS = {"model-server": 8100, "offline-trainer": 8102, "online-trainer": 8103, "estimator": 9103, "meter": 8104}
 
 KEPLER = {
@@ -57,8 +57,8 @@ spec:
       volumes: [{name: sysfs, hostPath: {path: /sys}}, {name: procfs, hostPath: {path: /proc}}]
 """,
 }
-"""Overlay -> the objects of Kepler's own manifests that the overlay changes. This repository does not contain Kepler's
-manifests."""
+"""For each overlay: the objects of Kepler's own manifests that the overlay changes. This repository does not contain
+Kepler's manifests."""
 
 
 @pytest.fixture(scope="module")

@@ -30,7 +30,7 @@ FOLDER = ROOT / "deploy" / "compose" / "laptop"
 FILE = FOLDER / "compose.yaml"
 MONITORING = ROOT / "config" / "kepler_config" / "monitoring"
 OTHER_PROGRAMS = {"prometheus": "prometheus", "node-exporter": "prometheus-node-exporter"}
-"""Image in the compose file -> program of this machine that is run in place of the image."""
+"""Programs of this machine that are run instead of images. The keys are names of images in the compose file."""
 START_SECONDS = 400
 TRAIN_SECONDS = 900
 ROWS = "1000,50"
@@ -43,27 +43,27 @@ for expression in sys.argv[1:]:
         if not json.load(answer)["data"]["result"]:
             print(expression)
 """
-"""Program that prints those of its arguments that are expressions without values. One promtool per expression would
-take most of the time of the test."""
+"""Program that gets PromQL expressions as arguments, and prints the expressions without values. Starting promtool for
+each expression would take most of the test's time."""
 
 NEED_EVENTS = {
-    "kepler_meter_flag",  # only if there is a reason to doubt the watts
-    "kepler_meter_problem_info",  # only if there is a problem
-    "kepler_meter_full_watts",  # only with a power source that knows the power at full load
-    "kepler_meter_idle_watts",  # only with a power source that knows the idle power
-    "kepler_core:online_trainer_error_to_limit",  # only after the online trainer's first models
-    "kepler_online_trainer_lag_seconds",  # only after the online trainer's first stored samples
-    "kepler_online_trainer_interval_",  # only after the online trainer's first models
-    "kepler_online_trainer_served_version",  # only after the online trainer's first models
-    "kepler_online_trainer_decisions_total",  # only after the online trainer's first models
-    "kepler_offline_trainer_jobs_ended_total",  # only after a job
-    "kepler_offline_trainer_models_total",  # only after a job
+    "kepler_meter_flag",  # has values only if there is a reason to doubt the watts
+    "kepler_meter_problem_info",  # has values only if there is a problem
+    "kepler_meter_full_watts",  # has values only with a power source that knows the power at full load
+    "kepler_meter_idle_watts",  # has values only with a power source that knows the idle power
+    "kepler_core:online_trainer_error_to_limit",  # has values only after the online trainer has published models
+    "kepler_online_trainer_lag_seconds",  # has values only after the online trainer has stored samples
+    "kepler_online_trainer_interval_",  # has values only after the online trainer has published models
+    "kepler_online_trainer_served_version",  # has values only after the online trainer has published models
+    "kepler_online_trainer_decisions_total",  # has values only after the online trainer has published models
+    "kepler_offline_trainer_jobs_ended_total",  # has values only after a training job
+    "kepler_offline_trainer_models_total",  # has values only after a training job
 }
-"""Metrics that may have no values on a healthy laptop. The comments state when they have values."""
+"""Metrics that may have no values on a healthy laptop. A comment states when a metric has values."""
 
 
 def expressions() -> dict[str, str]:
-    """Return a dict: expression in a dashboard -> the same expression with values in place of the variables."""
+    """Return the expressions of the dashboards with values instead of variables. The keys are the original texts."""
     texts = [
         target["expr"]
         for name in ("power.json", "models.json")
@@ -160,7 +160,7 @@ def test_all_targets_are_scraped(laptop: ComposeServices) -> None:
     watts = "sum by (instance) (rate(kepler_node_platform_joules_total[30s]))"
 
     def watts_of_the_machine() -> bool:
-        """Whether the rate of the simulated machine is plausible. A rate over its first samples only is too low."""
+        """Return whether the simulated machine has plausible watts. Watts from its first samples alone are too low."""
         nodes = query(laptop, watts)
         return [node["metric"] for node in nodes] == [{"instance": "node-0"}] and 50 < float(nodes[0]["value"][1]) < 400
 

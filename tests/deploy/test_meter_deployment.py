@@ -54,7 +54,7 @@ def documents() -> list[Any]:
 def test_the_post_renderer_changes_one_path(sorted_keys: bool) -> None:
     """The post-renderer changes the path of the volume `sysfs` only.
 
-    It does so with both orders of keys that Helm may write: the order of the chart, and sorted.
+    Helm may write keys in the order of the chart, or sorted. The post-renderer must work with both.
     """
     text = yaml.safe_dump_all(documents(), sort_keys=sorted_keys)
     done = subprocess.run([DEPLOY / "helm" / "post-render.sh"], input=text, capture_output=True, text=True, check=True)

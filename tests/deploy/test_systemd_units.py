@@ -23,7 +23,7 @@ PROGRAM = "/opt/kepler-core/bin/kepler-model"
 
 @pytest.fixture
 def unit(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """Return a copy of a unit file with /bin/true, which exists on this machine, in place of its program."""
+    """Return a copy of a unit file that starts /bin/true, because the real program may not exist on this machine."""
     if shutil.which("systemd-analyze") is None:
         pytest.skip("systemd is not installed")
     copy = tmp_path / str(request.param)

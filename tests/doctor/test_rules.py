@@ -1,4 +1,4 @@
-"""The rules of `kepler-model doctor`: each rule finds its fault, and finds nothing in a Kepler without faults."""
+"""Test the rules of `kepler-model doctor`: each rule reports its kind of fault, and nothing if Kepler has no fault."""
 
 from __future__ import annotations
 

@@ -316,7 +316,7 @@ def test_silent_clients_of_the_metrics_port_do_not_affect_the_estimator(running:
 
 
 def test_bodies_shorter_than_their_content_length(running: tuple[EstimatorProcess, int]) -> None:
-    """The metrics port reads no body, so a body that is shorter than its Content-Length does not change the answer."""
+    """The metrics port ignores the body of a request, so it answers even if the body is shorter than Content-Length."""
     for end in SHORT_BODIES:
         assert status_of_half_closed(running[1], "GET", "/metrics", end) == 200
         assert status_of_half_closed(running[1], "POST", "/metrics", end) < 500

@@ -59,7 +59,7 @@ def test_a_model_of_hardware_counters_answers_where_ebpf_measures_nothing(
     both: EstimatorProcess, output_type: str
 ) -> None:
     reply = ask(both, [[0, 0, 0, 1000, 2000, 10], [0, 0, 0, 2000, 2000, 0]], output_type)
-    assert reply["powers"]["package"] == [40.0, 50.0]  # the model of eBPF features would answer 31 W for both rows
+    assert reply["powers"]["package"] == [40.0, 50.0]  # the model with eBPF features would predict 31 W for both rows
     for feature in EBPF:
         assert feature in reply["msg"]
     for feature in COUNTERS:
@@ -76,8 +76,8 @@ def test_a_model_of_ebpf_features_answers_where_no_hardware_counter_runs(both: E
     "rows",
     [
         [[1000, 5, 2, 1e9, 2e9, 1e6]],
-        [[1000, 5, 0, 1e9, 2e9, 0]],  # no network packets and no cache misses
-        [[1000, 0, 0, 1e9, 2e9, 1e6], [0, 0, 0, 3e9, 1e9, 0]],  # features are 0 in one row only
+        [[1000, 5, 0, 1e9, 2e9, 0]],  # the features of network packets and of cache misses are 0
+        [[1000, 0, 0, 1e9, 2e9, 1e6], [0, 0, 0, 3e9, 1e9, 0]],  # some features are 0 in one row only
     ],
 )
 def test_live_features_are_used(both: EstimatorProcess, rows: list[list[float]]) -> None:

@@ -20,7 +20,7 @@ from support.server_process import free_port
 from kepler_servers.estimator.descriptor_reserve import DescriptorReserve
 
 MANY = 1020
-"""Number of idle connections: nearly the usual limit of a process, 1024 descriptors."""
+"""Number of idle connections. A process may usually open 1024 files, so this is nearly the limit."""
 
 
 @pytest.fixture(autouse=True)
@@ -66,7 +66,7 @@ def test_1020_idle_connections_to_the_metrics_port(store: Path, tmp_path: Path) 
 
 
 def test_the_metrics_port_cannot_take_the_descriptors_of_kepler(store: Path, tmp_path: Path) -> None:
-    """Kepler gets its answers although idle clients of the metrics port use all descriptors that are not reserved."""
+    """Kepler gets answers even if idle clients of the metrics port use all file descriptors that are not reserved."""
     port = free_port()
     with running_estimator(tmp_path / "e.sock", "-s", store, "--metrics-port", str(port)) as estimator:
         estimator.wait_answer(REQUEST, WATTS)
@@ -80,14 +80,14 @@ def test_the_metrics_port_cannot_take_the_descriptors_of_kepler(store: Path, tmp
                     assert estimator.ask(REQUEST)["powers"] == WATTS
                 assert estimator.descriptors() <= before + 5
                 assert len(silent) == 20
-            # The silent clients have closed their connections. Their descriptors go back to the reserve, which the
-            # metrics port cannot use.
+            # The silent clients have closed their connections. The estimator keeps their file descriptors in reserve
+            # for new clients like Kepler, so the metrics port cannot use the descriptors.
             assert estimator.ask(REQUEST)["powers"] == WATTS
         assert estimator.status()["dropped_connections"].keys() <= {"closed early"}
 
 
 def test_a_closed_connection_fills_the_reserve(tmp_path: Path) -> None:
-    """The descriptor of a closed connection goes back to the reserve. No other thread can get this descriptor."""
+    """After a connection is closed, its file descriptor is reserved again, and no other thread can get it."""
     before = len(os.listdir("/proc/self/fd"))
     reserve = DescriptorReserve(2)
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]

@@ -1,4 +1,4 @@
-"""Tests of replies with explanations, of twins that answer in place of their model, and of the metrics about these."""
+"""Tests of replies with explanations, of twins that answer in place of a model, and of the estimator's metrics."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TERMS = {
     "lowest": 50.0, "highest": 200.0, "edges": [], "quantiles": [3.0], "session": 4.0, "machine_idle": 0.0,
     "machine_loaded": 0.0, "noise": 0.1,
 }  # fmt: skip
-"""Terms of an interval whose half-width is 5 W within the range of the training, and 8.5 W outside of the range."""
+"""Numbers that define an interval. Its half-width is 5 W inside the training range, and 8.5 W outside."""
 HONESTY: dict[str, Any] = {
     "splits": {"blocks": {"mae": 1.0, "components": {}, "parts": 5}, "recordings": None},
     "hardest": "blocks",
@@ -54,15 +54,15 @@ RICH_MODEL = LinearModel(
     watts={"package": (50.0, {"bpf_cpu_time_ms": 0.01, "bpf_page_cache_hit": 0.001}), "dram": (8.0, {})},
 )
 ROWS = ([10_000, 8_000], [10_000, 20_000], [2e6, 8_000], [0, 0])
-"""Four rows: a usual row; a row for which the twin's package power differs by 20 W; a row above the range of the
-training; and a row that requests idle power, which is below this range."""
+"""Four rows. The first row is usual. For the second row, the twin's package power differs by 20 W. The third row is
+above the training range. The fourth row requests idle power, and is below the training range."""
 POWERS = {"package": [158.0, 150.0, round(58.0 + 1.05 * SCALE / 100, 3), 50.0], "dram": [8.0, 9.0, 8.0, 8.0]}
 EXPLAINED = {"half_width": {"package": [9.434, 20.616, 11.673, 8.5]}, "rows_outside": [2, 3], "rows_disagreeing": [1]}
 REQUEST = watts_request(ROWS, trainer_name=RICH)
 
 
 def edited(**changes: Any) -> LinearModel:
-    """Return `RICH_MODEL` with some keys of its block `honesty` replaced."""
+    """Return the model `RICH_MODEL` with `changes` to the block `honesty` of its metadata."""
     return LinearModel(RICH, lowest=60_000.0, honesty={**HONESTY, **changes}, watts=RICH_MODEL.watts)
 
 
@@ -102,7 +102,7 @@ def test_rows_in_which_the_models_differ_are_the_twins(twins: EstimatorProcess) 
     assert (explanation["pipeline"], explanation["trainer"], explanation["level"]) == ("made", RICH, 0.9)
     assert (explanation["node_type"]["number"], explanation["problem"]) == (0, "")
     status = twins.status()
-    # `explained` has sent two requests. `rows_outside` does not count rows that request idle power.
+    # The test has sent the request twice. `rows_outside` does not count rows that request idle power.
     assert (status["rows_outside"], status["disagreements"]) == (2, 2)
     assert "rows are answered by the twin" in twins.log
 

@@ -1,4 +1,4 @@
-"""Tests with hostile clients of an estimator. At the same time, a good client must get the right answers."""
+"""Tests with hostile clients of an estimator. At the same time, another client must get the right answers."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Attack:
         assert reason in reply["msg"]
 
     def meanwhile(self, answers: int = 3) -> None:
-        """Check that the good client still gets answers."""
+        """Check that another client, which behaves well, still gets answers."""
         self._client.wait(answers)
 
     def close(self) -> None:
@@ -95,7 +95,7 @@ CASES: dict[str, Callable[[Attack], None]] = {}
 
 
 def case(run: Callable[[Attack], None]) -> Callable[[Attack], None]:
-    """Decorator that adds a function to `CASES`, the hostile behaviours to test."""
+    """Decorator that adds a function to `CASES`. The function attacks an estimator like a hostile client."""
     CASES[run.__name__.replace("_", " ")] = run
     return run
 
@@ -531,9 +531,9 @@ def status_from_many_at_once(attack: Attack) -> None:
 
 @case
 def a_thousand_kinds_of_requests(attack: Attack) -> None:
-    """Send requests with 1000 different filters. Each filter needs an entry in the model cache.
+    """Send requests with 1000 different filters. Each filter needs its own entry in the model cache.
 
-    The entry of a client that repeats its request regularly must stay in the cache.
+    Meanwhile, another client repeats one request. The entry for this request must stay in the cache.
     """
     platform = watts_request(source="acpi")
     assert ask(attack.path, platform)["powers"] == {"platform": [102.0]}
@@ -587,7 +587,7 @@ def _many_descriptors() -> Iterator[None]:
 
 
 class AttackedEstimator:
-    """The estimator that all cases attack. If a case ends the estimator, a new one is started for the next case."""
+    """The estimator that the hostile clients attack. If a client ends the estimator, a new one is started."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -678,11 +678,11 @@ def test_slow_clients_are_dropped(estimator: EstimatorProcess, client: CheckingC
 
 
 def test_memory_does_not_grow(estimator: EstimatorProcess, client: CheckingClient) -> None:
-    """After three runs of all cases, the estimator uses little more memory than after two runs."""
+    """After three attacks by all hostile clients, the estimator uses little more memory than after two attacks."""
     resident = []
     for _ in range(3):
         for name in CASES:
-            # If a case fails, `test_a_hostile_client_does_not_affect_another_one` reports it.
+            # Another test reports failures: `test_a_hostile_client_does_not_affect_another_one`.
             with contextlib.suppress(AssertionError, ValueError, KeyError):
                 run_case(name, estimator, client)
         client.wait()

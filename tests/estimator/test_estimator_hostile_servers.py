@@ -37,7 +37,7 @@ class _HostileHandler(http.server.BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        with suppress(OSError):  # OSError: the estimator has closed the connection
+        with suppress(OSError):  # the OSError means that the estimator has closed the connection
             BEHAVIOURS[self.path.strip("/").split("/")[-1]](self)
 
     do_GET = do_POST

@@ -68,7 +68,7 @@ def test_pending_requests_beyond_the_limit_of_bytes_are_answered_oldest_first(
     monkeypatch.setattr(loop_module, "MAX_HELD_BYTES", 3 * ROWS * 8)
     clients = [ask(loop, tmp_path) for _ in range(5)]
     assert [reply_to(client) is not None for client in clients] == [True, True, False, False, False]
-    clients[2].close()  # then the loop has room for the request of another client
+    clients[2].close()  # this makes room in the loop for one more request
     loop._poll()
     clients.append(ask(loop, tmp_path))
     assert [reply_to(client) is not None for client in clients[3:]] == [False, False, False]

@@ -102,7 +102,7 @@ def check_same_watts(trained: Trained, output_type: Any, source: str, trainer: s
             replied = np.array(powers.get(component, [0.0] * count))
             assert np.abs(replied - watts).max() <= 0.0005 + 1e-9, component
         assert set(powers) <= set(expected)
-        # A reply of at most `READ_LIMIT` bytes may be less exact, but has a value for each row, too.
+        # If a reply is limited to `READ_LIMIT` bytes, it may be less exact, but still has a value for each row.
         content = watts_reply(tuple(expected), np.array(list(expected.values())), limit=READ_LIMIT).content
         assert len(content) <= READ_LIMIT
         assert all(len(values) == count for values in checked_reply(content)["powers"].values())

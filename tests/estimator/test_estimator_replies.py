@@ -148,21 +148,24 @@ def test_a_reply_has_as_many_decimals_as_fit(drawn: dict[str, list[float]], rows
         elif name not in reply.left_out:
             assert not values.any()
     if reply.decimals < 3:
-        # With one more decimal, the reply would have exceeded the limit.
+        # with one more decimal in each number, the reply would be longer than the limit
         longer = {name: np.round(watts[name], reply.decimals + 1).tolist() for name in watts if watts[name].any()}
         assert len(json.dumps({"powers": longer, "msg": ""}, separators=(",", ":"))) > limit
 
 
 @given(st.lists(st.floats(0, 1e12), min_size=1, max_size=30), st.integers(0, 3))
 def test_no_reply_is_shorter_than_its_lower_bound(numbers: list[float], decimals: int) -> None:
-    """The estimator shortens a reply if a lower bound of its length exceeds the limit. The bound must be right."""
+    """The estimated minimum length of a reply is never larger than the real length.
+
+    The estimator shortens a reply if the estimated minimum length exceeds the limit.
+    """
     rounded = np.round(np.array([numbers]), decimals)
     assert replies._least_bytes(rounded) <= len(replies._encoded_whole({"package": rounded[0]}, {"msg": ""}))
     assert replies._least_bytes_with_decimals(rounded) <= len(replies._encoded({"package": rounded[0]}, {"msg": ""}))
 
 
 def test_idle_processes_leave_room_for_the_decimals_of_others() -> None:
-    """A reply for 800 processes keeps all decimals if only one process in ten uses power: 0 W takes few bytes."""
+    """If only 80 of 800 processes use power, the reply keeps all decimals, because a value of 0 W takes few bytes."""
     watts = {"package": np.zeros(800)}
     watts["package"][::10] = 12.345
     reply = reply_of(watts, limit=READ_LIMIT)

@@ -74,7 +74,7 @@ def test_each_client_gets_an_answer_or_cannot_connect(store: Path, tmp_path: Pat
 
 
 def test_no_client_can_connect_during_the_shutdown(store: Path, tmp_path: Path) -> None:
-    """A new client must get an error at once. If it could connect, it would wait for an answer that never comes."""
+    """During the shutdown, a new client must get an error at once. Otherwise it would wait for an answer for ever."""
     with running_estimator(tmp_path / "e.sock", "-s", store) as estimator:
         content = json.dumps(REQUEST).encode()
         estimator.ask(content)

@@ -113,7 +113,7 @@ def test_a_lock_that_another_process_holds(tmp_path: Path, monkeypatch: pytest.M
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(UsageError, match=r"another process has locked .*e\.sock\.lock"):
             listen([str(tmp_path / "e.sock")])
-    # The estimator starts although there is the lock file of a killed process.
+    # The lock file that a killed process has left does not prevent a new start.
     for listening in listen([str(tmp_path / "e.sock")]):
         listening.close()
     assert list(tmp_path.iterdir()) == []

@@ -33,7 +33,7 @@ LINEAR = SmallModel(mae=5, weights=WEIGHTS)
 CURVE = SmallModel("LogarithmicRegressionTrainer", weights={"package": curve([1.0, 1.0, 1.0], scale=5.0)})
 KEY = "NODE_COMPONENTS_INIT_URL"
 STANDS_IN = f"linear weights of {LINEAR.name} stand in for {XGBOOST.name}"
-"""Message of replies if `XGBOOST` fits the request best, but the weights of `LINEAR` are used in its place."""
+"""Message of a reply if the estimator uses the weights of `LINEAR` in place of the better model `XGBOOST`."""
 
 
 def poison(folder: Path) -> bytes:
@@ -67,7 +67,7 @@ def write_database(folder: Path, *models: SmallModel, weights_in_zip: bool = Fal
 def ask(tmp_path: Path, *arguments: str | Path, request: Mapping[str, Any] = REQUEST, **environ: str) -> dict[str, Any]:
     """Return the reply of an estimator on the machine `MINE`.
 
-    If weights stand in for a model, checks that the estimator has logged this once.
+    If the estimator uses weights in place of a model, check that it has logged this once.
     """
     (tmp_path / "machine.json").write_text(json.dumps(MINE))
     arguments = (*arguments, "--machine-spec", tmp_path / "machine.json")
@@ -176,9 +176,9 @@ def test_the_model_server_of_kepler_core(tmp_path: Path, trainer: str) -> None:
 
 
 def check_messages(tmp_path: Path, *arguments: str | Path, messages: Mapping[str, str]) -> None:
-    """Request watts of each trainer in `messages`. Check the message of each reply, and the estimator's status.
+    """Request watts of a model by each trainer in `messages`. Check the replies, and the estimator's status.
 
-    The requests are sent in the order of `messages`, and then again.
+    `messages` has the expected message for each trainer. All requests are sent twice.
     """
     with running_estimator(tmp_path / "e.sock", *arguments) as estimator:
         for trainer in (*messages, *messages):

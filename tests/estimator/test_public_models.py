@@ -32,7 +32,7 @@ ROWS = {
     "BPFOnly": [[0.0, 0.0], [1234.5, 17.0], [40_000.0, 250.0], [95_877.0, 1e6]],
     "CounterOnly": [[0.0, 0.0, 0.0], [1e9, 5e10, 4e10], [4e10, 2e11, 3e11], [9e9, 1e8, 3e8]],
 }
-"""Feature group -> rows of features in the order of `GROUPS`. The first row is the idle node."""
+"""Rows of features for each feature group, in the order of `GROUPS`. The first row is the idle node."""
 
 
 def watts_of(weights: Path, group: str) -> dict[str, list[float]]:

@@ -24,6 +24,10 @@ def test_delay_without_a_failure() -> None:
 
 
 def test_estimators_that_fail_together_are_spread_evenly() -> None:
-    """No tenth of the time from the shortest to the longest delay has more than twice its share of the estimators."""
+    """The retries of many estimators are spread over time.
+
+    The time from the shortest to the longest delay is divided into ten equal parts. At most a fifth of the estimators
+    retry in each part.
+    """
     at = [int(10 * (delay / FIRST_RETRY_SECONDS - 0.5)) for delay in delays(1)]
     assert max(at.count(tenth) for tenth in range(10)) <= 200

@@ -1,4 +1,4 @@
-"""Sets the duration of each fuzz target (a test that checks random inputs), and reports its number of inputs."""
+"""Sets the duration of each fuzz test (a test that checks random inputs), and reports the number of its inputs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from support import fuzzing
 
 TOTAL_VARIABLE = "KEPLER_FUZZ_TOTAL_SECONDS"
-"""Environment variable: the number of seconds that all fuzz targets together may run.
+"""Environment variable: the number of seconds that all fuzz tests together may run.
 
 If the variable `KEPLER_FUZZ_SECONDS` is set, it is used in place of this one.
 """
@@ -20,7 +20,7 @@ _INPUTS = "fuzz inputs"
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Divide the time in `TOTAL_VARIABLE` equally between the chosen targets."""
+    """Divide the seconds in `TOTAL_VARIABLE` equally among the fuzz tests that run."""
     targets = sum(Path(__file__).parent in item.path.parents for item in items)
     total = os.environ.get(TOTAL_VARIABLE)
     if total and targets and not os.environ.get(fuzzing.SECONDS_VARIABLE):
@@ -29,14 +29,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def count_inputs(record_property: Any) -> Iterator[None]:
-    """Record in a target's report how many inputs the target has checked."""
+    """Record in the report of a fuzz test how many inputs it has checked."""
     before = fuzzing.inputs_checked
     yield
     record_property(_INPUTS, fuzzing.inputs_checked - before)
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Report the number of inputs of each target."""
+    """Report the number of inputs of each fuzz test."""
     inputs = {
         report.nodeid: dict(report.user_properties)[_INPUTS]
         for reports in terminalreporter.stats.values()

@@ -77,7 +77,7 @@ def words(*known: str) -> st.SearchStrategy[Any]:
 
 @st.composite
 def requests(draw: st.DrawFn) -> bytes:
-    """Draw the body of a request for a model. The body is similar to requests that Kepler has sent."""
+    """Generate the body of a random request for a model. The body is similar to requests that Kepler has sent."""
     spec = st.fixed_dictionaries(
         {},
         optional={

@@ -26,7 +26,7 @@ packed_bodies = st.lists(pieces, min_size=1, max_size=6).map(b"".join)
 
 @st.composite
 def damaged(draw: st.DrawFn) -> bytes:
-    """Draw gzip data in which up to three pieces are replaced by random bytes."""
+    """Generate gzip data in which up to three pieces are replaced by random bytes."""
     packed = bytearray(draw(packed_bodies))
     for _ in range(draw(st.integers(0, 3))):
         start = draw(st.integers(0, len(packed)))
@@ -68,7 +68,7 @@ def check_body(packed: bytes, block_bytes: int, must_be_gzip: bool) -> None:
             body.finish()
             assert body.size == body.path.stat().st_size <= MAX_BODY_BYTES
         except HttpError as error:
-            assert error.status in (400, 413)  # noqa: PT017 - storing and rejecting are both right
+            assert error.status in (400, 413)  # noqa: PT017 - the body may be stored or rejected
         finally:
             body.close()
         assert not list(folder.iterdir())

@@ -45,7 +45,7 @@ attributes = st.fixed_dictionaries(
 
 @st.composite
 def graphs(draw: st.DrawFn) -> bytes:
-    """Draw an ONNX graph of one to four nodes, whose operators Kepler Core accepts."""
+    """Generate a random ONNX graph of one to four nodes. Kepler Core accepts the operators of the nodes."""
     nodes = []
     for n in range(draw(st.integers(1, 4))):
         domain = draw(st.sampled_from(sorted(OPERATORS)))

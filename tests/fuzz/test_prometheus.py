@@ -70,7 +70,10 @@ def server() -> ScriptedServer:
 
 
 def check_answer(client: PrometheusClient) -> None:
-    """Query a server's time, metric names and one metric. Check that errors are one line, and observe the recording."""
+    """Ask a server for its time, its metric names and one metric. An error must be one line.
+
+    Also make observations from the recording of the metric.
+    """
     for ask in (client.now, lambda: client.metric_names(START, END)):
         try:
             ask()
@@ -105,7 +108,7 @@ def test_answers(server: ScriptedServer) -> None:
 
 @st.composite
 def replies(draw: st.DrawFn) -> bytes:
-    """Draw an HTTP answer with its status line and headers. The answer is often damaged."""
+    """Generate a random HTTP answer with its status line and headers. The answer is often damaged."""
     body = draw(documents)
     headers: dict[bytes, bytes] = {}
     if draw(st.booleans()):

@@ -71,7 +71,7 @@ def replaced(content: Any, path: list[int], value: Any) -> Any:
 
 @st.composite
 def changed_documents(draw: st.DrawFn) -> tuple[str, bytes]:
-    """Draw the name of a pipeline's document, and its content with up to three values replaced."""
+    """Choose one of a pipeline's documents. Return its name, and its content with up to three random values."""
     name = draw(st.sampled_from(DOCUMENTS))
     content = json.loads(FILES[name])
     for _ in range(draw(st.integers(1, 3))):
@@ -168,7 +168,7 @@ NAMES = [
 
 @st.composite
 def archives(draw: st.DrawFn) -> bytes:
-    """Draw a zip archive of the pipeline in which files, their names or the types of the members are changed."""
+    """Generate a zip archive of a pipeline. Contents, names and types (file, link …) of its files may be wrong."""
     files = draw(
         st.just(FILES)
         | changed_documents().map(lambda document: with_document(*document))
@@ -185,7 +185,7 @@ def archives(draw: st.DrawFn) -> bytes:
     with zipfile.ZipFile(buffer, "w", method) as archive:
         for name, content in files.items():
             info = zipfile.ZipInfo("placeholder")
-            info.filename = prefix + name  # the constructor of `ZipInfo` would change unsafe names
+            info.filename = prefix + name  # assigned here, because `ZipInfo(…)` would change unsafe names
             info.compress_type = method
             info.external_attr = kind << 16
             with contextlib.suppress(UnicodeEncodeError):
@@ -195,7 +195,7 @@ def archives(draw: st.DrawFn) -> bytes:
 
 @st.composite
 def damaged_archives(draw: st.DrawFn) -> bytes:
-    """Draw an archive in which up to four pieces are replaced by random bytes, often in its directory at the end."""
+    """Generate a zip archive with up to four random changes of bytes, often in the list of files at its end."""
     content = bytearray(draw(archives()))
     for _ in range(draw(st.integers(1, 4))):
         at = draw(st.integers(0, len(content)) | st.integers(max(0, len(content) - 300), len(content)))

@@ -42,7 +42,7 @@ def quoted(cell: str) -> str:
 
 @st.composite
 def csv_tables(draw: st.DrawFn) -> bytes:
-    """Draw a CSV table: a good table in which some cells are replaced, or a table of random columns."""
+    """Generate a CSV table. It is a good table with some random cells, or a table of random columns."""
     if draw(st.booleans()):
         table = [[*HEADER, THIRD_PARTY], *([*row, 1.0] for row in rows(draw(st.integers(1, 12))))]
         for _ in range(draw(st.integers(0, 3))):
@@ -67,7 +67,7 @@ PLAIN = (pa.float64(), pa.int64(), pa.string())
 
 
 def cells_of(kind: pa.DataType) -> st.SearchStrategy[Any]:
-    """Return a strategy for values that pyarrow stores in a column of an Arrow type: integers, floats or texts."""
+    """Return a Hypothesis strategy for the values of a column of an Arrow type: integers, floats or texts."""
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
         return st.sampled_from(WORDS)
     return st.integers(0, 100) | times if pa.types.is_integer(kind) else numbers.map(float)
@@ -75,7 +75,7 @@ def cells_of(kind: pa.DataType) -> st.SearchStrategy[Any]:
 
 @st.composite
 def parquet_tables(draw: st.DrawFn) -> bytes:
-    """Draw a Parquet table whose columns have any type."""
+    """Generate a random Parquet table whose columns have any type."""
     names, n = draw(headers), draw(st.integers(0, 6))
     columns = []
     for _ in names:
@@ -83,7 +83,7 @@ def parquet_tables(draw: st.DrawFn) -> bytes:
         start = kind if kind in PLAIN else pa.int64()
         values = draw(st.lists(st.none() | cells_of(start), min_size=n, max_size=n))
         column: pa.Array = pa.array([None] * n, kind)
-        # If pyarrow cannot convert the values to the type, the column keeps its nulls.
+        # If pyarrow cannot convert the values to the type, the column contains only nulls.
         with contextlib.suppress(pa.ArrowException):
             column = pa.array(values, start).cast(kind, safe=False)
         columns.append(column)
@@ -95,7 +95,7 @@ def parquet_tables(draw: st.DrawFn) -> bytes:
 
 @st.composite
 def damaged_parquet_tables(draw: st.DrawFn) -> bytes:
-    """Draw a Parquet table in which up to four bytes are replaced by random bytes, often in the metadata at the end."""
+    """Generate a Parquet table in which up to four bytes are random, often in the metadata at its end."""
     content = bytearray(draw(parquet_tables()))
     for _ in range(draw(st.integers(1, 4))):
         at = draw(st.integers(0, len(content) - 1) | st.integers(max(0, len(content) - 600), len(content) - 1))

@@ -57,7 +57,7 @@ def check(body: bytes) -> None:
 
 @st.composite
 def changed_requests(draw: st.DrawFn) -> bytes:
-    """Draw a training request in which some keys have random values."""
+    """Generate a training request in which some keys have random values."""
     changes = draw(st.dictionaries(st.sampled_from(KEYS), values, max_size=5))
     trainer = draw(st.dictionaries(st.sampled_from(KEYS), values))
     body: dict[str, Any] = draw(
@@ -74,7 +74,7 @@ def changed_requests(draw: st.DrawFn) -> bytes:
 
 @st.composite
 def damaged_requests(draw: st.DrawFn) -> bytes:
-    """Draw a training request in which up to three pieces are replaced by other bytes."""
+    """Generate a training request in which up to three pieces are replaced by other bytes."""
     body = bytearray(json.dumps(good()).encode())
     for _ in range(draw(st.integers(1, 3))):
         start = draw(st.integers(0, len(body)))

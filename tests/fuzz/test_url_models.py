@@ -155,9 +155,9 @@ answers = st.tuples(
 
 
 def test_answers_of_a_model_server() -> None:
-    """Any answers of a model server give finite watts or an error.
+    """Whatever a model server answers, the result is finite watts or an error.
 
-    To get one model, a provider sends up to three requests. The test server sends the drawn answers one by one.
+    To get one model, a provider sends up to three requests. The test server sends the random answers one by one.
     """
     queue: list[tuple[int, str, bytes]] = []
 

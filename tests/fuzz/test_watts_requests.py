@@ -36,7 +36,7 @@ names = mostly(
 
 @st.composite
 def requests(draw: st.DrawFn) -> bytes:
-    """Draw a request. Most drawn requests have rows that fit the metrics."""
+    """Generate a random request for watts. Most rows have as many values as the request has metrics."""
     metrics = draw(names)
     width = len(metrics) if isinstance(metrics, list) else 1
     row = mostly(st.lists(numbers, min_size=width, max_size=width), anything)

@@ -40,7 +40,7 @@ def decoded(text: str) -> Any:
 
 
 def check_plain(value: Any, levels: int) -> None:
-    """Check that a value has only types and sizes that `decode_yaml` may return, and at most `levels` levels."""
+    """Check that a value has only types and sizes that `decode_yaml` may return, and at most `levels` nested levels."""
     if type(value) in (dict, list):
         assert levels > 0
         for key in value if isinstance(value, dict) else ():
@@ -61,7 +61,7 @@ def rejects_in_one_line(message: str) -> None:
 def check_document(text: str) -> None:
     """Check that a YAML document is decoded to plain values, or rejected with one line.
 
-    If it is a mapping, check that a pipeline with its keys is accepted, or rejected with one line.
+    If the document is a mapping, also use its keys as a pipeline, which must be accepted or rejected with one line.
     """
     content = decoded(text)
     msgspec.json.encode(content)

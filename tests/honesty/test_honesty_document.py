@@ -1,4 +1,4 @@
-"""Test that decoding and encoding keep the block `honesty`, and that malformed blocks give one-line errors."""
+"""Test that the block `honesty` of metadata is decoded and encoded unchanged, or rejected with a one-line error."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ INSIDE = np.zeros(1, dtype=bool)
 
 
 def terms(**changed: Any) -> IntervalTerms:
-    """Return the terms of an interval with two load bins, for a machine of 50 to 150 W. `changed` replaces terms."""
+    """Return the numbers that define an interval of a machine of 50 to 150 W. `changed` replaces some numbers."""
     values: dict[str, Any] = {
         "lowest": 50.0,
         "highest": 150.0,

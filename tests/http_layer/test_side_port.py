@@ -112,7 +112,7 @@ def drip_feed(connection: socket.socket) -> None:
 
 @pytest.mark.parametrize("end", SHORT_BODIES)
 def test_bodies_shorter_than_their_content_length(port: int, end: bytes) -> None:
-    """No route of a side port reads a body, so bodies that are shorter than their Content-Length change no answer."""
+    """The port ignores the body of a request, so it answers even if the body is shorter than Content-Length."""
     assert status_of_half_closed(port, "GET", "/healthz", end) == 200
     assert status_of_half_closed(port, "POST", "/healthz", end) == 405
     assert status_of_half_closed(port, "DELETE", "/jobs/x", end) == 404

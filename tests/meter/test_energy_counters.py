@@ -28,7 +28,7 @@ def test_counters_stop_without_an_estimate() -> None:
 
 
 def test_a_power_is_not_integrated_for_hours() -> None:
-    """A power counts for at most `valid_seconds`: a meter that was stopped for an hour does not know the power then."""
+    """A power is integrated for at most `valid_seconds`, because the power during a long pause is not known."""
     energy = EnergyCounters(valid_seconds=5.0)
     energy.set_power({"package": 10.0}, 0.0)
     assert energy.at(3600.0) == {"package": 50.0}

@@ -1,4 +1,4 @@
-"""Tests that read the meter's trees as Kepler does: its choice of files, names, order of zones, and differences."""
+"""Tests that read the meter's counter files in the way of Kepler, which chooses files and zones by its own rules."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_the_package_stands_for_a_node_without_psys(tmp_path: Path, output: Powe
 
 @pytest.mark.parametrize("joules", [0.0, 1.0, 262_143.328850, 1.8e13])
 def test_every_window_has_the_published_watts(tmp_path: Path, output: PowercapOutput, joules: float) -> None:
-    """Windows are irregular, and cross the range at which a real counter falls to 0."""
+    """Kepler gets right watts in windows of different lengths, even if a counter exceeds the range of real counters."""
     output.write(reading(package=42.0), {"package": joules})
     kepler, now = KeplerRapl(tmp_path), 0.0
     kepler.refresh(now)
@@ -67,7 +67,7 @@ def test_a_meter_that_is_killed_and_starts_again_adds_no_energy(tmp_path: Path) 
     first.write(reading(package=42.0), {"package": 1e6})
     kepler = KeplerRapl(tmp_path)
     kepler.refresh(0.0)
-    first._lock.release()  # the kernel does this when a process is killed
+    first._lock.release()  # the kernel releases the lock of a killed process
     second = PowercapOutput(str(tmp_path))
     joules = second.restore()
     second.open()
@@ -80,7 +80,7 @@ def test_a_meter_that_is_killed_and_starts_again_adds_no_energy(tmp_path: Path) 
 
 
 def test_a_counter_that_is_lost_gives_no_energy_in_one_window(tmp_path: Path) -> None:
-    """With another range than 0, Kepler would add the range: 63 kW were seen."""
+    """The meter publishes a counter range of 0. Otherwise, Kepler would add the range, and once reported 63 kW."""
     for joules in (1e6, 0.0):
         output = PowercapOutput(str(tmp_path))
         output.open()

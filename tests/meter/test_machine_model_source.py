@@ -14,7 +14,7 @@ from kepler_servers.meter.sources.machine_model import MachineModelSource
 
 
 def test_the_model_in_use_stays_while_the_preferred_finder_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    """During an outage of the model server, the model of the store does not replace the model of the server."""
+    """If the model server fails, the meter keeps the server's model and does not change to a model of the store."""
     monkeypatch.setattr(machine_model, "REFRESH_SECONDS", 0.01)
     monkeypatch.setattr(machine_model, "RETRY_SECONDS", 0.01)
     calls = {"server": 0, "store": 0}

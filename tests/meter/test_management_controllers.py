@@ -304,7 +304,7 @@ class Controller:
     def __init__(self) -> None:
         self.power: float | None = 250.0
         self.answers = threading.Event()
-        """Whether the controller answers. If not, requests wait."""
+        """While this event is not set, requests wait for an answer of the controller."""
         self.answers.set()
 
     def watts(self, _: threading.Event) -> float:
@@ -336,7 +336,7 @@ def test_the_latest_answer_is_used_until_it_is_stale() -> None:
     asked = Controller()
     asked.answers.clear()
     source = PolledSource("redfish", "about", lambda: asked, interval=5.0, clock=lambda: now[0])
-    assert source.read(OBSERVATION) is None  # `read` does not wait for the controller's answer
+    assert source.read(OBSERVATION) is None  # the controller has not answered yet, and `read` does not wait
     asked.answers.set()
     reading = until_read(source)
     asked.answers.clear()

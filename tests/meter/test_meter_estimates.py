@@ -1,4 +1,4 @@
-"""Tests of the sources that estimate watts, on synthetic machines: models of a store, and the machine formula."""
+"""Tests of power sources that estimate watts: a model from a store, and a formula for machines without a model."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ def test_guest_that_knows_less_has_a_wider_interval(tmp_path):
 
 
 def intervals_of_a_guest(folder, steals, pause_before=()):
-    """Return the readings of a guest with full load, one for each second; a pause comes before some of them."""
+    """Return the readings of a guest with full load, one for each second. Before some readings, there is a pause."""
     SyntheticMachine(folder, cpus=4, virtual=True)
     source, readings, now = FormulaSource(this_machine(folder)), [], 1.7e9
     for number, steal in enumerate(steals):
@@ -331,7 +331,7 @@ def test_store_that_goes_away_keeps_the_loaded_model(tmp_path):
     now = observation(features={"bpf_cpu_time_ms": 5000.0})
     wait_for_reading(source, now)
     shutil.rmtree(tmp_path / "store")
-    # Another set of features makes the source search the store again. This search fails.
+    # With other features, the source searches the store for another model. This search fails.
     more = observation(features={"bpf_cpu_time_ms": 5000.0, "page_faults": 1.0})
     assert wait_for_reading(source, more).power["package"].watts == pytest.approx(50.0)
     source.close()

@@ -90,7 +90,7 @@ def test_counter_that_stands_still_is_no_meter(machine):
 
 
 def test_counter_that_changes_every_second(machine):
-    """The power is right if the counter changes once per second, like QEMU's virtual RAPL, and is read more often."""
+    """The power is right even if the meter reads a counter more often than it changes, e.g. QEMU's virtual RAPL."""
     zone(machine, "intel-rapl:0", "package-0", 1)
     source = powercap(machine)
     source.read(observation(machine))
@@ -152,7 +152,7 @@ def test_unreadable_counter_names_what_helps(machine, monkeypatch):
 
 
 def test_tree_of_scaphandre(machine):
-    """The power is right if, as with Scaphandre, `energy_uj` changes every 5 s, and there are no other files."""
+    """The power is right with Scaphandre's files: only `energy_uj` exists for a zone, and changes every 5 s."""
     machine.file("var/scaphandre/intel-rapl:0/energy_uj", 1000)
     file = machine.root / "var/scaphandre/intel-rapl:0/energy_uj"
     source = ProvidedTreeSource(machine.root, clock=machine.monotonic)

@@ -55,7 +55,10 @@ def test_every_guest_has_a_safe_folder_name(tmp_path_factory: pytest.TempPathFac
 
 
 def test_a_process_that_becomes_a_guest_is_found(host: QemuHost) -> None:
-    """The scanner finds a process that executes QEMU later, as libvirt starts it, and drops a reused process id."""
+    """The scanner finds a process that becomes QEMU only after its start, like the processes of libvirt.
+
+    If another process gets the same process id, the scanner drops the guest.
+    """
     scanner = GuestScanner(str(host.root))
     host.start(7, "/usr/sbin/libvirtd")
     assert scanner.guests() == []

@@ -1,4 +1,4 @@
-"""Tests of the collector `perf`. Software counters stand in for hardware counters, which virtual machines lack."""
+"""Tests of the collector `perf`. Software counters replace hardware counters, which virtual machines lack."""
 
 from __future__ import annotations
 

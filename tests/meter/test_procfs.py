@@ -91,8 +91,8 @@ def test_cpus_come_and_go(machine):
 def test_counters_that_fall(machine):
     collector = machine.collector()
     collector.collect()
-    machine.ticks[0]["iowait"] -= 50  # the kernel may lower the counter `iowait`
-    machine.ticks[1] = dict.fromkeys(machine.ticks[1], 0)  # the counters of CPU 1 begin again at 0
+    machine.ticks[0]["iowait"] -= 50  # the Linux kernel sometimes decreases the counter `iowait`
+    machine.ticks[1] = dict.fromkeys(machine.ticks[1], 0)  # all counters of CPU 1 are reset to 0
     machine.switches = -100
     machine.run(1.0, load=1.0)
     observation = collector.collect()

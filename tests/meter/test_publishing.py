@@ -1,4 +1,4 @@
-"""Tests of the publisher: it has one energy counter for each component, and several outputs, some of which fail."""
+"""Tests of the meter's publisher, which has one energy counter per component and several outputs, some with errors."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ WINDOW_SECONDS = 30
 
 @contextmanager
 def node_exporter(tree: Path, log: Path) -> Iterator[int]:
-    """Run node_exporter with the folder of a meter in place of /sys, and yield the port of node_exporter."""
+    """Run node_exporter, and yield its port. It reads the meter's folder `tree` in place of /sys."""
     if shutil.which(EXPORTER) is None:
         pytest.skip(f"{EXPORTER} is not installed (apt-get install {EXPORTER})")
     port = free_port()

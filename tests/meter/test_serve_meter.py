@@ -21,7 +21,7 @@ from support.server_process import free_port
 from support.small_disk import fill_disk, small_disk
 
 MIN_VALID_SECONDS = 5.0
-"""Time for which the meter integrates a power if no new reading follows."""
+"""Time in seconds for which the meter continues to add energy if no new reading of the power follows."""
 FORBIDDEN = ("pandas", "sklearn", "matplotlib", "scipy")
 """Modules that the meter's process must not import, because they take much memory."""
 
@@ -50,7 +50,10 @@ def test_a_meter_publishes_until_it_is_stopped(machine: SensorMachine, tmp_path:
 
 
 def test_the_benchmark_finds_the_energy_of_stepped_loads() -> None:
-    """The counters rise by the energy of the reported watts, in total and in each window. A restart adds no energy."""
+    """The energy counters rise by the reported watts times seconds, in total and in each time window.
+
+    A restart of the meter adds no energy.
+    """
     command = [sys.executable, ROOT / "bench" / "meter.py", "--quick", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=200)
     result = json.loads(done.stdout)
@@ -99,7 +102,7 @@ def test_a_process_that_was_stopped_does_not_invent_energy(machine: SensorMachin
 
 
 def test_a_change_of_the_source_does_not_change_the_counter(machine: SensorMachine, tmp_path: Path) -> None:
-    """The counter at the path that Kepler found at its start rises without a jump while the source changes twice."""
+    """While the power source changes twice, the counter that Kepler reads keeps its path, and rises without a jump."""
     seen: list[int] = []
     known = tmp_path / "tree/class/powercap/kepler-core:measured:hwmon:package/energy_uj"
     with running_meter(machine.root, tmp_path / "tree", "--source", "hwmon", "--source", "formula") as meter:
@@ -118,7 +121,7 @@ def test_a_change_of_the_source_does_not_change_the_counter(machine: SensorMachi
         meter.wait_until(lambda: changed_to("measured"), "the meter is not used again")
         seconds = time.monotonic() - begin
     assert seen == sorted(seen)
-    # No jump: the power is 42 W or, by the formula, at most 1000 W. A counter at another path would begin at 1 µJ.
+    # The counter did not jump: the power is 42 W from the sensor, or at most 1000 W from the formula.
     assert 0 < seen[-1] - seen[0] < 1000e6 * (seconds + 1)
     assert meter.log.count("power source kepler-core:") == 3
 

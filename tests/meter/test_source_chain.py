@@ -1,4 +1,4 @@
-"""Tests of the chain of power sources, from which the meter uses the best, and of the meter's collectors."""
+"""Tests of how the meter chooses the best of several power sources, and of the meter's collectors."""
 
 from __future__ import annotations
 

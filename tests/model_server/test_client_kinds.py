@@ -71,7 +71,8 @@ def test_an_old_estimator_never_gets_an_archive_of_kepler_core(server: ServerPro
 def test_an_old_estimator_without_the_key_spec_is_recognised(server: ServerProcess) -> None:
     request = {key: value for key, value in OLD_ESTIMATOR.items() if key != "spec"}
     assert server.post(request).headers["x-kepler-model"].startswith("public/")
-    # An old estimator never sends `values` and `pipeline_name`, so this client gets a model of Kepler Core.
+    # The estimator of kepler-model-server never sends `values` and `pipeline_name`. So the client is not this
+    # estimator, and gets a model of Kepler Core.
     assert server.post({**request, "values": [], "pipeline_name": "trained"}).status == 200
 
 

@@ -31,7 +31,7 @@ BREAKS: dict[str, Callable[[Path], None]] = {
     "no-manifest": lambda folder: (folder / "manifest.json").unlink(),
     "bad-manifest": lambda folder: (folder / "manifest.json").write_bytes(b"{"),
 }
-"""Name of a pipeline -> function that damages version 2 of the pipeline. It gets the folder of this version."""
+"""For each pipeline: a function that damages version 2 of the pipeline. It gets the folder of this version."""
 
 
 @pytest.fixture(scope="module")

@@ -209,7 +209,7 @@ def connections_of(process: ServerProcess) -> int:
     for worker in children_of(process.process.pid):
         folder = f"/proc/{worker}/fd"
         for name in os.listdir(folder):
-            with contextlib.suppress(FileNotFoundError):  # FileNotFoundError: the descriptor was closed meanwhile
+            with contextlib.suppress(FileNotFoundError):  # the descriptor may be closed meanwhile
                 count += os.readlink(f"{folder}/{name}").startswith("socket:")
     return count
 

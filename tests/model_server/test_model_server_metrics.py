@@ -41,8 +41,8 @@ def test_metrics_have_the_weights_that_are_served(server: ServerProcess) -> None
             variable = weights["Numerical_Variables"][labels["feature"]]
             expected = variable["weight" if name.endswith("watts") else "scale"]
         assert value == expected
-    # There are 9 biases: two in each of the 4 linear models with 2 components, and one in the linear model of the
-    # platform. The curve model has 3 weights.
+    # The metrics contain 9 biases: two of each of the 4 linear models with 2 components, and one of the linear model
+    # of the platform. The curve model has 3 weights.
     assert counts == dict(zip(names, (9, 10, 9, 3), strict=True))
 
 

@@ -66,7 +66,10 @@ def test_a_store_with_broken_pipelines_only_is_not_ready(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_the_server_is_ready_after_the_initial_pipelines(tmp_path: Path, database: Path, workers: str) -> None:
-    """The server is not ready before the import, although its store has a model: imported models may fit better."""
+    """The server is not ready before it has imported the initial pipelines, although its store has a model.
+
+    The imported models may fit better than the stored model.
+    """
     store = LocalStore(tmp_path / "store")
     store.publish("old", pipeline(SmallModel()))
     port = free_port()
@@ -74,7 +77,7 @@ def test_the_server_is_ready_after_the_initial_pipelines(tmp_path: Path, databas
     arguments = ("--workers", workers)
     with serving(store.root, tmp_path / "log", *arguments, environ=environ, ready_path="/healthz") as server:
         wait_for(lambda: "initial pipelines are missing" in server.log, "the first try does not fail")
-        for _ in range(4):  # several times, because any of the worker processes may answer
+        for _ in range(4):  # repeat the request, because any of the worker processes may answer
             check_not_ready(server, "the initial pipelines are being imported")
         with web_server(database, port):
             server.wait_ready("/best-models")

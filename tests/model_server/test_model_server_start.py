@@ -88,7 +88,7 @@ def test_two_workers_add_up_their_counters(store: LocalStore, tmp_path: Path) ->
         before = total(server.metrics(), "kepler_model_server_requests_total", endpoint="model", status="200")
         for _ in range(40):
             checked_weights(server.post(CAPTURED))
-        # Each of the two workers may answer a request for metrics, and must report the sum of both workers.
+        # Any of the two workers may answer a request for metrics. The answer must be the sum over the two workers.
         for _ in range(6):
             samples = server.metrics()
             requests = total(samples, "kepler_model_server_requests_total", endpoint="model", status="200")
@@ -143,7 +143,7 @@ def zips(tmp_path: Path) -> Path:
 
 
 def test_initial_pipelines(tmp_path: Path, zips: Path) -> None:
-    """If one of two initial pipelines cannot be downloaded yet, the server imports the other and tries again later."""
+    """If one of two initial pipelines cannot be downloaded, the server imports the other one, and retries later."""
     port = free_port()
     urls = f"file://{zips / 'local.zip'} , http://127.0.0.1:{port}/remote.zip,"
     store = LocalStore(tmp_path / "store")

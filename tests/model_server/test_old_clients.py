@@ -137,7 +137,7 @@ def test_node_type_0_beside_a_machine_counts_as_absent(old: ServerProcess, node_
 
 @pytest.mark.parametrize("write", [str, float, lambda number: f"{number}.0"], ids=["text", "float", "float as text"])
 def test_numbers_of_a_machine_as_text_and_float(old: ServerProcess, write: Any) -> None:
-    """A machine described only by the numbers of node type 0 gets the same model for texts, floats and integers."""
+    """A machine gets the same model if the numbers of its description are sent as texts, floats or integers."""
     spec = {key: write(value) if isinstance(value, int) else "" for key, value in MACHINES[0].items()}
     weights = checked_weights(old.post({**ANY, "loose_node_type": "true", "machine_spec": spec}))
     whole = {key: value for key, value in MACHINES[0].items() if isinstance(value, int)}

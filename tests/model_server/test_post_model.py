@@ -131,7 +131,7 @@ NOTHING_FITS: list[tuple[dict[str, Any], str]] = [
 @pytest.mark.parametrize("weight", [True, False])
 @pytest.mark.parametrize(("change", "reason"), NOTHING_FITS, ids=range(len(NOTHING_FITS)))
 def test_no_model_fits(server: ServerProcess, change: dict[str, Any], reason: str, weight: bool) -> None:
-    """If no model fits, the status must be 404: after status 200 without a model, Kepler would estimate 0 W."""
+    """If no model fits, the status must be 404. If the status was 200, Kepler would report 0 W."""
     assert reason in checked_error(server.post({**MINIMAL, "weight": weight, **change}), 404)
 
 

@@ -17,7 +17,7 @@ from kepler_core.store import open_store
 
 DATABASE = SHARED / "data" / "model_db"
 UNSAFE_NODE_TYPE = "2"
-"""Node type whose linear weights in the database give less than 0 W on a busy machine."""
+"""Node type of the public model database whose linear weights give negative watts on a busy machine."""
 
 pytestmark = [
     pytest.mark.shared_data,

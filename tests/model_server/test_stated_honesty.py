@@ -21,7 +21,7 @@ TERMS: dict[str, Any] = {
     "lowest": 50.0, "highest": 150.0, "edges": [], "quantiles": [3.0], "session": 4.0,
     "machine_idle": 0.1, "machine_loaded": 0.1, "noise": 0.1,
 }  # fmt: skip
-"""Terms of an interval. On a machine of the training, its typical half-width is 5 W at a predicted power of 100 W."""
+"""Numbers that define an interval. At 100 W on a machine of the training, its half-width is about 5 W."""
 HONESTY: dict[str, Any] = {
     "splits": {"blocks": {"mae": 1.0, "components": {}, "parts": 5}, "recordings": None},
     "hardest": "blocks",

@@ -1,4 +1,4 @@
-"""Tests that clients of kepler-model-server 0.7 still work: their requests, and the answers that they unpack."""
+"""Tests that clients of kepler-model-server 0.7 still work: they can send requests, and unpack the answers."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def unpack(zipped: bytes, folder: Path) -> None:
 
 
 def old_models(pipeline: Path) -> dict[str, Path]:
-    """Return path in the pipeline -> folder, for the model folders that the old client finds in an unpacked pipeline.
+    """Unpack the models of a pipeline. Return the folders of the models that an old client finds, by path.
 
-    The old client looks for folders at `<energy source>/<output type>/<feature group>/<model>`. Before that,
-    the old model server unpacks each model's zip file into the model's folder.
+    An old client looks for model folders at `<energy source>/<output type>/<feature group>/<model>`. The old model
+    server has unpacked each model's zip file into such a folder.
     """
     for zipped in pipeline.glob("*/*/*/*.zip"):
         with zipfile.ZipFile(zipped) as archive:
@@ -79,7 +79,10 @@ def test_false_as_text_trains_from_containers(server: TrainerServer, text: str) 
 
 @pytest.mark.parametrize("text", ["true", "1"])
 def test_true_as_text_trains_from_virtual_machines(server: TrainerServer, text: str) -> None:
-    """The flag takes effect as text: training on virtual machines fails, because the recording has no power of them."""
+    """A flag with the text "true" or "1" has an effect: the job trains on virtual machines.
+
+    The training fails, because the recording contains no power of virtual machines.
+    """
     job = server.until(server.submit(request(name="vms", use_vm_metrics=text)), "failed")
     assert "no power of acpi" in job["error"]["msg"]
 

@@ -90,7 +90,7 @@ def test_kill_9_of_the_server_after_it_published(own: TrainerFolder, breakpoints
 
 
 def test_kills_of_the_server_do_not_count_as_attempts(own: TrainerFolder, breakpoints: Breakpoints) -> None:
-    """A job is completed although three kills interrupt it. The second one reaches the training process first."""
+    """A job is completed although its server is killed three times. Once, its training process is killed first."""
     url = None
     for kill in range(3):
         breakpoints.set(MODEL_TRAINED)
@@ -101,7 +101,7 @@ def test_kills_of_the_server_do_not_count_as_attempts(own: TrainerFolder, breakp
         if kill % 2:
             for pid in own.training_processes():
                 os.kill(pid, signal.SIGKILL)
-            time.sleep(0.2)  # meanwhile, the server notices that its training process has ended
+            time.sleep(0.2)  # wait until the server has noticed that its training process has ended
         server.kill()
     assert url is not None
 
@@ -116,7 +116,7 @@ def test_kills_of_the_server_do_not_count_as_attempts(own: TrainerFolder, breakp
 
 
 def test_a_stop_signal_to_all_processes_does_not_fail_the_job(own: TrainerFolder, breakpoints: Breakpoints) -> None:
-    """A job does not fail if all processes of the server get SIGTERM, which is how systemd stops a service.
+    """A training job does not fail if all processes of the server get SIGTERM, as systemd sends it to stop a service.
 
     In this test, the training process gets the signal first.
     """
@@ -127,7 +127,7 @@ def test_a_stop_signal_to_all_processes_does_not_fail_the_job(own: TrainerFolder
     breakpoints.wait(MODEL_TRAINED)
     for pid in own.training_processes():
         os.kill(pid, signal.SIGTERM)
-    time.sleep(0.2)  # meanwhile, the server notices that its training process has ended
+    time.sleep(0.2)  # wait until the server has noticed that its training process has ended
     assert server.stop() == 0, server.log
     server.check_log()
 

@@ -123,7 +123,7 @@ def test_a_job_describes_its_training(server: TrainerServer, trained: str) -> No
 
 
 def test_data_sets_without_data_count_as_failed(server: TrainerServer) -> None:
-    """A data set counts as one failed model if its feature group is in the pipeline, but not in the recording."""
+    """If the recording lacks one of the pipeline's feature groups, the server's metrics count one failed model."""
     before = _failed_models(server)
     pipeline = {
         "name": "lacking", "energy_sources": ["acpi"], "feature_groups": ["BPFOnly", "CounterOnly", "BPFIRQ"],

@@ -89,7 +89,7 @@ def with_json(value: bytes, **changes: Any) -> bytes:
 
 
 PIPELINE = {"name": None, "energy_source": None, "trainer": None}
-"""Changes of a request that gets the key `pipeline`: None removes the keys that are not allowed beside it."""
+"""Keys that are not allowed in a request with the key `pipeline`. The value None removes a key from the request."""
 ARGUMENT = {**TRAINER, "abs_trainers": [{"name": "LinearRegressionTrainer", "args": {"x": "@"}}]}
 
 

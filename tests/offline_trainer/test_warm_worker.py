@@ -27,7 +27,7 @@ def worker(own: TrainerFolder) -> Iterator[WarmWorker]:
 
 
 def begin_check(worker: WarmWorker, own: TrainerFolder, body: Path) -> tuple[int, Future[str]]:
-    """Start a check in a suspended process, and kill the process. Return its process id and the check's future."""
+    """Let a suspended process begin a check, and kill the process. Return its id and the future of the check."""
     worker.prepare()
     wait_for(own.training_processes, "the process does not start")
     (pid,) = own.training_processes()

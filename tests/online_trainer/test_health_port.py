@@ -15,7 +15,7 @@ from support.server_process import SHORT_BODIES, free_port, status_of_half_close
 
 
 def test_bodies_shorter_than_their_content_length(tmp_path: Path) -> None:
-    """The port reads no body, so a body that is shorter than its Content-Length does not change the answer."""
+    """The port ignores the body of a request, so it answers even if the body is shorter than Content-Length."""
     (tmp_path / "test.yaml").write_text(PIPELINE)
     port = free_port()
     command = ["serve", "online-trainer", "--server", "http://127.0.0.1:1", "--pipeline", tmp_path / "test.yaml"]

@@ -116,7 +116,7 @@ def survivor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Survivor]:
         before: set[tuple[str, float]] = set()
         for kill in range(KILLS):
             trainer = OnlineTrainerProcess(folder, server.url, kill)
-            if kill in (0, KILLS // 2):  # the first and the middle kill wait for published models
+            if kill in (0, KILLS // 2):  # before the first and the middle kill, wait until models are published
                 wait_for(lambda: "live" in survivor.store.pipelines(), "nothing is published", 3 * PATIENCE)
             time.sleep(moments.uniform(0.5, 4.0))
             trainer.kill()
@@ -142,8 +142,8 @@ def test_a_model_server_serves_what_a_restarted_trainer_publishes(survivor: Surv
         trainer = OnlineTrainerProcess(survivor.folder, survivor.url, KILLS)
         try:
             wait_for(trainer.has_succeeded, "no round succeeds")
-            # The test waits, because two processes may publish a version at any moment: the trainer, and the retraining
-            # process of a killed trainer.
+            # Two processes may publish a version at any moment: the running trainer, and a process that a killed
+            # trainer has started. So wait until the model server serves the newest version.
             wait_for(lambda: served_version(models) == store.current_version("live"), "another version is served")
             (tmp_path / "store").mkdir()
             second = kepler(

@@ -141,7 +141,7 @@ def test_a_model_without_a_validated_error_is_not_watched(mae: Any, tmp_path: Pa
 
 
 def test_a_model_that_fails_is_not_watched_any_longer(tmp_path: Path) -> None:
-    """A model that raises an exception is not compared with the samples any longer. Other models still are."""
+    """If a model raises an exception, it is not compared with samples any longer. Other models are still compared."""
     monitor = served(tmp_path)
     assert watched_groups(monitor) == ["BPFOnly", "CounterOnly"]
 

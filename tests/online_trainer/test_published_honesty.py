@@ -1,4 +1,4 @@
-"""Tests of the block `honesty` in the models that a retraining publishes."""
+"""Tests of the block `honesty` (errors and intervals) in the metadata of models that a retraining publishes."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def evaluation(error: FloatArray, power: float = 40.0) -> Evaluation:
 
 
 def test_higher_errors_are_in_the_splits_and_the_intervals() -> None:
-    """The published errors and intervals are increased, and so is the error on the hardest part, which ranks models."""
+    """Errors and intervals in the metadata are increased, and so is the error on the worst part of the samples."""
     error = np.repeat([2.0, 2.0, 2.0, 9.0, 3.0], 20)
     metadata, files = CHECKED.stored()
     restated = restate(metadata | {"package_mae": 1.0, "dram_mae": 1.0}, files, evaluation(error))
@@ -70,7 +70,7 @@ def test_higher_errors_are_in_the_splits_and_the_intervals() -> None:
     assert (blocks["mae"], blocks["worst"], honesty["hardest"]) == (3.6, 9.0, "blocks")
     assert (blocks["components"]["package"]["bias"], blocks["components"]["package"]["rows"]) == (3.6, 100)
     assert honesty["splits"]["regimes"] == {**HONESTY["splits"]["regimes"]}
-    # All 100 samples are in the lower of two load bins. Its quantile is the 91st error, counted from the lowest.
+    # All 100 samples are in the lower of two load bins. The 91st of the 100 sorted errors is the bin's quantile.
     assert honesty["intervals"]["package"]["quantiles"] == [9.0, 3.0]
     assert honesty["intervals"]["dram"]["quantiles"] == [3.0, 3.0]
     assert json.loads(restated[1]["metadata.json"])["honesty"] == honesty
@@ -89,9 +89,10 @@ def store(tmp_path: Path) -> Store:
 
 
 def published_twin(store: Store, **kinds: str) -> Any:
-    """Publish a version with candidates of the kinds `kinds` in place of the models `rich` and `poor`.
+    """Publish a version with new models in place of the served models `rich` or `poor`.
 
-    Returns the twin in the metadata of the model `rich`, or None.
+    `kinds` states for each new model whether it is retrained or recalibrated. Returns the twin in the published
+    metadata of `rich`, or None.
     """
     served = read_served(store, "made", Machine(machine_spec_from(MACHINE, "machine")))
     by_name = {"rich": RICH, "poor": POOR}
@@ -123,5 +124,5 @@ def test_models_that_become_new_together_stay_twins(kind: str, store: Store) -> 
     ids=["only the model", "only the twin", "in different ways"],
 )
 def test_a_twin_of_another_training_is_dropped(kinds: dict[str, str], store: Store) -> None:
-    """A twin is dropped if its limits were measured with another model than the published one."""
+    """The twin is removed from a model's metadata if the two models were not made in the same way at the same time."""
     assert published_twin(store, **kinds) is None

@@ -61,7 +61,7 @@ class Story:
         return self.trainer.store.decisions("test")
 
     def kept_aside(self) -> dict[str, Any]:
-        """Return the first decision before the power shift whose challengers were not published."""
+        """Return the first decision before the power shift that did not publish the challengers."""
         return next(decision for decision in self.decisions_before_shift if decision["decision"] == "kept aside")
 
 
@@ -211,7 +211,7 @@ class WorseStory:
 
 @pytest.fixture(scope="module")
 def worse_story(server: PrometheusProcess, tmp_path_factory: pytest.TempPathFactory) -> WorseStory:
-    """Run rounds with the bad, the good and again the bad pipeline. Keep the last decision with each pipeline."""
+    """Run rounds with a bad pipeline, then with a good pipeline, then with the bad pipeline. Keep the decisions."""
     assert CONSTANT != GRADIENT_BOOSTING
     trainer = TrainerUnderTest(tmp_path_factory.mktemp("worse"), server.url, CONSTANT)
     trainer.run_rounds((120, 240, 360, 420))
@@ -228,7 +228,7 @@ def worse_story(server: PrometheusProcess, tmp_path_factory: pytest.TempPathFact
 
 
 def test_a_better_challenger_is_published_after_training_on_all_samples(worse_story: WorseStory) -> None:
-    # The first training held out no samples, so no model was trained again on all samples.
+    # The first training has already used all samples, so no model was trained a second time on all samples.
     assert worse_story.first["trained_on_all"] == []
     assert worse_story.better["decision"] == "published"
     assert "better" in worse_story.better["reason"]
@@ -258,7 +258,7 @@ def test_a_challenger_that_is_kept_aside_can_be_inspected(worse_story: WorseStor
 def test_an_incomplete_task_is_reported_in_one_line() -> None:
     """A retraining process reports an incomplete task in one line.
 
-    The process reads the task from standard input. The task is incomplete if the online trainer is killed meanwhile.
+    The process reads the task from standard input. It is incomplete if the online trainer was killed while writing.
     """
     command = [sys.executable, "-m", MODULE]
     done = subprocess.run(command, input='{"state": "s', check=False, capture_output=True, text=True)

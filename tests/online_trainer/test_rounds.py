@@ -1,4 +1,4 @@
-"""Test rounds of the online trainer: with failing servers, clocks and files, and with several online trainers."""
+"""Test rounds of the online trainer with failing servers, wrong clocks, unusable files, and several trainers."""
 
 from __future__ import annotations
 
@@ -48,7 +48,10 @@ def test_an_unreachable_server_degrades_the_health_until_it_answers(
 
 
 def test_a_step_is_rounded_to_the_scrape_interval(tmp_path: Path) -> None:
-    """A step of 3 s becomes 5 s, the scrape interval. Otherwise the watts would be too low and too high in turn."""
+    """Samples are fetched every 5 s, the scrape interval, although the configured step is 3 s.
+
+    With a step of 3 s, the watts would be alternately too low and too high.
+    """
     pipeline = tmp_path / "test.yaml"
     pipeline.write_text(PIPELINE)
     whole = recording(Simulation(containers=2, timestamps=60, step=5))
@@ -142,7 +145,7 @@ def test_trainers_of_two_node_types_share_a_pipeline(server: PrometheusProcess, 
 
 @pytest.mark.parametrize("body", [*REFUSED.values(), *(body for body, _ in USED.values())], ids=[*REFUSED, *USED])
 def test_a_round_uses_all_metrics_or_none(body: bytes, tmp_path: Path) -> None:
-    """A server sends an unusual or hostile answer for one metric. The round uses all metrics or none."""
+    """If the answer for one metric is unusual or hostile, the round uses the samples of all metrics or no samples."""
     content = recording(Simulation(containers=2, timestamps=60, sockets=1, accelerator=False, seed=1))
     odd = "kepler_node_package_joules_total"
 
@@ -175,7 +178,7 @@ def test_a_round_uses_all_metrics_or_none(body: bytes, tmp_path: Path) -> None:
 def test_samples_without_power_are_logged_once(
     content: Content, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Counters of energy that never advance give no power, not 0 W, even in the few samples of the first rounds."""
+    """If an energy counter never rises, the power is unknown, not 0 W. This is so from the first round on."""
     no_power = {
         metric: [
             {**series, "values": [[time, "5"] for time, _ in series["values"]]} if "_joules_" in metric else series

@@ -39,7 +39,7 @@ def terms(quantile: float = QUANTILE) -> dict[str, Any]:
 
 
 def honesty(node: str = NODE, worst: float = 2.0, twin: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Return the block `honesty` of a model that was trained on the node `node`."""
+    """Return a block `honesty` (errors and intervals) for a model that was trained on the node `node`."""
     return {
         "splits": {"blocks": {"mae": 1.0, "components": {}, "parts": 5, "worst": worst}},
         "hardest": "blocks",
@@ -74,7 +74,7 @@ def newest(observations: Observations = OBSERVATIONS) -> tuple[FloatArray, Float
 
 @pytest.mark.parametrize("node", [NODE, "another-node:9102"])
 def test_coverage_is_measured_with_the_intervals_of_the_node(node: str, tmp_path: Path) -> None:
-    """The coverage of a node that the model was not trained on is computed with an interval for other machines."""
+    """If the model was not trained on the node, the coverage is computed with the wider interval for other machines."""
     (watched,) = watch(tmp_path, model(honesty=honesty(node)))
     predicted, measured = newest()
     half = np.hypot(QUANTILE, 0.0 if node == NODE else MACHINE_ERROR * predicted)
@@ -100,7 +100,7 @@ def test_samples_outside_of_the_training_are_counted(tmp_path: Path) -> None:
 
 
 def test_answers_of_the_twin_are_compared(tmp_path: Path) -> None:
-    """If model and twin disagree, the estimator replies with the twin's watts, so the coverage counts these watts."""
+    """If model and twin differ too much, the estimator replies with the twin's watts. So these watts are checked."""
     description = {"model_name": "SGDRegressorTrainer_0", "feature_group": "CPUTime", "limits": {"package": 1.0}}
     twin = LinearModel(group="CPUTime", features=BPF[:1], watts={"package": (500.0, {}), "dram": (1.0, {})})
     by_group = {w.entry.feature_group: w for w in watch(tmp_path, model(honesty=honesty(twin=description)), twin)}
@@ -114,11 +114,11 @@ def test_a_missing_twin_does_not_end_the_watch(tmp_path: Path, caplog: pytest.Lo
     description = {"model_name": "SGDRegressorTrainer_0", "feature_group": "CPUTime", "limits": {"package": 1.0}}
     (watched,) = watch(tmp_path, model(honesty=honesty(twin=description)))
     assert watched.known_windows()["package"].coverage is not None
-    assert "is watched without a twin" in caplog.text
+    assert "is checked without its twin" in caplog.text
 
 
 def test_the_model_that_selection_prefers_is_watched(tmp_path: Path) -> None:
-    """The model with the lower error on the hardest part is watched, even if its mean error is higher."""
+    """The monitor uses the model with the lower error on the worst samples, even if its mean error is higher."""
     hard = model(mae=1.0, honesty=honesty(worst=9.0))
     easy = model(GB, mae=2.0, honesty=honesty(worst=3.0))
     assert [watched.entry.trainer for watched in watch(tmp_path, hard, easy)] == [GB]

@@ -1,4 +1,4 @@
-"""Test that the sample store contains each sample once, and that its size is limited while rare loads are kept."""
+"""Test that the sample store contains each sample once, and that a full store still contains rare loads."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def sample_keys(observations: Observations) -> list[tuple[str, float]]:
 
 
 def container_values(observations: Observations, feature: str) -> dict[tuple[str, float, str], float]:
-    """Return a dict: (node, time, container) -> value of a feature of containers."""
+    """Return the values of a feature of containers. A key is (node, time, container)."""
     keys = sample_keys(observations)
     rows = zip(
         observations.row_sample, observations.row_container, observations.container_features[feature], strict=True
@@ -155,7 +155,7 @@ def test_late_samples_are_added_within_the_overlap_only(two_nodes: Content, tmp_
     store = SampleStore(tmp_path / "m", overlap=60)
     one_node = {m: [s for s in series if s["metric"]["instance"] == "node-0"] for m, series in two_nodes.items()}
     fetch(store, one_node, START + 100)
-    # The fetch at 150 s is the first with samples of node-1. Some of these samples are older than the previous fetch.
+    # The fetch at 150 s is the first with samples of node-1. Some of these samples are older than the fetch before.
     fetch(store, two_nodes, START + 150)
     stored = sample_keys(sample_table.to_observations(store.table(), store.step))
     times = [time for node, time in stored if node == "node-1"]
@@ -187,9 +187,10 @@ def test_leftovers_of_a_kill_are_ignored_and_removed(two_nodes: Content, tmp_pat
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     (folder / ".6.parquet.part").write_bytes(b"half a file")
     store.max_bytes, store.overlap = 1, 1e9
-    assert store.tidy() == 0  # no sample is thinned out, because all samples are within the overlap
+    assert store.tidy() == 0  # no sample is removed, because with this overlap, all samples may be fetched again
     assert [path.name for path in folder.glob("*.parquet")] == ["5.base.parquet"]
-    for name, data in before.items():  # restore the merged files, as if a kill had prevented their removal
+    # restore the files that were merged, as if the process had been killed before it removed them
+    for name, data in before.items():
         (folder / name).write_bytes(data)
     reopened = SampleStore(folder, overlap=30)
     check_equal(reopened, observed(two_nodes, START + 300))
@@ -218,7 +219,7 @@ def test_the_time_range_of_a_damaged_file_is_fetched_again(two_nodes: Content, t
     for until in (100, 160, 220, 280):
         fetch(store, two_nodes, START + until)
     (folder / "2.parquet").write_bytes(b"no Parquet")
-    for _ in range(2):  # open the store twice: the first process was killed before it fetched the time range again
+    for _ in range(2):  # twice, as if the first process was killed before it fetched the samples again
         reopened = SampleStore(folder, overlap=30)
         assert reopened.has_lost
         assert reopened.cursor(START + 280) == START + 100
@@ -277,7 +278,7 @@ def test_the_capacity_is_divided_evenly(sizes: list[int], capacity: int) -> None
     assert ((quotas >= 0) & (quotas <= counts)).all()
     is_cut = quotas < counts
     if is_cut.any():
-        # a reduced group keeps as many elements as the group that keeps the most, or one less
+        # all groups that lose elements keep nearly the same number: the largest number or one less
         assert quotas.max() <= quotas[is_cut].min() + 1
 
 

@@ -80,7 +80,7 @@ def test_during_a_pause_that_the_server_wants(tmp_path: Path) -> None:
 
 
 def test_while_the_store_does_not_answer(tmp_path: Path) -> None:
-    """The trainer ends although reading its store blocks. A named pipe imitates a file system that hangs."""
+    """The trainer ends even if the file system of its store hangs. A named pipe imitates such a file system."""
     pipe = tmp_path / "store" / ".decisions" / "test" / "00000000000000-00000000.json"
     pipe.parent.mkdir(parents=True)
     os.mkfifo(pipe)

@@ -34,7 +34,7 @@ def test_the_lag_of_releases_is_repaired() -> None:
     windows = read(host.recording())
     assert windows.watts["package"] == pytest.approx(host.kepler_watts()[1:-1], abs=1e-4)
     assert "lags" in windows.notes[0]
-    # Without the metric of the processes' CPU seconds, the lag is not repaired: the watts are of the wrong window.
+    # Without the CPU seconds of processes, the lag cannot be repaired: the watts belong to another time window.
     content = host.recording()
     del content[names.PROCESS_SECONDS]
     reported = read(content).watts["package"]
@@ -43,7 +43,7 @@ def test_the_lag_of_releases_is_repaired() -> None:
 
 def test_repeated_readings_are_one_window() -> None:
     host = SimulatedHost(repeat=2)
-    # With the gauge of watts alone, the first window is left out, because its beginning is not known.
+    # If the recording has watts but no joules, the first time window is left out: its beginning is not known.
     for content, first in ((host.recording(), 1), ({names.VM_WATTS: host.recording()[names.VM_WATTS]}, 2)):
         windows = read(content)
         assert windows.watts["package"] == pytest.approx(host.kepler_watts()[first:], abs=1e-4)

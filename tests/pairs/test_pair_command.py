@@ -1,4 +1,7 @@
-"""Tests of the commands that record a pair. A simulated Kepler is the host's Kepler, and this machine is the guest."""
+"""Tests of the commands that record a pair: a host, and a virtual machine (guest) on this host.
+
+A simulated Kepler plays the host's Kepler, and this machine plays the guest.
+"""
 
 from __future__ import annotations
 
@@ -103,7 +106,7 @@ def test_a_guest_records_its_features_as_a_table(tmp_path: Path) -> None:
     assert usage.features["bpf_cpu_time_ms"][1:].max() > 0
     header, first, *rows = csv.reader(path.read_text().splitlines())
     assert header[:2] == ["timestamp", "node"]
-    assert set(first[2:]) == {""}  # the first row has no values, only the start of the first period
+    assert set(first[2:]) == {""}  # the first row only states when the first period starts, so it has no values
     assert rows
     # if the machine has no hardware counters, the table has no columns for them
     assert "cpu_cycles" not in header or any(float(row[header.index("cpu_cycles")] or 0) > 0 for row in rows)

@@ -20,7 +20,7 @@ PIPELINE = "abs_trainers: [LinearRegressionTrainer]\ndyn_trainers: []\n"
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a pipeline file, and with two recorded sessions of a pair."""
+    """A folder with a pipeline file, and two pairs of recordings (host and virtual machine) from different days."""
     path = tmp_path_factory.mktemp("pairs")
     for number, host in enumerate((SimulatedHost(offset=2.7), SimulatedHost(offset=-1.2, seed=7))):
         content = {
@@ -71,7 +71,7 @@ def test_marginal_power_needs_the_idle_power_and_the_reservation(folder: Path) -
     assert done.returncode == 0, done.stderr
     (stored,) = read_models(open_store(str(folder / "marginal")).snapshot("mine"))
     assert (stored.source, stored.metadata["target"]) == ("vm-marginal", "marginal")
-    # 10 W of reserved idle power, and 5 W per CPU of the guest, whatever other processes use
+    # The guest gets 10 W of reserved idle power, and 5 W per CPU. The load of other processes does not matter.
     assert stored.load().predict(np.array([[2000.0]]))["package"] == pytest.approx([20.0], rel=0.05)
 
 

@@ -1,4 +1,4 @@
-"""Test the error of models of a real virtual machine that are trained on one session and tested on another."""
+"""Test models of a real virtual machine. They are trained on the recording of one day, and tested on another day."""
 
 from __future__ import annotations
 

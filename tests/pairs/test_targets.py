@@ -1,4 +1,4 @@
-"""Tests of the three definitions of a virtual machine's power: with numbers that were computed by hand."""
+"""Test three definitions of a virtual machine's power. The expected numbers were computed by hand."""
 
 from __future__ import annotations
 

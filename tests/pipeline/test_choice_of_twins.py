@@ -1,4 +1,4 @@
-"""Test that a model's twin is chosen by the same rule as the model for a request."""
+"""Test that a training chooses a model's twin by the same rule by which model selection ranks models."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def job(trainer: str, group: str, features: tuple[str, ...]) -> FitJob:
 
 
 def stating(result: FitResult, **blocks: Any) -> FitResult:
-    """Return the result of a fit, with changed errors on the split `blocks` in its metadata."""
+    """Return a fitted model whose metadata have other errors on the split `blocks` (held-out blocks of time)."""
     assert result.files is not None, result.reason
     metadata = msgspec.json.decode(msgspec.json.encode(result.metadata))
     metadata["honesty"]["splits"]["blocks"] |= {"worst": None, **blocks}

@@ -83,7 +83,7 @@ def test_sums_match_although_predictions_are_cut(tmp_path: Path, recordings: Pat
     model = load_model(folder)
     predicted, measured = sums(model, recordings / "kepler_coremark.json", "dram")
     assert predicted == pytest.approx(measured, rel=0.01)
-    # Kepler has no ceiling, so the weights for Kepler must be lower than the slope of the model.
+    # Kepler does not limit high predictions. So the weights for Kepler must be lower than the slope of the model.
     weights = json.loads((folder / "weight.json").read_text())["dram"]["All_Weights"]["Numerical_Variables"]
     ((feature, weight),) = weights.items()
     uncut = attrs.evolve(model, parts={c: msgspec.structs.replace(p, ceiling=1e6) for c, p in model.parts.items()})

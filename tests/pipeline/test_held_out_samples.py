@@ -1,4 +1,4 @@
-"""Tests of the predictions for held-out samples that are stored with a model."""
+"""Tests of the file in which a training stores its held-out samples and the predictions for them."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def kept(start: int, end: int, most: int, node: str = "n") -> HeldOutSamples:
 def test_trainings_on_overlapping_data_keep_the_same_samples() -> None:
     first, second = kept(0, 2000, 200), kept(1000, 3000, 200)
     common = set(first.keys) & set(second.keys)
-    # Each training stores about 100 samples of the half that they have in common. Both store the samples with the
-    # lowest hashes.
+    # Half of each training's samples are also in the other training. Each training stores the 200 samples with the
+    # lowest hashes, and about 100 of them are in both trainings.
     assert len(common) > 80
     assert all(1000 <= time < 2000 for _, time in common)
     assert len(first.time) == 200

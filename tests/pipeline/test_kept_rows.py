@@ -1,4 +1,4 @@
-"""Tests of the rows of a training's data that are stored with the pipeline."""
+"""Tests of the file with rows of training data that is stored with a pipeline."""
 
 from __future__ import annotations
 

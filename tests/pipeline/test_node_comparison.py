@@ -1,4 +1,7 @@
-"""The gains of nodes with known gains, and the test for outliers of a node type."""
+"""Test the estimated gains of nodes, and the test for outliers among the nodes of one type.
+
+The gain of a node is the factor between its power and the mean power of its node type at the same load.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,7 @@ SMALL = MachineSpec(processor="intel_xeon_gold_6130", cores=16)
 
 
 def fleet(gains: np.ndarray, samples: int = 80, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return features, watts and nodes of machines with the given gains; loads last for several samples."""
+    """Return features, watts and node numbers. `gains` has the factor of each node's power. The load changes slowly."""
     rng = np.random.default_rng(seed)
     nodes = len(gains)
     u = np.repeat(rng.uniform(0, 1, (nodes, samples // 8 + 1)), 8, axis=1)[:, :samples].reshape(-1)
@@ -47,7 +50,7 @@ def test_gains_are_those_of_the_machines_at_different_loads() -> None:
     gains, errors = gains_of(*fleet(true), nodes=30)
     difference = np.exp(gains) - true / np.median(true)
     assert np.abs(difference).max() < 0.02
-    # the standard errors are neither far too small nor far too large
+    # the stated standard errors agree with the real errors within a factor of 2.5
     assert 0.4 < np.sqrt(np.mean((difference / errors) ** 2)) < 2.5
 
 
@@ -71,7 +74,7 @@ def test_false_alarms_are_as_rare_as_promised(nodes: int) -> None:
         bool((outlier_test(0.02 * rng.standard_normal(nodes), errors)[2] <= FALSE_ALARMS).any())
         for _ in range(repetitions)
     )
-    # three standard deviations of a binomial distribution
+    # the tolerance is three standard deviations of a binomial distribution
     most = FALSE_ALARMS + 3 * np.sqrt(FALSE_ALARMS * (1 - FALSE_ALARMS) / repetitions)
     assert alarms / repetitions <= most
 

@@ -32,7 +32,7 @@ def watts_of_mean_node(cycles: FloatArray) -> FloatArray:
 
 
 def dataset(gains: FloatArray = GAINS, noise: float = 0.01) -> Dataset:
-    """Return data of several nodes, one for each gain in `gains`. All nodes have the same range of load."""
+    """Return data of several nodes with the same range of load. `gains` has the factor of each node's power."""
     rng = np.random.default_rng(0)
     frames = []
     for number, gain in enumerate(gains):
@@ -76,7 +76,7 @@ def test_two_nodes_show_nothing_about_their_gains() -> None:
 
 
 def test_the_power_of_other_work_is_no_gain() -> None:
-    """All gains are 1 if nodes differ in load: then the load explains the higher power."""
+    """If nodes differ only in load, all gains (factors of their power at equal load) are 1."""
     cycles = np.repeat([1e9, 4e10, 9e10], SAMPLES) * np.random.default_rng(0).uniform(0.98, 1.02, 3 * SAMPLES)
     gains = node_gains(cycles[:, None], watts_of_mean_node(cycles), np.repeat([0, 1, 2], SAMPLES))
     assert gains == pytest.approx(1, abs=0.05)
@@ -96,7 +96,10 @@ def test_gains_are_positive_for_any_data(watts: list[float], seed: int, features
 
 
 def test_a_model_does_not_learn_the_gain_of_a_node_as_if_it_belonged_to_the_work() -> None:
-    """A tree ensemble estimates the mean power of the nodes, although it could recognise nodes by their work."""
+    """A tree ensemble predicts the mean power of all nodes.
+
+    It could tell the nodes apart by their features, and predict each node's own power, which is wrong for new nodes.
+    """
     data = dataset()
     rows = rows_of(data)
     held_out = folds(ValidationSpec(), rows.stream, rows.time)
@@ -111,19 +114,22 @@ def test_a_model_does_not_learn_the_gain_of_a_node_as_if_it_belonged_to_the_work
     expected = GAINS.mean() * watts_of_mean_node(rows.node_X[:, 0])
     errors = [np.mean(predicted[rows.node == node] / expected[rows.node == node]) - 1 for node in range(len(GAINS))]
     assert np.abs(errors).max() < 0.02
-    # the error in the metadata includes the error from the gains, because the model cannot know the gains
+    # The model predicts the mean of the nodes. So the stated error includes the differences between the nodes.
     blocks = result.metadata["honesty"]["splits"]["blocks"]
     assert blocks["mae"] == pytest.approx(np.mean(np.abs(rows.node_watts["package"] - expected)), rel=0.1)
 
 
 def test_one_node_does_not_decide_which_model_is_better() -> None:
-    """On the hardest node, the exact model of the mean node has a lower error than a wrong model that fits one node."""
+    """Compare the exact model of the mean power with a wrong model that fits one node.
+
+    On the node with the highest error, the exact model must have the lower error.
+    """
     data = dataset(noise=0)
     rows = rows_of(data)
     parts = splits(ValidationSpec(), folds(ValidationSpec(), rows.stream, rows.time), rows, 1, 0)["nodes"]
     exact = GAINS.mean() * watts_of_mean_node(rows.node_X[:, 0])
     line = 60 + 110 * rows.node_X[:, 0] / 1e11
-    of_highest = 1.1 * line  # a wrong model, which fits the node with the highest gain better than the exact model
+    of_highest = 1.1 * line  # a wrong model, but good for the node with the highest power
     good = errors_of(rows, {"package": exact}, parts)
     bad = errors_of(rows, {"package": of_highest}, parts)
     assert good.hardest == pytest.approx(0, abs=1e-6)

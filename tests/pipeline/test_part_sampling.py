@@ -1,4 +1,4 @@
-"""Test the observation of Parquet recordings part by part: parts, slices of time and workers change no value."""
+"""Test that a Parquet recording gives the same observations if it is read in parts or by several workers."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_parts_and_workers_change_nothing(parquet: Path, part_samples: int, jobs
 
 @pytest.mark.parametrize("max_rows", [20_000, 10**7])
 def test_slices_of_time_change_no_value(parquet: Path, max_rows: int) -> None:
-    """A recording without irregularities has the same rates at the edges of slices as inside of them."""
+    """If a recording is read in slices of time, the rates at the edges of the slices are right, too."""
     whole = open_parts(parquet)
     sliced = open_parts(parquet, part_samples=1, machine_samples=15_000)
     assert len(whole.parts) == 1
@@ -75,7 +75,7 @@ def test_slices_of_time_change_no_value(parquet: Path, max_rows: int) -> None:
 
 
 def test_all_rows_are_those_of_the_recording_in_json(parquet: Path, content: dict[str, Any]) -> None:
-    """Only the order of sums differs."""
+    """A recording in JSON gives the same values, except for rounding: sums are added up in another order."""
     observed, expected = in_one_part(parquet, 10**7), observe([read_recording(content)])
     assert len(observed.row_sample) == len(expected.row_sample)
     for key, watts in expected.power.items():
@@ -85,7 +85,10 @@ def test_all_rows_are_those_of_the_recording_in_json(parquet: Path, content: dic
 
 
 def test_usage_and_energy_with_different_node_labels(tmp_path: Path) -> None:
-    """They are one machine only if the whole recording has no third node, not if a part has none."""
+    """Two node labels, one for usage and one for energy, are joined to one machine if there is no third label.
+
+    The whole recording counts, not each part of it.
+    """
     times = [1.7e9 + 5 * at for at in range(200)]
     rng = np.random.default_rng(0)
 

@@ -210,12 +210,12 @@ def test_estimate_is_what_the_model_says(stressng: tuple[Path, dict[str, Any]], 
     assert package["compared"] == len(rows) == 1541
     errors = [abs(float(row["package_predicted"]) - float(row["package_measured"])) for row in rows]
     assert package["mae"] == pytest.approx(np.mean(errors), rel=1e-4)
-    assert package["mae"] < 5.0  # lower than the validated error, because the model was fitted on the same rows
+    assert package["mae"] < 5.0  # below the validated error, because the model was fitted on these rows
     assert summary["validated_mae"] > package["mae"]
 
 
 def test_dynamic_power_adds_up(quick: Path, simulated: Path, tmp_path: Path) -> None:
-    """The sum of the containers' measured dynamic power is the node's power minus one idle power, and at least 0 W."""
+    """The containers' dynamic powers sum up to the node's power minus idle power, or to 0 W if this is negative."""
     train(quick, "-i", simulated, "-s", tmp_path)
     done = kepler("estimate", "-s", tmp_path, "-i", simulated, "--output-type", "DynPower", "-o", tmp_path / "o.csv")
     assert done.returncode == 0, done.stderr
@@ -348,7 +348,7 @@ def test_estimates_replace_a_file_only_when_they_are_complete(quick: Path, simul
 
 
 def test_estimate_without_power(quick: Path, small: dict[str, Any], simulated: Path, tmp_path: Path) -> None:
-    """`estimate` works with a recording without measured power. Estimating such power is the purpose of models."""
+    """`estimate` works with a recording without measured power, because models are made to estimate this power."""
     train(quick, "-i", simulated, "-s", tmp_path / "s")
     (tmp_path / "recording.json").write_text(json.dumps(only_metrics(small, "container")))
     done = kepler("estimate", "-s", tmp_path / "s", "-i", tmp_path / "recording.json", "--json")

@@ -100,7 +100,7 @@ def test_an_unwritable_store_ends_the_command_before_training(quick: Path, simul
 
 
 def workers(leader: int) -> list[Path]:
-    """Return the folders in /proc of loky's worker processes in the group of this leader."""
+    """Return the /proc folders of loky's worker processes in the process group of the process `leader`."""
     workers_of_leader = []
     for folder in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):  # the process has ended

@@ -1,4 +1,4 @@
-"""Train the node types of a fleet as one version of a pipeline."""
+"""Train all node types of many machines, and publish the models as one version of a pipeline."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Train from a Parquet recording in parts: neither the parts nor the workers change any byte of a model."""
+"""Test training from a Parquet recording in parts. The models are equal for any size of parts and all workers."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_parts_and_workers_change_no_model(quick: Path, parquet: Path, tmp_path:
 
 
 def test_dask_workers_change_no_model(quick: Path, parquet: Path, tmp_path: Path) -> None:
-    """Each worker of a Dask cluster reads its parts itself."""
+    """Models are the same if the workers of a Dask cluster read the parts of the recording."""
     distributed = pytest.importorskip("distributed")
     train(quick, "-i", parquet, "-s", tmp_path / "local", *SETTINGS)
     with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:

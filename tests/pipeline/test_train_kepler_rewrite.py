@@ -23,7 +23,7 @@ RATES = BUSY * CORES_PER_SOCKET * 1000.0
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[tuple[str, str], Any]]:
-    """Train on recordings of one machine by two exporters. Return the models by exporter, output type and trainer."""
+    """Two exporters record the same machine. Train on both recordings, and return the models of each exporter."""
     folder = tmp_path_factory.mktemp("trained")
     (folder / "cpu.yaml").write_text(PIPELINE)
     models: dict[str, dict[tuple[str, str], Any]] = {}

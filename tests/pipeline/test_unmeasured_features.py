@@ -32,7 +32,7 @@ DYNAMIC = {**PIPELINE, "dyn_trainers": ["LinearRegressionTrainer"]}
 
 
 def document(*dead: str, **settings: Any) -> Document:
-    """Return a recording with all features of CounterOnly and BPFOnly. The values of `dead` metrics are always 0."""
+    """Return a recording with the features of two feature groups. The values of the metrics `dead` are always 0."""
     content = power_law.document(samples=120, **settings)
     for metric, factor in ((CACHE_MISSES, 900.0), (PAGE_CACHE, 5.0)):
         content[metric] = json.loads(json.dumps(content[CPU_TIME]))

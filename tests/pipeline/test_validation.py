@@ -45,7 +45,7 @@ def test_blocks_are_apart_in_time(n: int, step: float, n_folds: int, streams: in
             train, test = time[rows & fold.train], time[rows & fold.test]
             if len(train) and len(test):
                 nearest = np.min(np.abs(train[:, None] - test[None, :]))
-                # training rows and test rows are at least a gap or a step apart, whichever is shorter
+                # training and test rows are at least a gap apart; if a step is shorter than a gap, a step is enough
                 assert nearest >= min(gap, step) - 1e-6
 
 
@@ -58,7 +58,10 @@ def test_every_timestamp_is_tested_once() -> None:
 
 @pytest.mark.parametrize("levels", [2, 5, 10])
 def test_a_periodic_load_is_not_held_out_level_by_level(levels: int) -> None:
-    """Each fold trains on all levels of load, even if each block has one level and the levels repeat periodically."""
+    """The load changes periodically, so each held-out block of time has a single level of load.
+
+    Nevertheless, each fold trains on all levels of load.
+    """
     block, n = 60.0, 1500
     time = 1e9 + 3.0 * np.arange(n)
     level = ((time - time[0]) // block).astype(int) % levels
@@ -113,7 +116,7 @@ def test_score_by_hand() -> None:
     errors = score(predicted, measured, load)
     assert errors.mae == pytest.approx(2.25)
     assert errors.mape_floor == pytest.approx(2.0)
-    assert errors.mape == pytest.approx(100 * (0.2 + 0.1 + 0.1) / 3)  # rows below `mape_floor` are left out
+    assert errors.mape == pytest.approx(100 * (0.2 + 0.1 + 0.1) / 3)  # rows with power below `mape_floor` do not count
     assert errors.idle_error == pytest.approx(1.0)
     assert errors.r2 == pytest.approx(1 - (1 + 4 + 4 + 16) / np.sum((measured[:4] - 17.5) ** 2))
 
@@ -162,7 +165,7 @@ def test_rows_of_a_short_recording_are_apart() -> None:
 def test_load_is_the_cpu_load_for_every_component(by_container: bool) -> None:
     page_cache = "kepler_container_bpf_page_cache_hit_total"
     content = power_law.document(samples=100)
-    # The machine reads files while its CPUs are idle, so the main feature of dram is lowest at the highest CPU load.
+    # The machine reads files while its CPUs are idle, so the page cache hits are lowest at the highest CPU load.
     content[page_cache] = json.loads(json.dumps(content[CPU_TIME]))
     for series in content[page_cache]:
         series["metric"]["__name__"] = page_cache

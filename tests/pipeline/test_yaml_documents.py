@@ -179,7 +179,7 @@ def test_settings_are_bounded(tmp_path: Path, setting: str, problem: str) -> Non
 
 
 def test_arguments_may_be_nested() -> None:
-    """Arguments of the largest allowed depth are accepted."""
+    """Plugin arguments with the maximum number of nested levels are accepted."""
     args = {"x": decode_yaml(brackets(MAX_ARGUMENT_DEPTH - 1))}
     plugin = {"name": "LinearRegressionTrainer", "args": args}
     assert pipeline_from({"name": "x", "abs_trainers": [plugin]}, "x", resolve=False).abs_trainers[0].args == args

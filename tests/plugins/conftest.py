@@ -1,4 +1,4 @@
-"""Fixtures with site folders, into which pip has installed third-party plugins from wheels."""
+"""Fixtures with folders into which pip has installed wheels of third-party plugins."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def recording(plugin_folder):
 
 @pytest.fixture(scope="session")
 def ridge_site(plugin_folder):
-    """A site folder with the example plugin, which is built from a copy, because a build leaves files behind."""
+    """A folder with the example plugin installed. It is built from a copy, because a build leaves files behind."""
     source = plugin_folder / "example"
     shutil.copytree(EXAMPLE, source, ignore=shutil.ignore_patterns("build", "*.egg-info", "__pycache__"))
     wheels = plugin_folder / "ridge-wheels"
@@ -38,7 +38,7 @@ def ridge_site(plugin_folder):
 
 @pytest.fixture(scope="session")
 def broken_site(plugin_folder):
-    """A site folder with all broken plugins and two good listeners."""
+    """A folder in which all broken plugins and two good listeners are installed."""
     folder = plugin_folder / "broken-wheels"
     folder.mkdir()
     return install(plugin_folder / "broken", *broken_wheels(folder))
@@ -46,7 +46,7 @@ def broken_site(plugin_folder):
 
 @pytest.fixture(scope="session")
 def odd_site(plugin_folder):
-    """A site folder with trainers that cannot be instantiated, plugins with clashing names, and unusual listeners."""
+    """A folder of installed plugins: trainers that raise errors, plugins with equal names, and unusual listeners."""
     folder = plugin_folder / "odd-wheels"
     folder.mkdir()
     return install(plugin_folder / "odd", *odd_wheels(folder))
@@ -65,6 +65,6 @@ def ridge_trained(ridge_site, plugin_folder, recording):
 
 @pytest.fixture(scope="session")
 def reference_models(ridge_trained):
-    """Return trainer -> its AbsPower model in `ridge_trained`. No broken plugins were installed in this training."""
+    """Return each trainer's AbsPower model in `ridge_trained`. No broken plugins were installed in this training."""
     _, report = ridge_trained
     return {model["trainer"]: model for model in report["models"] if model["output_type"] == "AbsPower"}

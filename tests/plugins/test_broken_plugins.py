@@ -1,4 +1,4 @@
-"""Tests that broken plugins are reported with the reason, and that they do not harm other plugins or a training."""
+"""Tests that broken plugins are reported with the reason, and do no harm to other plugins or to trainings."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def test_broken_listeners_are_named_and_the_others_are_called(mixed_training):
     assert "Traceback" not in done.stderr
     calls = (folder / "marks" / "calls").read_text().splitlines()
     for call in ("SGDRegressorTrainer", "RaisingTrainer failed", "published mine 1"):
-        assert calls.count(call) == 2  # one call of each of the two good listeners
+        assert calls.count(call) == 2  # each of the two good listeners was called once
 
 
 def test_a_trainer_that_writes_into_its_data_does_not_change_other_models(
@@ -163,9 +163,9 @@ def test_training_with_a_broken_plugin_is_refused_in_one_line(broken_site, recor
 
 @pytest.fixture(scope="module")
 def messages(broken_site, odd_site, plugin_folder):
-    """The error messages of pipelines that name broken plugins or pass a wrong argument.
+    """Return the error messages of pipelines with broken plugins or a wrong argument, by name of the pipeline.
 
-    Returns a dict with the keys of `documents` and `unmakeable` below.
+    The function defines the pipelines in the dicts `documents` and `unmakeable`.
     """
     documents = {name: {"abs_trainers": [name]} for name, *_ in BROKEN_TRAINERS.values()}
     documents["argument"] = {"abs_trainers": [{"name": "kepler-core:SGDRegressorTrainer", "args": {"alpha": 1}}]}

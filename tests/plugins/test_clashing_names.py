@@ -10,7 +10,7 @@ from support.plugin_wheels import CLASHING_FULL, check_pipelines, imported_modul
 
 @pytest.fixture(scope="module")
 def messages(broken_site, odd_site, plugin_folder):
-    """The error messages of pipelines that name clashing plugins. The dict has the keys of `names` and `aliases`."""
+    """Return the error messages of pipelines that use names or aliases of two plugins, by name of the pipeline."""
     names = {
         "clash": {"abs_trainers": [], "dyn_trainers": ["LinearRegressionTrainer"]},
         "both sides": {"abs_trainers": ["kepler-core:LinearRegressionTrainer", CLASHING_FULL]},

@@ -42,7 +42,7 @@ def fitted(name, X, y, output_type="AbsPower"):
 constant_columns = st.lists(
     st.tuples(st.floats(0, 1), st.sampled_from([0.0, 1e-9, 1e-6, 1e-4, 1e-3, 9e-3])), min_size=1, max_size=4
 )
-"""Nearly constant columns, as pairs: lowest value, and range of the random numbers that are added to this value."""
+"""Nearly constant columns: (lowest value, maximum of the random numbers that are added to the lowest value)."""
 
 
 def with_columns(X, columns, seed):

@@ -78,8 +78,8 @@ def test_returns_an_unfitted_clonable_regressor_that_fits(name, output_type):
     assert predicted.shape == (len(X),)
     assert np.isfinite(predicted).all()
     np.testing.assert_array_equal(clone.fit(X, y).predict(X), predicted)
-    # The error is below half the error of predicting the mean for every row. DynPower is not tested, because a line
-    # through 0 W cannot predict the idle power in y.
+    # The error is less than half of the error of a constant prediction (the mean). DynPower is not tested: its lines
+    # through 0 W cannot predict `y`, which contains idle power.
     if output_type == "AbsPower":
         assert np.mean(np.abs(predicted - y)) < 0.5 * np.mean(np.abs(y - y.mean()))
 
@@ -126,7 +126,7 @@ def test_fitting_works_with_read_only_data_in_any_memory_layout(name):
 @every_trainer
 @pytest.mark.parametrize("watts", [0.0, 50.0])
 def test_survives_a_constant_target(name, output_type, watts):
-    # the power of a component can be constant in one fold
+    # in the training rows of a fold, the power of a component can be constant
     X = loads()
     predicted = regressor(name, task(output_type=output_type)).fit(X, np.full(len(X), watts)).predict(X)
     assert np.isfinite(predicted).all()
@@ -160,7 +160,7 @@ def test_survives_power_that_does_not_depend_on_the_load(name):
 @every_trainer
 def test_survives_features_that_never_change(name):
     X = loads()
-    X[:, 2] = 0.0  # the main feature is always 0, as on an idle machine
+    X[:, 2] = 0.0  # the feature that represents the load is always 0, as on an idle machine
     X[:, 0] = 1.0
     predicted = regressor(name).fit(X, power(loads())).predict(X)
     assert np.isfinite(predicted).all()
@@ -209,8 +209,8 @@ def test_sgd_weights_are_the_non_negative_optimum(what, X, y, output_type):
 
 
 def test_sgd_is_better_than_clipped_least_squares():
-    # If unbounded least squares gives negative weights, setting them to 0 gives a larger error than the best weights
-    # that are at least 0.
+    # Least squares without bounds gives negative weights here. If they are replaced by 0, the error is larger than the
+    # error of the best weights that are not negative.
     X = loads()
     y = np.maximum(60 + 90 * X[:, 1] - 40 * X[:, 0], 0)
     A = np.column_stack([X, np.ones(len(X))])
@@ -377,7 +377,7 @@ def test_the_order_of_columns_does_not_matter(name, output_type):
         order = rng.permutation(len(names))
         predicted = model.predict(wide[:, order], [names[column] for column in order])
         for component, watts in expected.items():
-            # the tolerance is for numbers that are added up in another order
+            # allow a tolerance, because the numbers may be added up in another order
             np.testing.assert_allclose(predicted[component], watts, rtol=1e-9)
 
 
@@ -410,8 +410,8 @@ def test_predictions_are_finite_and_not_negative(name, output_type):
 @every_trainer
 @pytest.mark.parametrize("level", [20.0, 120.0])
 def test_a_nearly_constant_component_does_not_fail_the_fit(name, level):
-    # The power of uncore varies by 1 mW, as if energy was rounded to whole millijoules. This is just above
-    # CONSTANT_WATTS.
+    # The power of the component uncore varies by ± 1 mW, as if energy was rounded to whole millijoules. Power that
+    # varies by less (CONSTANT_WATTS) counts as constant.
     n = 100
     X = loads(n) * SCALE
     uncore = level + 1e-3 * np.random.default_rng(8).integers(-1, 2, n)
@@ -513,7 +513,7 @@ def test_sgd_weights_are_not_negative_on_the_wire(output_type):
 
 def one_component(name, y_of, output_type="AbsPower"):
     X = loads() * SCALE
-    X = X[X[:, 2] > 0.4 * SCALE[2]]  # no idle rows, so predictions of idle power are extrapolations
+    X = X[X[:, 2] > 0.4 * SCALE[2]]  # the table has no idle rows, so the model must extrapolate to idle power
     scaled_X = scaled(X, SCALE).astype(np.float64)
     y = y_of(scaled_X)
     fitted = regressor(name, task(output_type=output_type)).fit(scaled_X, y)

@@ -1,4 +1,4 @@
-"""Tests of isolators: they subtract background power, lose no power, and `reconstruct` adds this power again."""
+"""Tests of isolators: background power plus remaining power is the measured power. `reconstruct` adds them again."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def test_a_node_feature_is_not_added_up_over_containers(observations: Observatio
 
 
 def small(watts: list[float], usage: list[float], per: int) -> Dataset:
-    """Return a data set with the values `watts` and `usage`, and with `per` containers at each timestamp."""
+    """Return a data set of power (`watts`) and a feature (`usage`). Each timestamp has `per` containers."""
     n = len(watts) // per
     index = pd.MultiIndex.from_tuples(
         [("r", "n", float(t), f"c{c}") for t in range(n) for c in range(per)],
@@ -162,7 +162,7 @@ watts = st.floats(0, 1e4).map(lambda value: round(value, 3))
 
 @given(data=st.data(), per=st.integers(1, 4), n=st.integers(1, 5))
 def test_any_background(data: st.DataObject, per: int, n: int) -> None:
-    """`isolated` conserves power even if background power is negative or larger than the measured power."""
+    """`isolated` loses no power, even if the background power is negative or larger than the measured power."""
     values = data.draw(st.lists(watts, min_size=per * n, max_size=per * n))
     usage = data.draw(st.lists(st.sampled_from([0.0, 1.0, 1e9]), min_size=per * n, max_size=per * n))
     before = small(values, usage, per)

@@ -63,7 +63,7 @@ def machines_by_year(years: range, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def fitted(X: np.ndarray, y: np.ndarray, **arguments: float) -> tuple[Any, np.ndarray]:
-    """Return a fitted regressor, and the numbers by which it expects columns to be divided."""
+    """Return a fitted regressor and the scales of its columns. Columns must be divided by their scales."""
     scale = np.where(X.max(axis=0) > 0, X.max(axis=0), 1.0)
     trainer = registry.trainers.create("MachinePowerTrainer", {"extra_trees": 10, "boosted_trees": 40, **arguments})
     task = FitTask("platform", TREND_FEATURES, "machine_load", "AbsPower", 0, tuple(map(float, scale)))

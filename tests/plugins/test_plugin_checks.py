@@ -60,7 +60,7 @@ ARGUMENTS = {
     "kepler-core:prometheus": {"port": 0},
     "kepler-core:per-vm": {"folder": "guests"},
 }
-"""Plugin -> arguments that the plugin requires, or whose defaults could disturb a program on this machine."""
+"""Arguments that a plugin requires, or whose defaults could disturb a program on this machine, by plugin."""
 
 
 @pytest.mark.parametrize(("plugins", "name"), BUILT_IN)
@@ -69,7 +69,7 @@ def test_built_in_plugins_pass(plugins, name, tmp_path, monkeypatch):
     plugin = plugins.get(name)
     if missing := missing_modules(plugin):
         pytest.skip(f"{missing[0]} is not installed")
-    # The checks need a regressor that the format supports. Only the trainer of blends makes such regressors.
+    # The checks of a model format need a regressor. For `blend`, they cannot make a suitable regressor themselves.
     extras = {"regressor": BlendRegressor(COUNTER_FEATURES, ())} if name == "kepler-core:blend" else {}
     check_all(checks_of(plugin, ARGUMENTS.get(name), **extras))
 
@@ -228,7 +228,7 @@ def histogram_trees_of_close_thresholds():
     [
         (lightgbm_of_close_thresholds, 200),
         (histogram_trees_of_close_thresholds, 100),
-    ],  # n is 100 here, because X has 2 n distinct values, and the histogram has at most 255 bins
+    ],  # n is 100, so that the 2 n distinct values of X fit into the histogram's 255 bins
 )
 def test_trees_compare_in_single_precision_as_they_were_fitted(make, n):
     # The split thresholds of the trees lie halfway between two neighbouring single-precision numbers. If a threshold
@@ -288,7 +288,7 @@ def abstract():
     [
         (undocumented(), "has_a_description", "no docstring"),
         (untyped(), "arguments_are_typed", "'alpha' has no annotation"),
-        (wrong_default(), "defaults_can_be_written_in_yaml", "not of the annotated type"),
+        (wrong_default(), "defaults_can_be_written_in_yaml", "does not have the annotated type"),
         (abstract(), "is_complete", "not implemented: isolate"),
         (undocumented(), "is_picklable", "classes at the top level"),
     ],
@@ -367,7 +367,7 @@ class OtherOrder(Extractor):
 
 
 class Watch(EnergySource):
-    """Energy source with a component that does not exist, named `hours`."""
+    """Energy source with a component that Kepler Core does not know. The component is named `hours`."""
 
     components = ("hours",)
     sent_as = " "
@@ -375,7 +375,7 @@ class Watch(EnergySource):
 
 
 def schema(mapping):
-    """Return a metric schema class that calls the function `mapping` with each metric. It returns a mapping or None."""
+    """Return a metric schema class that calls `mapping(metric)`. This function returns a mapping or None."""
 
     class Given(MetricSchema):
         """Metric schema that maps metrics with a function."""
@@ -494,7 +494,7 @@ def test_checks_find_added_zones_without_the_exporters_output():
 
 
 class Pickles(ModelFormat):
-    """Model format that stores pickles, which model formats must not do."""
+    """A wrong model format: it stores pickles, which is forbidden."""
 
     suffix = "pickle"
 

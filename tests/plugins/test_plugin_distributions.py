@@ -35,7 +35,7 @@ BROKEN = sorted(path.name for path in (EXAMPLES / "broken").iterdir() if path.is
 DOCS = ROOT / "docs" / "plugins"
 PAGES = sorted(path.name for path in DOCS.glob("*.md") if "`pyproject.toml`:" in path.read_text())
 NEW = "some-demo"
-"""Argument NAME of `plugins new`. The names of the distributions that this command writes end with NAME."""
+"""Argument NAME of `plugins new`. It becomes the end of the names of the distributions that this command writes."""
 
 PIPELINE = """
 energy_sources: [kepler-core:acpi]
@@ -52,7 +52,7 @@ def workshop(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def wheels(workshop):
-    """Name of a distribution -> its wheel.
+    """Return the wheel of each distribution, by name of the distribution.
 
     The distributions are kepler-core, the examples, the documentation's examples, and the plugins that `plugins new`
     creates.
@@ -79,7 +79,7 @@ def recording(workshop):
 
 
 def files_of(page):
-    """Return name -> content for the files that a documentation page shows in full.
+    """Return the contents of the files that a documentation page shows in full, by file name.
 
     The page shows a file as its name in backquotes, a colon, and a code block with the content.
     """
@@ -113,7 +113,7 @@ def request(source, output_type="AbsPower", trainer=""):
 
 @pytest.fixture(scope="module")
 def good_environment(workshop, wheels):
-    """An environment with all good distributions except the LightGBM trainer, which a later test installs."""
+    """A Python environment with all good distributions except the LightGBM trainer, which a later test installs."""
     broken = {*BROKEN, "kepler-trainer-lightgbm"}
     return make_site(workshop / "good", [path for name, path in wheels.items() if name not in broken])
 
@@ -215,7 +215,7 @@ def served(site, store, folder):
 
 @pytest.fixture(scope="module")
 def broken_environment(workshop, wheels):
-    """An environment with all broken distributions, kepler-core and the ridge trainer."""
+    """A Python environment with all broken distributions, kepler-core and the ridge trainer."""
     good = ("kepler-core", "kepler-trainer-ridge")
     return make_site(workshop / "broken-site", [wheels[name] for name in (*good, *BROKEN)])
 
@@ -261,7 +261,7 @@ def test_good_plugins_train_and_serve_beside_broken_ones(broken_environment, rec
     pipeline.write_text(PIPELINE + "abs_trainers: [BrokenFitTrainer, BrokenProcessTrainer, ridge]\n")
     store = tmp_path / "models"
     command = ("train", pipeline, "--input", recording, "--store", store, "--json", "--trace-hooks")
-    # One job and two jobs use different code to pass models to the processes that fit them.
+    # --jobs 1 and --jobs 2 run different code, which passes the models to the processes that fit them.
     for jobs in (1, 2):
         done = broken_environment.kepler(*command, "--jobs", jobs, cwd=tmp_path, check=3)
         report = json.loads(done.stdout)

@@ -1,4 +1,4 @@
-"""Tests of installed plugins: settings that allow or deny them, plugin API versions, and the scan of the metadata."""
+"""Tests of installed plugins: settings that allow or deny them, API versions, and how their metadata are read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Test that `SGDRegressorTrainer` gives the weight 0 to features that the training data say nothing about."""
+"""Test that `SGDRegressorTrainer` gives the weight 0 to features that were constant or rare in the training data."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FEATURES = ("bpf_cpu_time_ms", "bpf_page_cache_hit", "bpf_net_tx_irq")
 
 
 def test_the_linear_trainer_for_kepler_gives_no_weight_to_uninformative_features() -> None:
-    """Constant and rare features get the weight 0. Other weights are the same as in a fit without these features."""
+    """Constant and rare features get the weight 0. Other features get the same weights as in a fit without them."""
     X = np.random.default_rng(0).uniform(0, 1, (200, 3))
     X[:, 1] = 1.0
     watts = 40 + 100 * X[:, 0] + 5 * X[:, 2]

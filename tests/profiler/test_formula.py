@@ -1,4 +1,7 @@
-"""Tests of the machine formula: how watts depend on load, intervals, unusual machines, and guests of a host."""
+"""Tests of the machine formula, which estimates the watts of a machine that was never measured.
+
+The tests vary the load, the known facts and the kind of machine, and divide the watts of a host among its guests.
+"""
 
 from __future__ import annotations
 

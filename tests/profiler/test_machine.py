@@ -83,7 +83,7 @@ def arm(root: Path, *, implementer: str = "0x41", parts: tuple[str, ...] = ("0xd
 
 
 def check_reasons(machine: Discovery) -> None:
-    """Check that every attribute has a value and the file with this value, or a reason why its value is not known."""
+    """Check each attribute: either its value and the source file are known, or a reason states why it is not known."""
     for name in ATTRIBUTES:
         if getattr(machine.spec, name) is None:
             assert machine.unknown[name]
@@ -146,14 +146,14 @@ def test_processor_names(model: str, name: str, tmp_path: Path) -> None:
     ],
 )
 def test_spellings_of_one_processor(spellings: tuple[str, ...], name: str) -> None:
-    """Different spellings of a processor become one name: from CPUs, from Kepler and from model databases."""
+    """CPUs, Kepler and model databases spell a processor's name differently. All spellings become one name."""
     for spelling in (*spellings, name):
         assert processor_name(spelling) == name
         assert identity({"processor": spelling}) == identity({"processor": name}) != {}
 
 
 def test_a_plus_in_a_name_is_kept_but_not_compared() -> None:
-    """Names with and without a plus are the same processor, because some tools remove the plus. The plus is kept."""
+    """A plus at the end of a name is kept, but ignored in comparisons, because some tools remove the plus."""
     assert comparable_processor("intel_xeon_platinum_8480+") == comparable_processor("intel_xeon_platinum_8480")
     spec = machine_spec_from({"processor": "Intel(R) Xeon(R) Platinum 8480+"}, "x")
     assert spec.identity == {"processor": "intel_xeon_platinum_8480+"}
@@ -168,7 +168,7 @@ FITS_GENERATIONS = [
 
 @pytest.mark.parametrize("model", FITS_GENERATIONS)
 def test_names_that_fit_several_generations(model: str, tmp_path: Path) -> None:
-    """A name that CPUs of several generations report is not used. Family, model and stepping give different names."""
+    """A name that CPUs of several generations share is not used. Family, model and stepping are used instead."""
     assert processor_name(model) is None
     assert identity({"processor": model, "cores": 4}) == {"cores": 4}
     names = set()
@@ -347,7 +347,7 @@ def test_a_virtual_machine_with_the_sockets_of_the_hardware(tmp_path: Path) -> N
     [
         ("POWER9, altivec supported", "platform\t: PowerNV\nmodel\t\t: 8335-GTW\n", "ibm_power9", False),
         ("POWER10 (raw), altivec supported", "platform\t: pSeries\nmachine: CHRP IBM,9080-HEX\n", "ibm_power10", True),
-        # "architected": the partition may run in the mode of an older processor and show the name of that processor.
+        # "architected": the virtual machine may imitate an older processor and show its name.
         ("POWER9 (architected), altivec supported", "platform\t: pSeries\n", None, True),
         ("POWER9, altivec supported", "machine\t\t: CHRP IBM pSeries (emulated by qemu)\n", "ibm_power9", True),
     ],

@@ -1,4 +1,4 @@
-"""Tests of the factors of the intervals of machine models: known processors, and newer hardware."""
+"""Tests of factors that make the intervals of machine models narrower (known processors) or wider (new hardware)."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ SMALL: dict[str, Any] = {**ARGUMENTS, "extra_trees": 10, "boosted_trees": 60, "m
 
 
 def machines(drift: float = 0.0) -> list[MeasuredMachine]:
-    """Return three configurations of each of 60 processors, which differ by up to a factor of 1.5 for no known reason.
+    """Return three configurations of each of 60 processors.
 
-    The power of hardware after 2011 is `drift` times higher.
+    Each processor's power has a random factor of 1 to 1.5. After 2011, it is higher by the fraction `drift`.
     """
     random = np.random.default_rng(5)
     result = []

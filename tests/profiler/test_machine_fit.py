@@ -1,4 +1,4 @@
-"""Tests of `kepler-model machines fit`, and of the errors of the machine formula on the public table."""
+"""Tests of `kepler-model machines fit`, and of the errors of its machine formula for publicly measured machines."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def estimated(store: Path, *arguments: str) -> Any:
 
 
 def test_a_described_machine_is_estimated_with_a_stored_model(store: Path) -> None:
-    """Estimates agree with the table: from 0.4 times (idle) to 1.4 times (full load) the thermal design power."""
+    """Estimates agree with the training table: 0.4 times (idle) to 1.4 times (full load) the thermal design power."""
     answer = estimated(store)
     assert answer["source"]["kind"] == "model"
     assert answer["source"]["name"].startswith("own/acpi/AbsPower/")
@@ -144,7 +144,7 @@ def test_watts_gets_a_model_of_machines_from_a_model_server(store: Path, tmp_pat
         assert (report["source"]["kind"], report["source"]["name"], report["source"]["version"]) == ("model", own, "1")
         of_store = json.loads(kepler("watts", "-s", store, *sources).stdout)
         assert report["full"] == of_store["full"]
-        # a known idle power chooses the model that was trained with it
+        # with a known idle power, the model for machines with known idle power is used
         report = json.loads(kepler("watts", "--model-server", url, "--idle-watts", "90", *sources).stdout)
         assert report["source"]["name"].startswith("own-idle/")
 
@@ -244,12 +244,12 @@ def test_trees_are_more_accurate_than_the_formula_on_newer_hardware(public: Path
     machines = read_machines(public / "spec_power.csv").machines
     figures = split_errors(machines, splits(public / "splits")["newer"], with_idle=False)
     assert figures["mape"] <= 14.5
-    # The factor of newer hardware was measured on 2016 to 2018, and is too high for 2019 to 2021.
+    # The intervals get a factor from machines of 2016 to 2018. It is a little too high for machines of 2019 to 2021.
     assert 87 <= figures["coverage"] <= 97
 
 
 def _flat(value: object, path: str = "") -> dict[str, float]:
-    """Return path -> number for all numbers in a JSON value."""
+    """Return all numbers in a JSON value, by their paths."""
     if isinstance(value, dict):
         return {key: number for name, item in value.items() for key, number in _flat(item, f"{path}/{name}").items()}
     if isinstance(value, list):

@@ -199,4 +199,4 @@ def test_the_table_agrees_with_the_published_results_of_spec() -> None:
             else:
                 differing.append(row["machine_id"])
     assert agreeing > 350
-    assert len(differing) <= 1  # one source gives the cores of two chips together, not of each chip
+    assert len(differing) <= 1  # one published result counts the cores of both chips, not of each chip

@@ -53,7 +53,7 @@ def test_idle_power_is_an_upper_bound_if_the_machine_is_never_idle() -> None:
     assert not profile.quiet.idle
     assert all(power.upper_bound for components in profile.power.values() for power in components.values())
     assert "never is idle" in profile.notes[0]
-    # The load alternates between 0.4 and 0.8, so the CPUs are 56 % or 64 % busy in a block of five timestamps.
+    # The load alternates between 0.4 and 0.8. So its mean over five timestamps is 0.56 or 0.64.
     assert "% of the capacity of all CPUs (5% would be idle)" in profile.notes[0]
 
 
@@ -64,7 +64,7 @@ def test_the_number_of_cores_shows_whether_a_recording_is_idle() -> None:
     assert "with the machine's number of cores it could be known" in without.notes[0]
     assert with_cores.quiet.idle
     assert with_cores.quiet.level == pytest.approx(320, rel=0.01)
-    busy = build_profile(quiet_only, machine_spec={"cores": 2})  # with two cores, the same load is 16 % of the capacity
+    busy = build_profile(quiet_only, machine_spec={"cores": 2})  # with two cores, this load is 16 % of capacity
     assert not busy.quiet.idle
 
 
@@ -150,7 +150,7 @@ def test_an_idle_recording_of_another_machine() -> None:
 
 
 def with_modes(document: Document, idle: float | None) -> Document:
-    """Add series of idle energy, which is `idle` times the dynamic energy. Add nothing if `idle` is None."""
+    """For each series of dynamic energy, add a series of idle energy: the values times `idle`. None adds nothing."""
     for metric, series in document.items():
         if "joules" in metric and idle is not None:
             document[metric] = series + [

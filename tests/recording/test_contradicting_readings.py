@@ -60,9 +60,9 @@ def add_copies(word: str, factor: float = 1.0, **labels: str) -> Damage:
 
 
 def add_total(metric: str, **labels: str | None) -> Damage:
-    """Return a function that adds a series to a metric: the sum of the metric's series, with changed labels.
+    """Return a function that adds one series to a metric. Its values are the sums of the metric's other series.
 
-    A label whose value is None is removed.
+    The new series has the labels of the first series, changed by `labels`. None removes a label.
     """
 
     def damage(document: Document) -> None:
@@ -254,7 +254,7 @@ def test_replicas_with_other_times_are_no_other_counters() -> None:
 
 
 def test_work_of_other_kinds_is_no_change_of_the_unit() -> None:
-    """A change of the work is not reported as a changed unit.
+    """If a container does other work, Kepler Core must not report that the unit of its usage has changed.
 
     In this test, the new work draws three times the power for the same CPU time.
     """

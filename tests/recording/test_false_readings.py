@@ -42,7 +42,7 @@ def freeze(samples: int, *, catches_up: bool, at: int = 100) -> Change:
 
 
 def renew(every: int) -> Change:
-    """Return a change after which a counter has a new value only at one of `every` samples."""
+    """Return a function that lets a counter change only at every `every`-th sample, and stand still in between."""
     return lambda values: values[np.arange(len(values)) // every * every]
 
 
@@ -51,7 +51,7 @@ def in_one_series(metric: str, changed: Change, series: int = -1) -> Callable[[D
 
 
 def in_all_series(word: str, changed: Change) -> Callable[[Document], None]:
-    """Return a function that applies `changed` to all series of those metrics whose names contain `word`."""
+    """Return a function that applies `changed` to all series of some metrics. Their names contain `word`."""
 
     def apply(document: Document) -> None:
         for metric in document:

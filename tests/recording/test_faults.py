@@ -1,6 +1,6 @@
 """Tests of faults in simulated recordings: if a fault makes the power wrong, a finding reports the fault.
 
-Recordings without faults have only the `USUAL` findings.
+Recordings without faults have only findings of the kinds in `USUAL`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from kepler_core.simulate import Simulation, recording, write
 
 SOCKETS = 2
 LARGEST_RISE = 5.0
-"""Largest allowed rise of the error of a fit by a fault, in percentage points."""
+"""A fault may increase the error of a fit by at most this number of percentage points."""
 SEEDS = (1, 2, 3)
 USUAL = {"resets", "one_sample_series", "incomplete", "gaps"}
 """Kinds of findings that simulations without a fault have, too."""
@@ -47,13 +47,13 @@ NAMES_OF_FAULTS = {
     "duplicate-exporter": {"duplicates"},
     "short-lived-containers": {"one_sample_series"},
 }
-"""Fault -> kinds of findings, one of which must report the fault."""
+"""For each fault: the kinds of findings, one of which must report the fault."""
 UNNOTICED = {("usage-counter-jump", 2), ("gaps", 3)}
-"""Pairs (fault, severity) for which some seeds give no finding that reports the fault.
+"""Pairs (fault, severity) that some simulations contain without a finding that reports the fault.
 
 Both faults are harmless. `usage-counter-jump` with severity 2 adds 2^32 to a usage counter. If the counter counts CPU
-cycles, this is the work of one CPU in one and a half seconds. `gaps` with severity 3 lets scrapes fail at random. For
-some seeds, the missing scrapes leave no interval that is long enough to count as a gap.
+cycles, this is the work of one CPU in one and a half seconds. `gaps` with severity 3 lets scrapes fail at random. In
+some simulations, the time without scrapes is too short to count as a gap.
 """
 
 
@@ -141,7 +141,7 @@ def test_one_of_three_power_supplies_is_left_out_at_low_load_too() -> None:
 
 def test_a_platform_that_lags_is_used() -> None:
     document = recording(Simulation(containers=5, timestamps=300, sockets=2, resets=0))
-    lag = 10  # in samples: the counter shows the energy of thirty seconds ago
+    lag = 10  # number of samples by which the counter is late: 10 samples are 30 seconds
     for one in document["kepler_node_platform_joules_total"]:
         times, values = zip(*one["values"], strict=True)
         joules = np.array(values, dtype=np.float64)

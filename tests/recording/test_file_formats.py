@@ -43,7 +43,7 @@ def exported(series: dict[str, Any]) -> dict[str, Any]:
 
 
 def halves(series: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return a series in two parts, which share one sample."""
+    """Divide a series into two parts, which share one sample. Return both parts."""
     return [{**series, "values": series["values"][:21]}, {**series, "values": series["values"][20:]}]
 
 

@@ -37,7 +37,7 @@ def at_own_times(document: Document, node: int, lost: float = 0.0) -> Document:
 
 
 def fleet() -> list[Document]:
-    """Return recordings of different lengths: of one node for each fault, and of six nodes without a fault."""
+    """Return recordings: for each fault, a recording of one node; and a recording of six nodes without a fault."""
     documents = []
     for at, fault in enumerate([*FAULTS, *[None] * 6]):
         faults = () if fault is None else (fault,)

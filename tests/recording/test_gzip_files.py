@@ -102,6 +102,6 @@ def test_damaged_and_costly_gzip_is_rejected(packed: bytes, problem: str) -> Non
 
 def test_a_recording_of_empty_members_is_rejected_at_once() -> None:
     started = time.monotonic()
-    with pytest.raises(RecordingError, match=r"damaged gzip file \(1025 members hold only 0 bytes\)"):
+    with pytest.raises(RecordingError, match=r"damaged gzip file \(1025 gzip members hold only 0 bytes\)"):
         read_recording(EMPTY_MEMBER * (32 * MIB // len(EMPTY_MEMBER)), name="empties.json.gz")
     assert time.monotonic() - started < 5.0

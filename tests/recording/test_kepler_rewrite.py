@@ -57,8 +57,8 @@ def test_the_power_law_comes_back_within_one_per_cent() -> None:
     new = observed(content_of(sockets=2, timestamps=600, noise=0.005))
     at = np.array([0.1, 0.5, 0.9])
     truth = true_power(at, np.zeros(3), 2)
-    # The simulated power also has a term of 4 W for each 10^9 cache misses per second. The term is proportional to
-    # CPU time, and at most 1.5 W.
+    # The recorded package power also has 4 W for each 10^9 cache misses per second, which `truth` leaves out. In this
+    # recording, this part is at most 1.5 W, and roughly proportional to CPU time.
     np.testing.assert_allclose(law(new, "rapl-sysfs", "package", 2)[1:], truth["package"], rtol=0.01)
 
 
@@ -69,7 +69,7 @@ def test_the_register_is_used_across_its_wraps_where_active_and_idle_energy_are_
     whole = observed(content_of(timestamps=1500, step=5))
     registers = observed(content)
     values = [float(v) for _, v in content["kepler_node_cpu_joules_total"][0]["values"]]
-    assert np.count_nonzero(np.diff(values) < 0) > 0  # the register wraps in the recording
+    assert np.count_nonzero(np.diff(values) < 0) > 0  # the energy register overflows in the recording
     assert registers.counts.of("wraps")["kepler_node_cpu_joules_total"] > 0
     key = ("rapl-sysfs", "package")
     assert np.isfinite(registers.power[key][1:]).all()
@@ -98,7 +98,7 @@ def test_a_changed_path_of_the_meter_is_the_same_meter() -> None:
     assert [stream.node for stream in changed.streams] == ["node-0"]
     key = ("rapl-sysfs", "package")
     known = np.isfinite(changed.power[key])
-    assert np.count_nonzero(~known) <= 2  # the first samples with the old and the new path have no rate
+    assert np.count_nonzero(~known) <= 2  # the very first sample, and the first with the new path
     np.testing.assert_allclose(changed.power[key][known], same.power[key][known], rtol=1e-6)
 
 

@@ -39,7 +39,7 @@ def test_the_old_name_of_cpu_time_counts_milliseconds(metric: str) -> None:
 
 
 def renamed_source(source: str, label: str) -> Document:
-    """Return the recording of a machine in which `label` replaces the source label of the energy source `source`."""
+    """Return a recording in which `label` replaces the value `source` of the metrics' label "source"."""
     document = machine()
     for all_series in document.values():
         for series in all_series:
@@ -197,7 +197,10 @@ def test_a_recording_without_known_metrics_is_rejected(document: Document) -> No
 
 
 def test_idle_energy_without_dynamic_energy_is_no_power() -> None:
-    """Idle energy alone, e.g. in a recording that was queried with mode="idle", gives no power and is counted."""
+    """If a recording has idle energy but no dynamic energy, the power is unknown, and a finding reports the series.
+
+    The reason may be a query for mode="idle" only.
+    """
     document = machine()
     (package,) = (name for name in document if name.startswith("kepler_node_package"))
     for series in document[package]:

@@ -1,4 +1,4 @@
-"""Test that calculations in a matrix with a row for each node give the same results as for single nodes."""
+"""Test that calculations for many nodes at once (one row per node) give the same results as for single nodes."""
 
 from __future__ import annotations
 

@@ -90,12 +90,12 @@ def test_a_sum_is_unknown_where_most_containers_have_no_rate() -> None:
     document = merged(machine(), {name: late[name] for name in late if "container" in name})
     observations = observed(document)
     is_known = np.isfinite(observations.node_features["cpu_instructions"])
-    assert np.flatnonzero(~is_known).tolist() == [0, 20]  # at index 20, only 3 of 8 containers have a rate
+    assert np.flatnonzero(~is_known).tolist() == [0, 20]  # sample 20 is incomplete: 3 of 8 containers have a rate
     assert observations.counts.incomplete["cpu_instructions"] == 1
 
 
 def test_a_sum_is_unknown_where_a_busy_container_has_no_rate_yet() -> None:
-    """The node's features are not known while a new busy container draws power, but has no rate yet."""
+    """A new container that is busy has no rate at its first sample. The node's features are not known at this time."""
     document = machine(containers={"a" * 64: 0.01})
     begins = 10
     for name, all_series in machine(containers={"b" * 64: 5.0}).items():

@@ -1,4 +1,4 @@
-"""Test the preflight report: it states which models can be trained from a recording, and what other models lack."""
+"""Test the report on a recording. It states which models can be trained, and what is missing for other models."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def cut(document: Document, timestamps: int) -> Document:
 
 
 def count(report: Preflight, kind: str, where: str) -> int:
-    """Return the count of a finding. Exactly one finding must have this `kind` and this `where`."""
+    """Return how often a report counts the finding of this kind at this place. There must be exactly one."""
     (finding,) = [finding for finding in report.findings if (finding.kind, finding.where) == (kind, where)]
     return finding.count
 

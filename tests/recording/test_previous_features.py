@@ -1,4 +1,4 @@
-"""Test the extractor that adds features with the value of another feature at the previous timestamp."""
+"""Test an extractor that adds features: the values of other features at the previous timestamp."""
 
 from __future__ import annotations
 

@@ -320,7 +320,7 @@ TOO_LONG = {
     "a timeout": failing(503, "query timed out in query execution"),
     "a timeout of a proxy": (504, {}, b"<html>Gateway Time-out</html>"),
 }
-"""Name -> error answer to a query whose time range is too long for the server."""
+"""Error answers to a query whose time range is too long for the server. A key describes the answer."""
 
 
 @pytest.mark.parametrize("kind", TOO_LONG)
@@ -336,7 +336,7 @@ def test_a_query_that_is_too_large_is_split(kind: str) -> None:
         return ok()
 
     with answering(reply) as url:
-        client = PrometheusClient(Server(url), patience=600)  # timeouts must not be retried for ten minutes
+        client = PrometheusClient(Server(url), patience=600)  # a client that repeated timeouts would need ten minutes
         ((query, results),) = answers(client, plan_queries([Selection("m")], 0, 999, 3))
     assert query.metric == "m"
     assert len(results) == len(spans) == 16
@@ -345,7 +345,10 @@ def test_a_query_that_is_too_large_is_split(kind: str) -> None:
 
 
 def test_later_queries_of_a_metric_are_split_before_they_fail() -> None:
-    """After the first timeouts of a metric, the client splits later queries at once: each timeout can take minutes."""
+    """After a query of a metric has timed out, the client divides the metric's later queries into shorter time ranges.
+
+    It does not wait until they fail, because each timeout can take minutes.
+    """
     lengths: list[float] = []
 
     def reply(path: str, headers: Mapping[str, str]) -> Reply:
@@ -356,7 +359,7 @@ def test_later_queries_of_a_metric_are_split_before_they_fail() -> None:
     with answering(reply) as url:
         client = PrometheusClient(Server(url), patience=0)
         assert len(list(answers(client, plan_queries([Selection("m")], 0, 36_000, None), jobs=1))) == 10
-    assert sum(length > 1000 for length in lengths) == 2  # a query for one hour, and a query for half an hour
+    assert sum(length > 1000 for length in lengths) == 2  # only the queries for one hour and half an hour
 
 
 def test_a_query_that_always_times_out_is_not_split_without_end() -> None:

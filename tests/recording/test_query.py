@@ -54,7 +54,7 @@ def observed(source: Path | dict[str, Any]) -> Observations:
 
 
 def check_same(observations: Observations, expected: Observations) -> None:
-    """Check that containers have the same rows and rates, and that nodes have the same values except for rounding."""
+    """Check that two observations have equal values for containers, and nearly equal values for nodes."""
     assert observations.streams == expected.streams
     assert observations.counts.as_dict() == expected.counts.as_dict()
     np.testing.assert_array_equal(observations.sample_time, expected.sample_time)
@@ -131,7 +131,7 @@ def test_a_step_is_a_multiple_of_all_scrape_intervals(tmp_path: Path) -> None:
         client = PrometheusClient(Server(server.url), patience=0)
         selections = [Selection(metric) for metric in sorted(content)]
         assert scrape_interval(client, selections, START, START + 1200) == 30
-        # The samples end at START + 1200. The time ranges in the next lines end much later.
+        # The samples end at START + 1200. A query for a much longer or a later time range must work, too.
         assert scrape_interval(client, selections, START, START + 50_000) == 30
         assert scrape_interval(client, selections, START + 40_000, START + 50_000) is None
 
@@ -175,7 +175,7 @@ def server(tmp_path: Path) -> Iterator[PrometheusProcess]:
 
 
 def start_query(server: PrometheusProcess, out: Path, patience: str) -> subprocess.Popen[str]:
-    """Start a process of `query` that fetches all samples of the server, with one request at a time."""
+    """Start a process of `kepler-model query` that fetches all samples of the server, with one request at a time."""
     span = ["--start", str(START), "--end", str(START + 6000)]
     command = [sys.executable, "-m", "kepler_core", "query", "--server", server.url, *span, "-j", "1", "-o", str(out)]
     return subprocess.Popen([*command, "--patience", patience], stderr=subprocess.PIPE, text=True)

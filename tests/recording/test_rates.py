@@ -31,7 +31,7 @@ def metric_of(*series: Series) -> Metric:
 
 
 def spacing_of(metric: Metric) -> Spacing:
-    """Return the spacing of a metric whose series all belong to one node."""
+    """Return the time between samples of a metric (`Spacing`). All series of the metric belong to one node."""
     return spacing(metric.timestamps, metric.series, np.zeros(metric.n_series, dtype=np.int64))
 
 
@@ -71,7 +71,7 @@ def plain_rates(series: list[Series]) -> tuple[list[float], list[bool], int]:
 
 @st.composite
 def series(draw: st.DrawFn) -> Series:
-    """Draw a series of a counter with uneven steps, some gaps and some resets."""
+    """Generate a random series of a counter with uneven steps, some gaps and some resets."""
     step = st.sampled_from([3.0] * 8 + [1.0, 2.5, 6.0, 15.0, 15.5, 16.0, 300.0])
     value = st.integers(0, 50).map(float) | st.floats(0, 1e15)
     time = draw(st.sampled_from([0.0, 1_700_000_000.0, 1_700_000_000.123]))

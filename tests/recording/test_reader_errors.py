@@ -77,7 +77,7 @@ MALFORMED_VALUES = {
     "timestamps in milliseconds": b'[[1700000000000,"2"]]',
     "timestamp is negative": b'[[-5,"2"]]',
 }
-"""Name -> malformed samples of a series. The reader leaves out the whole series."""
+"""Malformed samples of a series. The reader leaves out the whole series. A key describes the fault."""
 
 
 NOT_NUMBERS = {
@@ -90,7 +90,7 @@ NOT_NUMBERS = {
     "underscores": b'"1_000"',
     "hexadecimal": b'"0x10"',
 }
-"""Name -> text that is not a number. The reader leaves out a sample with such a timestamp or value."""
+"""Texts that are not numbers. The reader leaves out a sample with such a timestamp or value."""
 
 
 @pytest.mark.parametrize("content", NOT_JSON.values(), ids=NOT_JSON)
@@ -109,7 +109,7 @@ def test_json_of_another_shape_is_rejected(content: bytes, tmp_path: Path) -> No
     path.write_bytes(content)
     message = rejection(path)
     assert message.startswith(f"{path}: ")
-    assert "values" in message  # the error shows the expected structure of the JSON
+    assert "values" in message  # the error message shows the expected JSON
 
 
 def with_a_series(values: bytes) -> bytes:
@@ -257,7 +257,7 @@ def test_a_recording_that_is_too_large_is_rejected(tmp_path: Path, monkeypatch: 
 def test_many_empty_gzip_members_are_rejected() -> None:
     """A file with very many empty members is rejected, because each member needs a new decompressor."""
     packed = gzip.compress(ENCODED) + gzip.compress(b"") * 100_000
-    assert "damaged gzip file (1025 members hold only" in rejection(packed, name="Monday")
+    assert "damaged gzip file (1025 gzip members hold only" in rejection(packed, name="Monday")
 
 
 def test_a_gzip_file_in_members_is_read(tmp_path: Path) -> None:

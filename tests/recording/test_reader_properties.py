@@ -65,7 +65,7 @@ def test_any_json_is_read_or_rejected(document: Any) -> None:
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
 MAX_ROUNDED = 1.797693134e308
-"""Largest float that is drawn for rounding. Larger floats could become infinite, which JSON cannot express."""
+"""Largest random float that is rounded. Larger floats could become infinite, which JSON cannot express."""
 
 
 json_number = st.one_of(
@@ -109,7 +109,7 @@ space = st.sampled_from(["", "", " ", "\n", "\t ", "\r\n"])
 
 @st.composite
 def recording_texts(draw: st.DrawFn) -> bytes:
-    """Draw a valid recording with unusual white space, spelling of numbers and order of keys."""
+    """Generate a valid recording with random white space, spelling of numbers and order of keys."""
     gaps = itertools.cycle(draw(st.lists(space, min_size=1, max_size=7)))
     ascii_only = draw(st.booleans())
 

@@ -68,8 +68,8 @@ def test_containers_that_only_a_second_exporter_reports_are_added() -> None:
 
 
 def test_two_labels_with_one_machine_name_are_one_node() -> None:
-    # The container id "system" occurs on many machines. Only the label `exported_instance` shows that both instance
-    # labels belong to one machine.
+    # Two exporters report one machine. Only their label `exported_instance` shows this, because the container id
+    # "system" occurs on many machines.
     containers = {"system": 1.5}
     first = machine("10.0.0.1:9102", containers=containers, exported_instance="node-a")
     second = machine("10.0.0.1:9103", containers=containers, exported_instance="node-a", start=7.0)
@@ -113,7 +113,7 @@ def test_three_labels_of_one_machine_are_one_node(known_by: str, lengths: Sequen
 
 
 def test_a_label_that_follows_another_in_time_is_no_duplicate() -> None:
-    # the second series are from the same exporter, which was restarted in a new pod with another address
+    # The exporter is restarted in a new pod with another address. So its second series have another label.
     first = machine("10.0.0.1:9102", times=TIMES[:20], containers=NODE_A, exported_instance="node-a")
     second = machine("10.0.0.2:9102", times=TIMES[20:], containers=NODE_A, exported_instance="node-a", start=0.0)
     observations = observed(merged(first, second))
@@ -130,9 +130,9 @@ def test_a_series_given_twice_is_counted_once() -> None:
 
 
 def queried(document: Document, step: float) -> Document:
-    """Return a recording as a range query returns it if the query's step is shorter than the scrape interval.
+    """Return the recording that Prometheus returns for a query with a step shorter than the scrape interval.
 
-    Such a query repeats the value of each scrape.
+    Prometheus then repeats the value of each scrape.
     """
     result: Document = {}
     for metric, all_series in document.items():

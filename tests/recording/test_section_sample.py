@@ -1,4 +1,8 @@
-"""Test the sample of sections: it does not depend on the parts, their order or the merging, and keeps to its size."""
+"""Test the choice of sections of a long recording.
+
+The chosen sections must not depend on the parts in which the recording is read, or on the order of the parts. They must
+not exceed the maximum number of rows.
+"""
 
 from __future__ import annotations
 
@@ -70,7 +74,7 @@ def test_the_sample_has_about_max_rows_rows_and_whole_sections(observations: Obs
 
 
 def test_a_rare_load_is_kept() -> None:
-    """The only section with a load that is 64 times as high as usual is in every sample."""
+    """If only one section of a recording has a very high load (64 times the usual), this section is always chosen."""
     simulation = Simulation(nodes=2, containers=2, timestamps=8000, churn=0.0)
     long = observe([read_recording(recording(simulation))])
     clock = np.floor(long.sample_time / SECTION_SECONDS)

@@ -207,7 +207,7 @@ def test_user_and_system_time_of_a_job_are_one_unit() -> None:
     assert observations.containers == ("7",)
     assert slope(observations) == pytest.approx(20.0, rel=1e-6)
     del content["ceems_compute_unit_cpu_user_seconds_total"]
-    # If only system time is recorded, the CPU time is this part alone: half of the usage, so twice the watts per CPU.
+    # Without user time, the system time counts as the whole CPU time. It is half, so the watts per CPU double.
     half = observed(content)
     assert slope(half) == pytest.approx(40.0, rel=1e-6)
 

@@ -150,7 +150,10 @@ print(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
 
 
 def test_one_container_on_thousands_of_nodes_is_one_machine() -> None:
-    """If series with 3,000 node labels contain the same container, only the label with the most samples is a node."""
+    """Series with 3,000 node labels contain the same container, so they are from one machine.
+
+    Only the label with the most samples becomes a node.
+    """
     document = {
         "kepler_container_cpu_cycles_total": [
             {

@@ -53,7 +53,7 @@ def test_the_same_seed_gives_the_same_bytes(suffix: str, tmp_path: Path) -> None
     first = written(tmp_path / f"first.{suffix}", seed=7)
     assert written(tmp_path / f"second.{suffix}", seed=7) == first
     assert written(tmp_path / f"third.{suffix}", seed=8) != first
-    assert len(list(tmp_path.iterdir())) == 3  # only the three recordings, and no temporary file
+    assert len(list(tmp_path.iterdir())) == 3  # the folder contains only the three recordings, and no temporary file
 
 
 def test_file_gzip_file_and_dict_have_the_same_content(tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ def test_churn_and_restarts_do_not_change_the_formula() -> None:
     assert [stream.node for stream in observations.streams] == ["node-0", "node-1"]
     measured, expected = observations.power["acpi", "platform"], expected_power(observations, 2)["platform"]
     is_known = np.isfinite(measured) & np.isfinite(expected)
-    # The power of few samples is not known: when a busy container starts, the sum over all containers is not known.
+    # Only few samples have no known power. At these samples, a busy container starts.
     assert np.count_nonzero(is_known) > 750
     assert np.median(np.abs(measured[is_known] / expected[is_known] - 1)) < 1e-3
     assert np.mean(np.abs(measured[is_known] / expected[is_known] - 1) > 0.02) < 0.05

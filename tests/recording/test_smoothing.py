@@ -17,9 +17,9 @@ from kepler_core.vocabulary import BASIC_FEATURES
 
 
 def pandas_rolling(values: pd.Series, keys: Sequence[Any], window: int) -> pd.Series:
-    """Return for each value a rolling mean: of the known values among the last `window` values with equal keys.
+    """Return for each value the mean of the last `window` values with the same keys, without NaN.
 
-    The mean is NaN for a value that is NaN itself.
+    If a value is NaN itself, its mean is NaN, too.
     """
     means = values.groupby(list(keys), sort=False).transform(lambda group: group.rolling(window, min_periods=1).mean())
     return means.where(values.notna())

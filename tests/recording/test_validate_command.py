@@ -82,7 +82,7 @@ def test_several_files_are_all_reported(simulated: Path, tmp_path: Path) -> None
     content = json.loads(gzip.decompress(simulated.read_bytes()))
     bare.write_text(json.dumps({metric: series for metric, series in content.items() if "joules" not in metric}))
     code, reports = report_of(simulated, bare)
-    assert code == 1  # the exit code is 1 because no model can be trained from `bare`
+    assert code == 1  # no model can be trained from the second recording
     assert [report["trainable"] for report in reports] == [True, False]
     process = validate(simulated, bare)
     assert process.returncode == 1
@@ -118,7 +118,7 @@ def test_irregularities_of_the_coremark_recording(recordings: Path) -> None:
     _, report = report_of(recordings / "kepler_coremark.json")
     (node,) = report["nodes"]
     assert 105 < node["timestamps"] < 120
-    assert node["containers"] > 40  # many containers, because pods start and end
+    assert node["containers"] > 40  # many containers were recorded, because pods start and end
     assert "one_sample_series" in kinds(report)
     process = validate(recordings / "kepler_coremark.json")
     assert (process.returncode, process.stderr) == (0, "")

@@ -147,9 +147,9 @@ def check_no_model(
 def check_node_type(
     model: StoredModel, node_type: Mapping[str, Any], request: ModelRequest, fitting: list[StoredModel]
 ) -> list[StoredModel]:
-    """Check the node type in the explanation of a selection.
+    """Check the node type that the explanation of a selection states.
 
-    Returns the models of `fitting` that remain after the choice of a node type.
+    `fitting` has the models that meet the request's other criteria. Returns those of them with a suitable node type.
     """
     spec = {key: value for key, value in request.machine_spec.items() if value}
     if node_type["match"] == "given":
@@ -171,7 +171,7 @@ def check_node_type(
 
 
 def check_error(model: StoredModel, fitting: list[StoredModel]) -> None:
-    """Check that `model` has the lowest error of the `fitting` models.
+    """Check that `model` has the lowest error of the models in `fitting`, which all meet the request.
 
     Models that were validated on different data are compared by mae / constant_mae, if this ratio is known.
     """

@@ -131,7 +131,7 @@ def test_the_public_database_can_be_read(database: Catalogue) -> None:
 def test_each_machine_of_the_public_database_matches_its_own_node_type(
     database: Catalogue, number: int, weights: bool
 ) -> None:
-    """Each machine matches its own node type. The weights of node type 2 are not tested, because they are not safe."""
+    """Each machine matches its own node type. Weights of node type 2 are not tested: they can give negative watts."""
     spec = database.node_types["ec2-0.7.11"][number].spec
     keys = {"metrics": COUNTERS, "source": "intel_rapl", "weights": weights, "machine_spec": spec}
     assert node_type_match(database, **keys) == ("exact", number)

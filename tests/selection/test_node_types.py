@@ -148,7 +148,7 @@ def test_other_spellings_of_a_processor_do_not_change_the_node_type() -> None:
 
 
 def test_whole_floats_in_an_index_are_numbers(tmp_path: Path) -> None:
-    """Whole numbers such as 128.0 in an index are written as integers, because Kepler rejects 128.0 in an answer."""
+    """If an index file contains whole numbers such as 128.0, they are written as 128, because Kepler rejects 128.0."""
     path = tmp_path / "index.json"
     attributes = {"processor": "amd_epyc_7763", "cores": 128.0, "memory": 256.0}
     path.write_text(json.dumps({"0": {"attrs": attributes, "members": ["a"]}}))
@@ -178,7 +178,7 @@ specs = st.fixed_dictionaries(
 
 @given(specs, specs)
 def test_similarity_is_1_for_machines_of_one_node_type_only(one: dict[str, Any], other: dict[str, Any]) -> None:
-    """`compare`, which selects models, and `identity`, which training uses, find the same machines equal."""
+    """Model selection (`compare`) and training (`identity`) agree about which machines are equal."""
     assert (compare(one, other).similarity == 1.0) == (identity(one) == identity(other))
     assert compare(one, other).similarity == pytest.approx(compare(other, one).similarity, abs=1e-12)
 
@@ -229,7 +229,11 @@ def test_a_machine_with_one_attribute_changed_or_missing(attribute: str, ec2: di
 
 @pytest.mark.shared_data
 def test_matches_of_machines_outside_of_the_database(ec2: dict[int, NodeType]) -> None:
-    """Find the nearest node types of machines with a related processor, of another vendor, and with one attribute."""
+    """Find the nearest node types of three machines.
+
+    One has a processor that is related to one in the database. One has a processor of another vendor. For one machine,
+    only the number of cores is known.
+    """
     relative = match(ec2, {"processor": "intel_xeon_platinum_8280", "cores": 96, "chips": 2, "memory": 377})
     assert relative[0].node_type.number in (0, 3)
     amd = match(ec2, {"processor": "amd_epyc_7763", "cores": 96, "chips": 2, "memory": 377, "frequency": 3500})
@@ -386,7 +390,7 @@ def test_a_training_adds_the_models_of_its_machine(two_machines: Path) -> None:
 
 
 def test_a_training_replaces_the_models_of_its_machine(simulated: Path, two_machines: Path, own_store: Path) -> None:
-    """A training of the first machine under another machine id replaces only the models of the first machine."""
+    """A second training of machine 0 with another machine id replaces the models of machine 0, and no other models."""
     sgd = pipeline(two_machines, "SGDRegressorTrainer", "{name: profile}")
     common = ("-i", simulated, "-s", own_store, *COMMON)
     report = answer("train", sgd, *common, "--machine-spec", two_machines / "0.json", "--machine-id", "other")
@@ -486,8 +490,8 @@ def test_concurrent_trainings_of_two_machines(simulated: Path, tmp_path: Path) -
         assert set(read_node_types(snapshot)) == numbers
         assert snapshot.problems() == {}
 
-    # Two trainings give the same number to two new node types. The training that publishes later fails, and must be
-    # repeated.
+    # Two trainings at the same time give the same number to two new node types. The training that publishes later
+    # fails, and must be repeated.
     machine, other = (Machine(MachineSpec(processor="x_y", cores=cores), None) for cores in (1, 2))
     listeners = Hooks()
     listeners.listen(TrainsMeanwhile(other))

@@ -26,9 +26,9 @@ def test_errors_on_the_same_data() -> None:
 
 
 def catalogue_of_unlike_data(**constants: float | None) -> Catalogue:
-    """Return a catalogue with one model of an easy recording and one model of a hard recording.
+    """Return a catalogue with a model of a recording with nearly constant power, and a model of a varied recording.
 
-    The model of the hard recording has the higher mae, but the lower ratio of mae to `constant_mae`.
+    The second model has the higher mae, but the lower ratio of mae to `constant_mae` (error of the mean as prediction).
     """
     models = {
         "easy": SmallModel(mae=2, data="easy", constant_mae=constants.get("easy", 2.5)),
@@ -75,7 +75,7 @@ def test_a_model_without_the_error_comes_last() -> None:
 
 
 def recalibrated(trainer: str, mae: float, **stated: Any) -> SmallModel:
-    """Return a recalibrated model: its error was measured on the blocks of a recording with measured power."""
+    """Return a recalibrated model. Its error was measured on time blocks of a recording with measured power."""
     blocks = {"mae": mae, "components": {}, "parts": 5, "worst": None, **stated}
     return SmallModel(trainer, mae=mae, data="metered", more={"honesty": {"splits": {"blocks": blocks}}})
 
@@ -95,7 +95,7 @@ def recalibrated(trainer: str, mae: float, **stated: Any) -> SmallModel:
 def test_uncertain_errors_of_recalibrated_models(
     lowest: dict[str, float], other: dict[str, float], selected: str
 ) -> None:
-    """If errors differ by less than the difference's standard error, the errors before the recalibration decide."""
+    """If errors differ by less than the standard error, the lower error before the recalibration decides."""
     catalogue = make_catalogue(recalibrated("Lowest", 5.0, **lowest), recalibrated("Other", 6.0, **other))
     explanation = catalogue.select(request_for()).explain()
     assert explanation["trainer"] == selected

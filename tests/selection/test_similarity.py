@@ -110,7 +110,7 @@ def test_empty_specs() -> None:
 
 
 def test_related_processors_are_more_similar() -> None:
-    """Similarity falls from the same processor over related processors to a processor of another vendor."""
+    """The same processor is most similar. Related processors are less similar, and other vendors' are least similar."""
     order = ["intel_xeon_platinum_8259cl", "intel_xeon_platinum_8275cl", "intel_core_i7_1185g7", "amd_epyc_7763"]
     similarities = [compare(BASE, {**BASE, "processor": processor}).similarity for processor in order]
     assert similarities == sorted(similarities, reverse=True)

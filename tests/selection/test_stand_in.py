@@ -1,4 +1,4 @@
-"""Tests of linear weights that stand in for models with pickles only, and of requests that accept pickles."""
+"""Tests of linear weights that the estimator uses in place of pickled models, and of requests that accept pickles."""
 
 from __future__ import annotations
 

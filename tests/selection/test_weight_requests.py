@@ -77,6 +77,6 @@ def test_a_node_type_whose_weights_are_unsafe_is_named_with_the_reason() -> None
     assert why in no_model_message(catalogue, weights=True, **same)
     selection = catalogue.select(request_for(weights=True, machine_spec=machines[1]))
     assert (selection.model.node_type, selection.node_type.match) == (0, "nearest")
-    # No weights are called unsafe: node type 2 has no models, and a request for a curve is not for linear weights.
+    # The message must not blame unsafe weights: node type 2 has no models, and the second request is for a curve.
     assert "safe" not in no_model_message(catalogue, weights=True, node_type=2)
     assert "safe" not in no_model_message(catalogue, weights=True, trainer=curves.trainer, node_type=0, metrics=BPF)

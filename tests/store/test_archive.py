@@ -118,7 +118,7 @@ def in_folder(folder: str, files: dict[str, bytes]) -> dict[str, bytes]:
 
 
 def test_exports_have_the_pipeline_at_their_top_and_keep_its_name(tmp_path: Path) -> None:
-    """An exported pipeline keeps its name in the manifest, although the metadata and the archive have other names."""
+    """If the metadata or the file name of an exported pipeline have other names, the name in the manifest counts."""
     store = LocalStore(tmp_path / "store")
     store.publish("renamed", PIPELINE)
     exported = archive_bytes(store.snapshot("renamed"))

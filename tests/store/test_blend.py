@@ -1,4 +1,7 @@
-"""Tests of blends: stored trees predict the same numbers as the fitted trees, and damaged files raise `ModelError`."""
+"""Tests of blends, which are models that combine several tree ensembles.
+
+A stored blend predicts the same numbers as the fitted blend. Damaged files raise `ModelError`.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ SCALE = (2e8, 5e10, 8e10)
 
 @functools.cache
 def fitted(output_type: Any = "AbsPower", seed: int = 0) -> tuple[BlendRegressor, SingleArray]:
-    """Return a small fitted blend, and rows inside and outside the range of its training."""
+    """Return a small fitted blend of tree ensembles, and rows inside and outside of its training range."""
     X, y = load_and_power(300, seed=seed)
     single = X.astype(np.float32)
     task = fit_task(scale=SCALE, output_type=output_type)
@@ -44,12 +47,12 @@ def content() -> bytes:
 
 
 def changed(**members: Any) -> bytes:
-    """Return the file of a blend in which `members` replace members of the JSON object."""
+    """Return the file of a blend (model of several tree ensembles) with changed `members` of its JSON object."""
     return msgspec.json.encode({**msgspec.json.decode(content()), **members})
 
 
 def changed_ensemble(**members: Any) -> bytes:
-    """Return the file of a blend in which `members` replace members of the first ensemble."""
+    """Return the file of a blend (model of several tree ensembles) with changed `members` of its first ensemble."""
     first, *others = msgspec.json.decode(content())["ensembles"]
     return changed(ensembles=[{**first, **members}, *others])
 

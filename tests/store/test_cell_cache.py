@@ -1,4 +1,7 @@
-"""Test that the cell cache and the row masks of tree ensembles predict exactly the same numbers as leaf masks."""
+"""Test two fast predictors of tree ensembles: the cell cache, and the bit masks for single rows.
+
+They must predict exactly the same numbers as the leaf masks (bit masks of the leaves) from which they are made.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ THRESHOLDS = (-1.5, -1e-45, 0.0, 0.1, float(np.nextafter(np.float32(0.1), np.flo
 
 
 def critical_values() -> SingleArray:
-    """Return all thresholds, the next numbers above and below them in single precision, numbers far away, and NaN."""
+    """Return the thresholds, their neighbours in single precision, very large and small numbers, infinity, and NaN."""
     edges = np.array(THRESHOLDS, dtype=np.float32)
     beside = [np.nextafter(edges, np.float32(direction)) for direction in (-np.inf, np.inf)]
     return np.unique(np.concatenate([edges, *beside, [-np.inf, -0.0, 0.05, 5.0, np.inf, np.nan]]).astype(np.float32))
@@ -32,7 +35,7 @@ VALUES = critical_values()
 
 
 class CountedMasks:
-    """Leaf masks that count how many rows they have predicted."""
+    """A predictor (`JointLeafMasks`) that counts how many rows it has predicted."""
 
     def __init__(self, masks: JointLeafMasks) -> None:
         self.masks, self.rows = masks, 0
@@ -85,7 +88,7 @@ REQUESTS = st.lists(
 def test_the_watts_of_cached_cells_are_those_of_the_masks(
     ensembles: list[LeafMasks], requests: list[list[tuple[float, ...]]], slot_bits: int
 ) -> None:
-    """The cache predicts the same watts as the masks, even if it has so few slots that many cells compete for a slot.
+    """The cache returns the watts of the predictor behind it, even if it has too few slots for all results.
 
     Requests with one or two rows do not use the cache.
     """
@@ -105,7 +108,7 @@ def test_the_watts_of_an_extended_cache(
     own, other = join_leaf_masks(ensembles), join_leaf_masks(more)
     joint = CellCache(own).extended(CellCache(other), columns)
     if joint is None:
-        # Masks of 8 bits and masks of 64 bits are not joined.
+        # two caches cannot be joined if one has masks of 8 bits and the other of 64 bits
         assert own.features[0].masks.dtype != other.features[0].masks.dtype
         return
     assert isinstance(joint, CellCache)
@@ -115,9 +118,9 @@ def test_the_watts_of_an_extended_cache(
 
 
 def test_every_cell_has_a_key_of_its_own() -> None:
-    """Every combination of critical values gets its own entry in the cache.
+    """Every combination of the feature values in `VALUES` gets its own entry in the cache.
 
-    As soon as the cache is large enough, all rows come from the cache, and the masks predict no row any more.
+    As soon as the cache is large enough, all results come from the cache, and the masks predict no row any more.
     """
     masks = join_leaf_masks([ensemble(seed, 5, 3) for seed in range(4)])
     cache, counted = counted_cache(masks)

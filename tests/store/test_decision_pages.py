@@ -13,7 +13,7 @@ from kepler_core.store.decisions import MAX_PAGES
 
 @pytest.mark.parametrize("protocol", ["file", "memory"])
 def test_only_the_newest_pages_are_kept(protocol: str, tmp_path: Path) -> None:
-    """A local store and a remote store keep only the newest pages. fsspec's `memory` stands in for an object store."""
+    """Local and remote stores keep only the newest pages. In this test, fsspec's `memory` is the remote store."""
     root = f"{tmp_path}/s"
     store = open_store(root if protocol == "file" else f"memory://{root}")
     for number in range(MAX_PAGES + 3):

@@ -37,9 +37,9 @@ def kepler_model(*arguments: str | Path, code: int) -> str:
 
 @pytest.fixture(scope="module")
 def poisoned(tmp_path_factory: pytest.TempPathFactory) -> LocalStore:
-    """A store with a good pipeline, and with a pipeline for each malformed document.
+    """A store with one good pipeline, and many pipelines with one malformed JSON document each.
 
-    The pipelines with malformed documents were published without checks.
+    The malformed pipelines were published without checks.
     """
     store = LocalStore(tmp_path_factory.mktemp("poisoned") / "store")
     store.publish("good", pipeline(SmallModel(weights={"package": linear(7.0)})))

@@ -29,7 +29,7 @@ def check_safe(weights: KeplerWeights, features: tuple[str, ...]) -> None:
     answer = answer_of(weights)
     text = json.dumps(answer, allow_nan=False)
     assert json.loads(text) == answer
-    # Kepler evaluates curves with the first feature of its list, which may be any feature
+    # Kepler uses the first feature in its own list for a curve. This may be any feature.
     for first in features or ("bpf_cpu_time_ms",):
         idle = evaluate(answer, {name: [0.0] for name in {*features, first}}, first)
         assert idle
@@ -41,10 +41,10 @@ def check_safe(weights: KeplerWeights, features: tuple[str, ...]) -> None:
 
 
 def check_safe_under_load(answer: dict[str, Any]) -> None:
-    """Check that accepted linear weights are safe under load.
+    """Check that accepted linear weights never give negative power under load.
 
-    For features of up to three times their scales, power must not be negative. Rare features, which have a scale of at
-    most 1, must have the weight 0.
+    The check uses features of up to three times their highest training values (scales). A feature with a scale of at
+    most 1 is rare, and must have the weight 0.
     """
     for component in (name for name in answer if name != "model_name"):
         linear_weights = answer[component]["All_Weights"]
@@ -111,7 +111,7 @@ def test_accepted_weights_are_safe(document: Any, trainer: str, features: tuple[
 
 @given(st.sampled_from(TRAINERS), st.data())
 def test_accepted_weights_near_the_bounds_are_safe(trainer: str, data: st.DataObject) -> None:
-    """Accepted weights are safe. The random weights have the right form and are small, so that many are accepted."""
+    """If random weights are accepted, they give safe watts. The weights are small, so that many are accepted."""
     size = KEPLER_CURVES.get(trainer)
     near = st.floats(-2, 2)
     component = linear(data.draw(near), {"bpf_cpu_time_ms": data.draw(near)})
@@ -155,7 +155,7 @@ def test_linear_weights_of_any_trainer_get_the_name_that_kepler_knows() -> None:
 
 
 def rare(weight: float, scale: float) -> dict[str, Any]:
-    """Return the weights of a component in which the feature bpf_net_tx_irq has this weight and scale."""
+    """Return the weights of a component. `weight` and `scale` are those of the feature bpf_net_tx_irq."""
     component = linear(90.0, {"bpf_cpu_time_ms": 5.0, "bpf_net_tx_irq": weight})
     component["All_Weights"]["Numerical_Variables"]["bpf_net_tx_irq"]["scale"] = scale
     return component
@@ -205,7 +205,7 @@ def test_numbers_that_are_not_json(number: str) -> None:
 
 @pytest.mark.parametrize(("weight", "scale"), [(0.0, 1.0), (0.0, 0.3), (-30.0, 1.001), (-11.7, 0.0)])
 def test_weights_at_the_bounds(weight: float, scale: float) -> None:
-    """Weights at the bounds are safe: weight 0 of a rare feature, or power of 0 W at three times the scale."""
+    """Weights that are just accepted give no negative watts."""
     answer = answer_of(read({"package": rare(weight, scale)}))
     assert not senseless_powers(answer, {"bpf_cpu_time_ms": 1000.0, "bpf_net_tx_irq": scale}, "bpf_cpu_time_ms")
 
@@ -248,8 +248,8 @@ CURVE_FAULTS: list[tuple[str, dict[str, Any], str]] = [
     ("LogarithmicRegressionTrainer", {"package": curve([2, 0.5, -1])}, "-1 W at idle"),
     ("ExponentialRegressionTrainer", {"package": curve([2, 0.5, -3])}, "-1 W at idle"),
     ("LogisticRegressionTrainer", {"package": curve([2, 0, 1, -3])}, "-2 W at idle"),
-    ("LogarithmicRegressionTrainer", {"package": curve([2, 0.5])}, "2 curve weights, Kepler takes 3"),
-    ("LogisticRegressionTrainer", {"package": curve([2, 0.5, 1])}, "3 curve weights, Kepler takes 4"),
+    ("LogarithmicRegressionTrainer", {"package": curve([2, 0.5])}, "2 curve weights, but Kepler needs 3"),
+    ("LogisticRegressionTrainer", {"package": curve([2, 0.5, 1])}, "3 curve weights, but Kepler needs 4"),
     ("ExponentialRegressionTrainer", {"package": linear()}, "no curve weights"),
     ("ExponentialRegressionTrainer", {"package": curve([2, 1, 3], scale=5.0)}, "Kepler does not divide"),
 ]
@@ -264,11 +264,11 @@ def test_unsafe_curves(trainer: str, document: dict[str, Any], why: str) -> None
 UNSAFE_UNDER_LOAD = [
     # for a large feature x, the curve is the logarithm of a negative number, which is NaN
     ("LogarithmicRegressionTrainer", [2.0, -0.5, 30.0]),
-    # the next two curves fall without limit
+    # the following logarithmic and exponential curve fall without limit
     ("LogarithmicRegressionTrainer", [-20.0, 0.5, 30.0]),
     ("ExponentialRegressionTrainer", [-1.0, 0.5, 30.0]),
-    # For a large x, the first of the next two curves is 0 · ∞ = NaN. The public model database contains the weights
-    # of this curve for components whose power is always 0.
+    # For a large x, the following exponential curve is 0 · ∞ = NaN. The public model database contains its weights for
+    # components whose power is always 0.
     ("ExponentialRegressionTrainer", [0.0, 1.0, 0.0]),
     ("LogisticRegressionTrainer", [-40.0, 50.0, 0.1, 30.0]),
 ]
@@ -308,9 +308,10 @@ def test_a_constant_component_needs_no_feature() -> None:
 @pytest.mark.shared_data
 @pytest.mark.skipif(not DATABASE.is_dir(), reason="the public database (../shared/data/model_db) is not here")
 def test_the_public_database() -> None:
-    """All accepted weights of the database are safe. Each node type except type 2 has accepted linear weights.
+    """All weights of the public model database that are accepted give safe watts.
 
-    The only linear weights of type 2 have the features `COUNTERS`. They give less than 0 W on a busy machine.
+    Each node type has accepted linear weights, except type 2. The only linear weights of type 2 have the features
+    `COUNTERS`. They give negative watts on a busy machine.
     """
     linear_types: set[int] = set()
     refused: list[str] = []

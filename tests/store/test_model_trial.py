@@ -78,7 +78,10 @@ def test_loading_refuses_it(name: str, resident: bool) -> None:
     ],
 )
 def test_weights_whose_sum_overflows(weights: bytes) -> None:
-    """Weights are refused if their sum may overflow: the component's ceiling would turn infinity into valid watts."""
+    """Weights are refused if the sum of weight · feature may overflow to infinity.
+
+    The component's upper limit would replace infinity by watts that look valid.
+    """
     model = {name: content.replace(b"onnx", b"weights") for name, content in files(b"").items()}
     model["package.weights"] = weights
     with pytest.raises(ModelError, match="so large that their sum may overflow"):

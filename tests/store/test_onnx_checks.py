@@ -1,4 +1,4 @@
-"""Test that untrusted ONNX graphs are accepted only if they just calculate, within limits of memory and time."""
+"""Test that untrusted ONNX graphs are accepted only if they do nothing except calculate, in little memory and time."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def test_what_the_converters_write_is_accepted(name: str) -> None:
 
 
 def test_a_loop_is_refused() -> None:
-    """Loops are refused: a loop of 10^12 iterations would block the estimator's only thread."""
+    """A graph with a loop is refused, because 10^12 iterations would block the estimator's only thread."""
     body = helper.make_graph(
         [helper.make_node("Identity", ["go"], ["going"])],
         "body",
@@ -181,7 +181,7 @@ def test_functions_are_refused() -> None:
 
 
 def test_two_graphs_in_one_model_are_refused() -> None:
-    """A model with two graphs is refused. Protobuf would merge both, so a check of one graph would miss some nodes."""
+    """A model file with two graphs is refused: Protobuf would merge them, so a check of one graph is not enough."""
     harmless = model(helper.make_node("Identity", ["X"], ["Y"])).SerializeToString()
     other = onnx.ModelProto()
     other.graph.node.append(helper.make_node("Loop", [], []))

@@ -26,7 +26,7 @@ CONSTANT = 1.25
 
 
 def model(components: Mapping[str, Any], *, resident: bool) -> PowerModel:
-    """Load a model with the components `components`: name -> weights, or None for a component with constant watts."""
+    """Load a model. `components` maps each component to its weights, or to None if its watts are constant."""
     parts: dict[str, Any] = {}
     files = {"metadata.json": b'{"model_name":"Lines_0"}'}
     for name, weights in components.items():
@@ -63,7 +63,7 @@ def test_columns_in_any_order_with_extra_ones() -> None:
     X = np.random.default_rng(0).uniform(0, 100, (5, 3))
     expected = resident.watts(X).tolist()
     table = {"a": X[:, 0], "b": X[:, 1], "c": X[:, 2], "d": np.ones(5), **{f"x{n}": np.ones(5) for n in range(40)}}
-    for seed in range(100):  # a model caches orders of columns, but fewer than 100
+    for seed in range(100):  # 100 orders of columns are more than a model keeps in its cache
         names = [str(name) for name in np.random.default_rng(seed).permutation(sorted(table))]
         for _ in range(2):
             assert resident.watts(np.column_stack([table[name] for name in names]), names).tolist() == expected

@@ -177,9 +177,9 @@ def test_a_store_that_cannot_be_locked_is_read(tmp_path: Path) -> None:
 
 
 def test_readers_beside_a_publisher_and_a_pruner(tmp_path: Path) -> None:
-    """No reader finds a file missing while other processes publish 100 versions and remove old versions.
+    """Readers find all files while other processes publish 100 versions and remove old versions.
 
-    At the end, all versions but the newest can be removed.
+    At the end, all versions except the newest can be removed.
     """
     loop = "from pathlib import Path\nprint('ready', flush=True)\nn = 0\nwhile not Path(sys.argv[2]).exists():\n"
     prune = loop + "    n += len(store.prune('p', 1).removed)\n    time.sleep(0.002)\nprint(n)\n"

@@ -1,4 +1,4 @@
-"""Test recordings in Parquet at URLs: they are read where the process is that observes them."""
+"""Test Parquet recordings at URLs. The process that needs a recording reads it directly from the URL."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def source() -> Recording:
 
 
 def test_workers_read_a_recording_in_s3(s3: str, source: Recording, tmp_path: Path) -> None:
-    """A folder and a single file in S3 have the digest and the observations of the local files."""
+    """A folder and a single file in S3 give the same digest and observations as the local files."""
     folder, file = tmp_path / "r.parquet", tmp_path / "one.parquet"
     with RecordingWriter(folder, "a") as writer:
         write_recording(source, writer)

@@ -138,7 +138,10 @@ def test_urls_that_are_not_a_store(url: str, why: str) -> None:
 
 @pytest.mark.parametrize("module", ["fsspec", "s3fs"])
 def test_missing_extra(monkeypatch: pytest.MonkeyPatch, module: str) -> None:
-    """The error about a missing library has the pip command. A new process is needed, because fsspec caches imports."""
+    """The error about a missing library shows the pip command that installs it.
+
+    The test needs a new process, because fsspec caches imports.
+    """
     script = (
         f"import sys; sys.modules[{module!r}] = None\nfrom kepler_core.store import open_store\nopen_store('s3://b')"
     )

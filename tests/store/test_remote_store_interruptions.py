@@ -31,7 +31,7 @@ def test_a_failed_publisher_leaves_no_files(url: str) -> None:
 
 
 def test_concurrent_publishers(url: str) -> None:
-    """Each publisher gets a different version number, and each version has the files of only one publisher."""
+    """If several threads publish a pipeline at once, each gets its own version, with only the thread's own files."""
     numbers: list[int] = []
 
     def publish(publisher: int) -> None:
@@ -157,10 +157,13 @@ PUBLISH = textwrap.dedent(
 
 
 def test_killed_while_publishing(s3: str) -> None:
-    """If a publisher is killed at any moment, the current version is complete, and the next publisher succeeds."""
+    """If a process is killed while it publishes a pipeline, the pipeline's current version is complete.
+
+    The next process can publish a version.
+    """
     published = 0
-    # If `after_the_first` is true, the delay begins when the first version is published. So a publisher on a slow
-    # machine, too, has published a version when it is killed.
+    # If `after_the_first` is true, the delay before the kill begins only after the first version was published. So this
+    # version exists even if the machine is slow.
     for delay, after_the_first in ((0.05, False), (0.5, False), (0.05, True), (0.3, True)):
         url = f"{s3}/{delay}-{after_the_first}"
         writer = subprocess.Popen([sys.executable, "-c", PUBLISH, url], stdout=subprocess.PIPE)

@@ -27,7 +27,7 @@ def zipped(*members: tuple[str | zipfile.ZipInfo, bytes], method: int = zipfile.
 
 def member(name: str, mode: int = 0) -> zipfile.ZipInfo:
     info = zipfile.ZipInfo("placeholder")
-    info.filename = name  # the constructor of `ZipInfo` would change unsafe names
+    info.filename = name  # assigned here, because `ZipInfo(…)` would change unsafe names
     info.external_attr = mode << 16
     return info
 
@@ -118,9 +118,9 @@ def test_a_member_that_is_larger_than_its_stated_size(claimed: int) -> None:
 
 
 def test_a_directory_with_more_members_than_it_states() -> None:
-    """The limit `max_files` applies to the members that the central directory of the zip contains.
+    """The limit `max_files` applies to the real number of files in the zip, not to the number that the zip states.
 
-    The end record of the directory states a number of members, which zipfile ignores. In this test, it is too small.
+    In this test, the zip states a number that is too small. Python's zipfile ignores this number.
     """
     content = bytearray(zipped(*((str(i), b"") for i in range(50))))
     struct.pack_into("<HH", content, len(content) - 14, 1, 1)

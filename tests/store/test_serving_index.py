@@ -28,7 +28,7 @@ HEAD_BYTES = len(serving_index._MAGIC) + 32
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LocalStore:
-    """A store with one version that has an index, although it has few models."""
+    """A store with one version that has an index. Usually, only versions with many models have an index."""
     monkeypatch.setattr(serving_index, "MIN_INDEXED_MODELS", 1)
     store = LocalStore(tmp_path / "store")
     store.publish("made", store_files())
@@ -46,12 +46,12 @@ def live_catalogue(store: LocalStore) -> LiveCatalogue:
 
 
 def rewrite(path: Path, body: bytes) -> None:
-    """Replace the content of an index, with a digest that fits."""
+    """Write an index file with the content `body` and its right digest."""
     path.write_bytes(serving_index._MAGIC + hashlib.sha256(body).digest() + body)
 
 
 def check_index(live: LiveCatalogue) -> None:
-    """Compare the index with the files, as the thread of the server does."""
+    """Compare a pipeline's index with its files, like the background thread of the model server."""
     pipeline = live._pipelines["made"]
     assert pipeline.index is not None
     live._check_index("made", pipeline, pipeline.index)
@@ -95,7 +95,7 @@ def test_each_version_has_its_own_index(store: LocalStore) -> None:
 
 
 def unusable(store: LocalStore, why: str, caplog: pytest.LogCaptureFixture) -> None:
-    """Check that a server reads the files instead of the index, and logs the reason in one line."""
+    """Check that a model server does not use an index, reads the pipeline's files, and logs the reason in one line."""
     with pytest.raises(UnusableIndexError, match=why):
         store.indexed_models("made")
     with caplog.at_level(logging.WARNING):
@@ -156,9 +156,9 @@ def test_forged_index_is_replaced_by_the_files(store: LocalStore, caplog: pytest
 
 
 def test_no_model_of_an_index_with_damaged_texts_is_served(store: LocalStore, caplog: pytest.LogCaptureFixture) -> None:
-    """Models cannot be read from files instead, because the files of the next version are damaged."""
+    """The index of version 1 has a damaged text, and the files of version 2 are damaged. So no model can be served."""
     document = msgspec.msgpack.decode(index_of(store).read_bytes()[HEAD_BYTES:])
-    document[-3][0][0] = b"not compressed"  # the metadata of the first models
+    document[-3][0][0] = b"not compressed"  # damage the packed metadata of the first models
     rewrite(index_of(store), msgspec.msgpack.encode(document))
     live = live_catalogue(store)
     assert len(live.current.models) == len(MODELS)
@@ -191,7 +191,7 @@ def test_check_finds_a_damaged_file(store: LocalStore) -> None:
     assert not live.broken
     check_index(live)
     assert f"{PATH}.zip" in live.broken["made"]
-    assert len(live.current.models) == len(MODELS)  # the texts of the index are sound
+    assert len(live.current.models) == len(MODELS)  # the index itself is not damaged
     live._pipelines["made"].retry_at = 0
     live.refresh()
     assert "made" in live.broken
@@ -204,7 +204,7 @@ def test_damaged_archive_is_found_when_a_client_needs_it(store: LocalStore) -> N
     assert model is not None
     live.drop(model, "damaged")
     assert live.current.by_path("made", PATH) is None
-    live.refresh()  # must not take the model from the index again
+    live.refresh()  # the server must not take the model from the index again
     assert live.current.by_path("made", PATH) is None
     assert "made" in live.broken
 
@@ -212,7 +212,7 @@ def test_damaged_archive_is_found_when_a_client_needs_it(store: LocalStore) -> N
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=150)
 @given(data=st.data())
 def test_any_bytes_are_read_or_refused(store: LocalStore, data: st.DataObject) -> None:
-    """A hostile index with a digest that fits raises `UnusableIndexError`, or gives models whose texts can be read."""
+    """An index of random bytes with a right digest raises `UnusableIndexError`, or gives models with readable texts."""
     body = bytearray(index_of(store).read_bytes()[HEAD_BYTES:])
     for _ in range(data.draw(st.integers(1, 4))):
         body[data.draw(st.integers(0, len(body) - 1))] = data.draw(st.integers(0, 255))

@@ -29,7 +29,7 @@ FEATURES = ("bpf_cpu_time_ms", "cache_miss", "cpu_cycles", "cpu_instructions", "
 SCALE = dict(zip(FEATURES, (3.2e4, 2e8, 5e10, 8e10, 7.0), strict=True))
 COUNTERS = ("cache_miss", "cpu_cycles", "cpu_instructions")
 HIGHEST = 1e16
-"""The highest value of a feature that the estimator accepts."""
+"""The estimator accepts no feature values above this number."""
 
 LIMIT_WATTS = 40.0
 
@@ -49,7 +49,7 @@ def deep() -> Regressor:
 def files_of(
     features: Sequence[str], regressors: Mapping[str, Callable[[], Regressor] | None], factor: float = 1.0
 ) -> dict[str, bytes]:
-    """Fit a model and return its files. A component without a regressor is constant. `factor` is that of the scales."""
+    """Fit a model and return its files. None as a regressor gives constant watts. `factor` multiplies the scales."""
     scale = [SCALE[name] * factor for name in features]
     X = np.random.default_rng(3).uniform(0.1, 1.0, (200, len(features))).astype(np.float32)
     files: dict[str, bytes] = {}
@@ -108,7 +108,7 @@ PAIRS: dict[str, tuple[tuple[str, ...], dict[str, Factory], dict[str, Factory] |
 
 @cache
 def model(kind: str, corrections: bool = False) -> TwinnedModel:
-    """Load a model and its twin as the estimator does. They disagree if a component differs by `LIMIT_WATTS`."""
+    """Load a model and its twin as the estimator does. They disagree if a component differs by over `LIMIT_WATTS`."""
     features, own, other, factor = PAIRS[kind]
     files = files_of(features, own)
     if corrections:
@@ -121,7 +121,7 @@ def model(kind: str, corrections: bool = False) -> TwinnedModel:
 
 
 def rows(features: Sequence[str], count: int) -> FloatArray:
-    """Return rows inside and outside the range of the training, at its ends, and at the limits of the features."""
+    """Return rows inside and outside of the training range, and rows at the ends of the range and other limits."""
     random = np.random.default_rng(count)
     usual = random.uniform(0.15, 1.0, (count, len(features)))
     wide = random.gamma(1.0, 0.8, (count, len(features)))
@@ -206,7 +206,7 @@ def test_a_single_number_is_an_error() -> None:
 
 
 def test_a_failing_function_for_single_rows_is_not_needed() -> None:
-    """A third-party regressor may have a function for single rows that fails. Its function for arrays still answers."""
+    """If a third-party regressor's function for single rows fails, its function for arrays of rows is used."""
 
     class Failing:
         def watts(self, row: list[float]) -> None:
@@ -220,7 +220,7 @@ def test_a_failing_function_for_single_rows_is_not_needed() -> None:
 
 
 def test_models_of_onnx_runtime_answer_single_rows_too() -> None:
-    """Models with trees of too many leaves have no function for single rows."""
+    """If trees have too many leaves, the model has no fast function for single rows, and ONNX Runtime is used."""
     files = files_of(FEATURES, {"package": lambda: GradientBoostingRegressor(n_estimators=2, max_depth=12)})
     checked = TwinnedModel(load_model(files, resident=True))
     assert not checked.predicts_single_rows

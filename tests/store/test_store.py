@@ -112,10 +112,13 @@ PUBLISH = textwrap.dedent(
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_killed_while_publishing(tmp_path: Path, how: signal.Signals) -> None:
-    """If a writer is killed at any moment, the current version is complete, and the next writer succeeds."""
+    """If a process is killed while it publishes a pipeline, the pipeline's current version is complete.
+
+    The next process can publish a version.
+    """
     published = 0
-    # If `after_the_first` is true, the delay begins when the first version is published. So a writer on a slow machine,
-    # too, has published a version when it is killed.
+    # If `after_the_first` is true, the delay before the kill begins only after the first version was published. So this
+    # version exists even if the machine is slow.
     for delay, after_the_first in ((0.01, False), (0.1, False), (0.3, False), (0.01, True), (0.2, True)):
         folder = tmp_path / f"{delay}-{after_the_first}"
         writer = subprocess.Popen(

@@ -1,4 +1,7 @@
-"""Test that step tables and leaf masks of tree ensembles predict exactly the same numbers as ONNX Runtime."""
+"""Test that two fast predictors of tree ensembles give exactly the same predictions as ONNX Runtime.
+
+The two predictors are step tables (look-up tables) and leaf masks (bit masks of the leaves that a row can reach).
+"""
 
 from __future__ import annotations
 
@@ -67,7 +70,7 @@ def tree(request: pytest.FixtureRequest) -> tuple[bytes, int]:
 
 
 def critical_values(content: bytes, features: int) -> list[SingleArray]:
-    """Return for each feature its thresholds in the trees, the next floats above and below, and values far away."""
+    """Return for each feature its thresholds, the next floats above and below them, and quite different values."""
     node = onnx.load_from_string(content).graph.node[0]
     attributes = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
     splits = np.array([mode != b"LEAF" for mode in attributes["nodes_modes"]])
@@ -84,7 +87,7 @@ def critical_values(content: bytes, features: int) -> list[SingleArray]:
 
 
 def predictors_of(content: bytes, features: int) -> list[StepTable | LeafMasks]:
-    """Return the predictors that can be made from a graph: a step table, leaf masks, both or none."""
+    """Return the predictors of the types `StepTable` and `LeafMasks` that can be made from a graph."""
     try:
         graph = read_graph(content)
         check_graph(graph)
@@ -104,7 +107,7 @@ def test_the_same_watts_at_the_thresholds_and_beside_them(tree: tuple[bytes, int
     points = critical_values(content, features)
     assert len(points[0]) > 10
     random = np.random.default_rng(5)
-    # Combine every critical value of one feature with random values of the others, and add random combinations.
+    # Combine each value of one feature with random values of the other features, and add random combinations.
     one_by_one = [
         np.column_stack([points[f] if f == feature else random.choice(points[f], len(points[feature]))
                          for f in range(features)])
@@ -129,10 +132,10 @@ def most_leaves(content: bytes) -> int:
 
 
 def test_the_kind_of_a_resident_predictor(tree: tuple[bytes, int]) -> None:
-    """The kind of a resident predictor depends on the numbers of features and leaves.
+    """The numbers of features and leaves determine the predictor that a server uses for a tree ensemble.
 
-    With up to two features, the predictor is a step table. With more features, the predictor consists of leaf masks.
-    If a tree has too many leaves for leaf masks, the predictor is ONNX Runtime.
+    With up to two features, it is a `StepTable`. With more features, it is `ResidentMasks`, or ONNX Runtime if a tree
+    has too many leaves.
     """
     content, features = tree
     names = [f"f{n}" for n in range(features)]
@@ -176,10 +179,10 @@ def test_tables_and_masks_have_a_maximum_size() -> None:
 
 @given(st.integers(1, 2), st.data())
 def test_joint_tables_predict_what_each_table_predicts(features: int, data: st.DataObject) -> None:
-    """Several tables that are evaluated together predict the same watts as each table alone.
+    """Several step tables that are evaluated together predict the same watts as each table alone.
 
-    An edge is a value of a feature at which a table's watts change. The tables share some edges. The values in `X` lie
-    on the edges, between edges and beyond all edges.
+    An edge is a feature value at which the watts of a table change. Several tables have the same edge. The test uses
+    values on edges, between edges and beyond all edges.
     """
     edge_values = st.integers(-3, 3)
     tables = []
@@ -276,7 +279,7 @@ def changed(content: bytes, **attributes: Any) -> bytes:
     ids=str,
 )
 def test_unusual_attributes_are_respected(attributes: dict[str, Any]) -> None:
-    """If ONNX Runtime accepts a graph with unusual attributes, step tables and leaf masks predict the same numbers."""
+    """If ONNX Runtime accepts a graph with unusual attributes, the other predictors must predict the same numbers."""
     content = changed(_SMALL, **attributes)
     X = np.array([[a, b] for a in (0.0, 0.1, 0.3, 1.0, 9.0) for b in (0.0, 0.1, 0.3, 1.0, 9.0)], dtype=np.float32)
     predictors = predictors_of(content, 2)

@@ -67,7 +67,7 @@ def files_of(
 
 
 def pair(model: Mapping[str, bytes], twin: Mapping[str, bytes]) -> TwinnedModel:
-    """Load a model and its twin as the estimator does. The twin has no limits, so the two never disagree."""
+    """Load a model and its twin as the estimator does. No limits are set, so their predictions may always differ."""
     loaded = [load_model(files, resident=True) for files in (model, twin)]
     return twinned(*loaded, Twin("Trees_0", "CounterOnly", {}))
 

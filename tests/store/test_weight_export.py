@@ -75,7 +75,7 @@ def test_the_reason_for_missing_weights_is_in_the_metadata() -> None:
 
 
 def test_negligible_weights_are_left_out() -> None:
-    """The weight of a constant or rare feature becomes 0 if its effect is below 0.001 of the range of the power."""
+    """The weight of a constant or rare feature becomes 0 if it changes power by less than 0.1 % of its range."""
     weight_file, metadata = exported(training_rows(7.0), (100.0, 1e-17, 0.05))
     assert weights_in(weight_file) == [100.0, 0.0, 0.0]
     assert "no_weights" not in metadata

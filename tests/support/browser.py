@@ -53,7 +53,7 @@ class Visitor:
     origin: str
     """The scheme, host and port from which pages may load files."""
     complaints: list[str] = attrs.field(factory=list)
-    """Descriptions of messages on the console, errors of scripts, dialogs, and requests to other hosts."""
+    """Problems of a page: its console messages, script errors, dialogs, and requests to other hosts."""
 
     def __attrs_post_init__(self) -> None:
         self.window.on("console", lambda message: self.complaints.append(f"console: {message.text}"))

@@ -98,8 +98,8 @@ class ComposeServices:
             "/usr/bin/env", "-i", "-C", "/", *(f"{key}={value}" for key, value in settings.items()),
             *program, *service["command"],
         ]  # fmt: skip
-        # This change of modes affects the overlay only. It lets the users of services read the Python installation,
-        # which may be below /root.
+        # `PARENTS` are folders that become readable for the users of services, because Python may be installed below
+        # /root. The change affects only the overlay, not the real folders.
         parents = {str(parent) for path in (sys.base_prefix, sys.prefix, ROOT) for parent in Path(path).parents}
         environ = {**os.environ, "PARENTS": " ".join(sorted(parents))}
         with self.log_path(name).open("wb") as log:
@@ -129,7 +129,7 @@ class ComposeServices:
         assert process.poll() is None, f"{name}: {self.log(name)}"
         test: list[str] = self.services[name]["healthcheck"]["test"]
         assert test[0] == "CMD"
-        # The estimator's socket is in the service's /tmp, and the check runs in another /tmp.
+        # The service has its own /tmp with the estimator's socket. The check sees it as a folder below /proc.
         socket = {"ESTIMATOR_SOCKET": f"/proc/{process.pid}/root/tmp/estimator.sock"}
         environ = [f"{key}={value}" for key, value in {**os.environ, **socket, **self._ports(name)}.items()]
         program = Path(sys.executable).with_name(test[1])
@@ -146,7 +146,7 @@ class ComposeServices:
 
     @staticmethod
     def _ports(name: str) -> Mapping[str, str]:
-        """Return settings that hide all other services from the health check of a service, as in a container."""
+        """Return settings with which the health check of a service sees only this service, as in a container."""
         keys = {
             "model-server": "MODEL_SERVER_PORT", "offline-trainer": "OFFLINE_TRAINER_PORT",
             "online-trainer": "ONLINE_TRAINER_PORT", "meter": "METER_METRICS_PORT",

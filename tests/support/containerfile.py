@@ -54,12 +54,12 @@ class Stage:
     base: str
     name: str
     instructions: list[tuple[str, str]] = attrs.field(factory=list)
-    """Instruction in upper case, and the text after it."""
+    """Pairs: name of the instruction in upper case, and the text after the name."""
 
 
 @attrs.define
 class Image:
-    """A built stage: the folder with its files, and its settings."""
+    """The result of building a stage of a Containerfile: a folder with its files, and its settings."""
 
     root: Path
     environ: dict[str, str] = attrs.field(factory=dict)
@@ -95,7 +95,7 @@ class Image:
 
 
 def _environment(environ: Mapping[str, str], folder: str = "/") -> list[str]:
-    """Return the first words of a command line. They run the other words in a folder, with `environ` only."""
+    """Return the prefix of a command line. It sets the folder, and removes environment variables except `environ`."""
     return ["/usr/bin/env", "-i", "-C", folder, *(f"{key}={value}" for key, value in environ.items())]
 
 
@@ -123,7 +123,7 @@ class Builder:
     """Builds the stages of a Containerfile in folders."""
 
     def __init__(self, stages: Sequence[Stage], context: Path, base: Path, work: Path) -> None:
-        """Take the stages. `context` is the folder from which COPY reads, `base` has the files of the base image."""
+        """Prepare to build stages. `context` is the folder from which COPY reads, `base` has the base image's files."""
         self._stages = {stage.name: stage for stage in stages}
         self._context = context
         self._base = base

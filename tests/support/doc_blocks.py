@@ -38,7 +38,7 @@ class Command:
     """A command of a `console` block, and the lines of output that the page shows."""
 
     line: int
-    """Number of the command's line in the page."""
+    """Line number of the command in its documentation page."""
     text: str
     shown: tuple[str, ...]
     exit_code: int
@@ -66,7 +66,7 @@ class Block:
 
     @property
     def commands(self) -> list[Command]:
-        """The commands that tests run: those of a `console` block without a reason for not running it."""
+        """The commands that tests run. The list is empty if the block is no `console` block, or must not be run."""
         if self.language != "console" or self.reason is not None or self.file is not None:
             return []
         return read_commands(self.text, self.line + 1, self.exit_code)
@@ -126,7 +126,7 @@ def read_blocks(text: str) -> list[Block]:
 
 
 def _comments_before(text: str, end: int) -> Iterator[tuple[str, str]]:
-    """Yield the keys and values of the comments directly before the position `end`."""
+    """Yield the keys and values of the HTML comments (`<!-- key: value -->`) directly before the position `end`."""
     before = text[:end].rstrip()
     while before.endswith("-->"):
         start = before.rfind("<!--")
@@ -142,7 +142,7 @@ def setup_commands(text: str) -> list[Command]:
 
 
 def bare_commands(block: Block) -> bool:
-    """Return whether a block contains a command that no test runs, without a stated reason."""
+    """Return whether a block contains a command that no test runs, although the page states no reason for this."""
     if block.language == "console" or block.file is not None or block.reason is not None:
         return False
     return block.language in ("", "text", "ini") and _BARE_COMMAND.search(block.text) is not None

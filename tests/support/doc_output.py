@@ -11,9 +11,9 @@ import re
 from collections.abc import Sequence
 
 TOLERANCE = 0.05
-"""Allowed relative difference of a number with decimals."""
+"""Allowed relative difference between a number with decimals in a page and in the real output."""
 TOLERANCE_ABSOLUTE = 0.05
-"""Allowed absolute difference of a number with decimals."""
+"""Allowed absolute difference between a number with decimals in a page and in the real output."""
 
 GAP = "…"
 _DECIMAL = re.compile(r"-?\d+\.\d+(?:e-?\d+)?")
@@ -45,7 +45,7 @@ def _text_pattern(text: str) -> str:
 
 
 def content_lines(lines: Sequence[str]) -> list[str]:
-    """Return the lines to compare: all lines except empty lines and lines below the headers of tables."""
+    """Return the lines to compare. Empty lines, and lines below the headers of tables, are left out."""
     return [line for line in lines if line.strip() and not set(line) <= {"-", " "}]
 
 

@@ -29,17 +29,17 @@ from support.server_process import free_port
 
 SOCKET = "/tmp/estimator.sock"
 PORTS = {8100: "MODEL_SERVER_PORT", 8102: "OFFLINE_TRAINER_PORT", 8103: "ONLINE_TRAINER_PORT"}
-"""Port of a server in pages -> key of the server's configuration that sets the port."""
+"""For each server port in the documentation: the configuration key that sets another port in tests."""
 OTHER_PORTS = (8104, 8105, 8106, 9090, 9101, 28282)
-"""Other ports in pages. Commands always contain these ports, so no configuration key is needed."""
+"""More ports in the documentation. They are always part of the commands, so tests need no configuration key."""
 SERVER_PORTS = {"model-server": 8100, "offline-trainer": 8102, "online-trainer": 8103}
 COMMAND_SECONDS = 1800.0
-"""Time after which a command counts as hanging. A training can take minutes on a machine with other load."""
+"""Number of seconds after which a command counts as hanging. A training can take minutes on a busy machine."""
 
 
 @attrs.frozen
 class Failure:
-    """A command that does not do what the page shows."""
+    """A command whose output or exit code differs from the documentation page."""
 
     command: Command
     problem: str
@@ -84,13 +84,13 @@ class Shell:
         }
 
     def real(self, text: str) -> str:
-        """Return a text of a page with this shell's ports and socket in place of the page's."""
+        """Replace the ports and the socket of the documentation by those that this shell uses."""
         for port, used in self.ports.items():
             text = re.sub(rf"(?<=[:= ]){port}\b", str(used), text)
         return text.replace(SOCKET, self.socket)
 
     def documented(self, text: str) -> str:
-        """Return an output with the page's ports and socket in place of this shell's."""
+        """Replace the ports and the socket that this shell uses by those of the documentation."""
         for port, used in self.ports.items():
             text = re.sub(rf"\b{used}\b", str(port), text)
         return text.replace(self.socket, SOCKET)
@@ -205,7 +205,7 @@ class Setups:
         self.prepared: dict[tuple[str, ...], Path] = {}
 
     def copy(self, commands: Sequence[Command], target: Path) -> None:
-        """Copy the folder that the commands prepare. Run the commands first, unless another page has run them."""
+        """Run the commands of a page in a new folder, and copy the folder to `target`. Equal commands run only once."""
         target.mkdir(parents=True)
         if commands:
             shutil.copytree(self._prepare(commands), target, symlinks=True, dirs_exist_ok=True)

@@ -84,7 +84,7 @@ class CheckingClient:
     def __init__(
         self, path: Path, request: Mapping[str, Any], expected: Sequence[Mapping[str, Any]], threads: int
     ) -> None:
-        """Take the request to repeat, and the `expected` powers. A reply is right if it has one of these powers."""
+        """Store the request to repeat. A reply is right if its powers equal one item of `expected`."""
         self._path = path
         self._request = json.dumps(request).encode()
         self._expected = [dict(powers) for powers in expected]
@@ -93,7 +93,7 @@ class CheckingClient:
         self.wrong: list[str] = []
         self.answers = 0
         self.seen: set[int] = set()
-        """Indices in `expected` of the powers that were received. -1 stands for a wrong reply."""
+        """For each received reply, the index of its powers in `expected`, or -1 if the reply was wrong."""
         self._threads = [threading.Thread(target=self._run, daemon=True) for _ in range(threads)]
 
     def __enter__(self) -> CheckingClient:
@@ -120,7 +120,7 @@ class CheckingClient:
                 self.seen.add(index)
                 if problem and len(self.wrong) < 10:
                     self.wrong.append(problem)
-            # pause, so that the estimator gets the processor
+            # pause, so that the estimator can use the processor
             time.sleep(0.002)
 
     def wait(self, count: int = 3) -> None:
@@ -136,8 +136,8 @@ class CheckingClient:
 
 REQUEST = watts_request()
 WATTS = {"package": [51.2], "dram": [8.4]}
-"""The watts that `linear_models.ABS` predicts for `REQUEST`."""
+"""The watts that the model `linear_models.ABS` predicts for `REQUEST`."""
 OTHER_WATTS = {"package": [1.0], "dram": [202.0]}
-"""The watts that `linear_models.OTHER` predicts for `REQUEST`."""
+"""The watts that the model `linear_models.OTHER` predicts for `REQUEST`."""
 DYN_WATTS = {"package": [1.2], "dram": [0.4]}
-"""The watts that `linear_models.DYN` predicts for `watts_request(output_type="DynPower")`."""
+"""The watts that the model `linear_models.DYN` predicts for the same request with the output type DynPower."""

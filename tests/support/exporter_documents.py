@@ -1,4 +1,4 @@
-"""Made-up recordings of exporters with known rates and watts, and checks of the observations in these recordings."""
+"""Makes recordings of exporters with known rates and watts, and checks the observations in these recordings."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from kepler_core.plugins import registry
 from kepler_core.recording import Observations, observe, read_recording
 
 Document = dict[str, list[dict[str, Any]]]
-"""A recording as decoded JSON: metric name -> list of series."""
+"""A recording as decoded JSON: an object with a list of series for each metric name."""
 
 START = 1_700_000_000
 TIMES = START + 3.0 * np.arange(40)
 """Times of the samples, in Unix seconds."""
 FEATURES = {"bpf_cpu_time_ms": 1.0, "cpu_instructions": 1e6, "cache_miss": 1e3}
-"""Feature -> rate per second in a container whose load is 1."""
+"""Rate per second of each feature in a container whose load is 1."""
 WATTS = {
     ("package", "0", "idle"): 20.0,
     ("package", "0", "dynamic"): 7.0,
@@ -30,16 +30,16 @@ WATTS = {
     ("platform", "", "idle"): 90.0,
     ("platform", "", "dynamic"): 30.0,
 }
-"""(component, number of the processor package, mode) -> watts of a machine whose load is 1."""
+"""Watts of a machine whose load is 1. A key is (component, number of the processor package, mode)."""
 CONTAINERS = {"a" * 64: 1.0, "b" * 64: 3.0, "system_processes": 0.5}
-"""Name of a container -> load of the container."""
+"""Load of each container, by the container's name."""
 NODE_A = {"a" * 64: 1.0, "system": 0.5}
 NODE_B = {"b" * 64: 2.0, "system": 0.7}
-"""For each of two nodes: name of a container -> load. Both nodes have a container "system"."""
+"""Loads of the containers of two nodes, by the container's name. Both nodes have a container "system"."""
 DRAM_IS_DYNAMIC_ONLY = {"dynamic_only": {"rapl-sysfs dram": 2}}
-"""Counts of irregularities in the recording of one `machine`.
+"""Findings in the recording of one `machine`: two series of dynamic energy have no series of idle energy.
 
-Both processor packages have a series of dynamic DRAM energy, but no series of idle DRAM energy.
+They are the DRAM series of the two processor packages.
 """
 
 
@@ -120,7 +120,7 @@ def observed(document: Document, **arguments: Any) -> Observations:
 
 
 def rates_by_container(observations: Observations, feature: str) -> dict[tuple[str, float, str], float]:
-    """Return a dict of all known rates of a feature: (node, time, container) -> rate."""
+    """Return all known rates of a feature. A key is (node, time, container)."""
     sample = observations.row_sample
     nodes = [observations.streams[code].node for code in observations.sample_stream[sample]]
     times = observations.sample_time[sample].tolist()

@@ -1,4 +1,4 @@
-"""A function that runs a check on randomly drawn inputs for some seconds."""
+"""A function that runs a check on random inputs for some seconds."""
 
 from __future__ import annotations
 
@@ -28,9 +28,10 @@ inputs_checked = 0
 
 
 def fuzz(inputs: st.SearchStrategy[T], check: Callable[[T], object]) -> int:
-    """Check randomly drawn inputs until a time limit, and return the number of inputs.
+    """Check random inputs until a time limit, and return the number of inputs.
 
-    The environment variable `SECONDS_VARIABLE` sets the time limit. Each seed draws at most `_EXAMPLES` inputs.
+    The environment variable `SECONDS_VARIABLE` sets the time limit. After at most `_EXAMPLES` inputs, a new seed is
+    used.
     """
     global inputs_checked
     end = time.monotonic() + float(os.environ.get(SECONDS_VARIABLE) or DEFAULT_SECONDS)
@@ -67,16 +68,16 @@ def fuzz(inputs: st.SearchStrategy[T], check: Callable[[T], object]) -> int:
 
 
 def mostly(good: st.SearchStrategy[Any], odd: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    """Draw from `good` in nine of ten cases, otherwise from `odd`.
+    """Return a strategy that takes nine of ten values from `good`, and one from `odd`.
 
-    So documents with many drawn values are still often accepted.
+    So a document with many random values is still often accepted.
     """
     return st.sampled_from([good] * 9 + [odd]).flatmap(lambda chosen: chosen)
 
 
 @st.composite
 def damaged(draw: st.DrawFn, documents: st.SearchStrategy[bytes]) -> bytes:
-    """Draw a document in which some bytes are removed, replaced or repeated."""
+    """Generate a document in which some bytes are removed, replaced or repeated."""
     content = draw(documents)
     for _ in range(draw(st.integers(1, 4))):
         at = draw(st.integers(0, len(content)))

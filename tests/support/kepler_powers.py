@@ -1,6 +1,6 @@
 """Computes the power that Kepler 0.7 reports for a reply of the estimator, as observed with Kepler's client code.
 
-The function `unsigned_milliwatts` also applies to power that Kepler computes from weights.
+`unsigned_milliwatts` shows how Kepler stores watts, including watts that Kepler computes from weights.
 """
 
 from __future__ import annotations

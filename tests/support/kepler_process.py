@@ -18,14 +18,14 @@ from support.simulated_host import SimulatedHost
 
 
 class SimulatedKepler:
-    """Serves the windows of a simulated host, one after the other."""
+    """Serves the metrics of a simulated host. Each request for /metrics gets the next time window."""
 
     def __init__(self, host: SimulatedHost, **changes: Any) -> None:
         self._content = host.recording()
         self._lock = threading.Lock()
         self._window = 0
         self.changes: Mapping[str, Any] = changes
-        """Metric -> series that replace the metric's series, or None if /metrics must lack the metric."""
+        """Series that replace the series of a metric in /metrics, by the metric's name. None removes the metric."""
 
     def reply(self, path: str, headers: Mapping[str, str]) -> Reply:
         if path != "/metrics":
@@ -51,7 +51,7 @@ def simulated_kepler(host: SimulatedHost, **changes: Any) -> Iterator[str]:
 
 
 def without_power() -> dict[str, None]:
-    """Return changes for a Kepler that reports no power, because it cannot read the executables of all processes."""
+    """Return changes that remove all power from /metrics, as if Kepler could not read the executables of processes."""
     kept = (names.BUILD_INFO, names.CPU_INFO)
     return {metric: None for metric in SimulatedHost().recording() if metric not in kept}
 

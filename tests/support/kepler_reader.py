@@ -1,4 +1,4 @@
-"""Readers of sysfs trees that follow the rules of Kepler 0.10 to 0.11.4, as they were seen on running Keplers."""
+"""Reads files like those in /sys by the rules of Kepler 0.10 to 0.11.4. The rules were observed on running Keplers."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 MAX_UINT64 = 2**64 - 1
 _INDEX = re.compile(r"^(.*)-[0-9]+$")
 PRIMARY = ("psys", "package", "core", "dram", "uncore")
-"""Kepler's order of preference of the zone that stands for the node."""
+"""Kepler reports the power of the first of these zones that exists as the node's power."""
 
 
 class ReadError(Exception):
-    """Kepler would export no power metric at all in this refresh, or would not start."""
+    """Raised where Kepler would export no power metric at all in a refresh, or would not start."""
 
 
 def unsigned(path: Path) -> int:
@@ -59,9 +59,9 @@ class KeplerRapl:
         return next(zone for zone in PRIMARY if zone in self._paths)
 
     def refresh(self, now: float) -> dict[str, float]:
-        """Return the watts of each zone in the window since the latest refresh; empty in the first one.
+        """Return the watts of each zone since the latest refresh. The first refresh returns an empty dict.
 
-        Raises `ReadError` if one zone cannot be read: then the whole refresh fails.
+        Raises `ReadError` if one zone cannot be read, because Kepler's whole refresh fails then.
         """
         counters = {
             zone: sum(unsigned(folder / "energy_uj") for folder in folders) for zone, folders in self._paths.items()
@@ -72,7 +72,7 @@ class KeplerRapl:
                 before, highest = self._before[zone], self._ranges[zone]
                 if counter >= before:
                     joules = (counter - before) / 1e6
-                else:  # the counter has wrapped, or its writer has lost it
+                else:  # the counter has overflowed, or was reset to 0
                     joules = (highest - before + counter) / 1e6 if highest > 0 else 0.0
                 watts[zone] = joules / (now - self._time)
         self._before, self._time = counters, now
@@ -80,7 +80,7 @@ class KeplerRapl:
 
 
 def kepler_hwmon(root: Path) -> dict[str, float]:
-    """Return the watts by zone of Kepler's meter `hwmon`. A zone is a cleaned sensor label."""
+    """Return the watts by zone of Kepler's meter `hwmon`. A zone is a sensor label in a normalised form."""
     watts: dict[str, float] = {}
     for chip in sorted((root / "class" / "hwmon").iterdir()):
         if not (chip / "name").exists():

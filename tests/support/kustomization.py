@@ -16,7 +16,7 @@ MERGE_KEYS = {
     "volumeMounts": "mountPath",
     "ports": "containerPort",
 }
-"""Name of a list -> key by which a strategic merge patch finds the list's items. A patch replaces other lists."""
+"""For each list that a strategic merge patch merges: the key of its items. Other lists are replaced."""
 
 _FIELDS = {"apiVersion", "kind", "namespace", "resources", "images", "patches", "components"}
 _CLUSTER_KINDS = {"Namespace", "ClusterRole", "ClusterRoleBinding"}
@@ -60,7 +60,7 @@ def containers(one: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def merged(base: Any, patch: Any, key: str = "") -> Any:
-    """Return the result of a strategic merge patch. `key` is the key under which `base` and `patch` stand."""
+    """Return `base` after the strategic merge patch `patch`. `key` is the YAML key that has `base` as its value."""
     if isinstance(base, dict) and isinstance(patch, dict):
         assert not any(name.startswith("$") for name in patch), f"unknown directive in {patch}"
         result = {**base}

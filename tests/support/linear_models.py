@@ -1,4 +1,4 @@
-"""Small stores of linear models whose watts a test can calculate itself."""
+"""Makes small stores of linear models. A test can calculate the watts of these models itself."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from kepler_core.store.local import LocalStore
 from support.small_pipelines import BPF
 
 SCALE = 2.0**20
-"""Scale of all features. A division by a power of two is exact, and a test fails if features are not scaled. Features
-above 1.05 times the scale are cut to this value."""
+"""Number by which all features are divided. It is large, so a test fails if features are not scaled. It is a power of
+two, so the division is exact. A feature above 1.05 times the scale counts as 1.05 times the scale."""
 MACHINE: dict[str, Any] = {"vendor": "genuineintel", "processor": "made_up", "cores": 32, "chips": 2, "memory": 128}
 
 
@@ -37,11 +37,11 @@ class LinearModel:
             "dram": (8.0, {"bpf_page_cache_hit": 0.002}),
         }
     )
-    """Component -> bias in watts, and weight of each feature in watts per unit of the feature."""
+    """For each component: bias in watts, and weight of each feature in watts per unit of the feature."""
     lowest: float | None = None
     """Lowest value of each feature in training, or None if it is not known."""
     honesty: Mapping[str, Any] | None = None
-    """The block `honesty` of the metadata, or None for no block."""
+    """The block `honesty` (errors and intervals) of the model's metadata; None for no block."""
 
     @property
     def name(self) -> str:
@@ -80,7 +80,7 @@ class LinearModel:
         return metadata, files
 
     def expected(self, metrics: Sequence[str], values: Sequence[Sequence[float]]) -> dict[str, list[float]]:
-        """Return component -> watts that the model must predict, calculated in double precision."""
+        """Return the watts of each component that the model must predict, calculated in double precision."""
         rows = [dict(zip(metrics, row, strict=True)) for row in values]
         return {
             component: [bias + sum(weight * row[name] for name, weight in weights.items()) for row in rows]
@@ -99,7 +99,7 @@ DYN = LinearModel(
 PLATFORM = LinearModel(source="acpi", watts={"platform": (100.0, {"bpf_cpu_time_ms": 0.02})})
 ALL = (ABS, DYN, PLATFORM)
 OTHER = LinearModel(watts={"package": (1.0, {}), "dram": (2.0, {"bpf_page_cache_hit": 1.0})})
-"""A model that can replace `ABS` and predicts other watts."""
+"""A model for the same requests as the model `ABS`, but with other watts."""
 
 
 def files_of(*models: LinearModel, machine: Mapping[str, Any] = MACHINE) -> dict[str, bytes]:

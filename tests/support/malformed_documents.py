@@ -33,7 +33,7 @@ CHANGES: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
     "nested-beyond-the-stack": (METADATA, _metadata(b'"note":' + b"[" * 200_000 + b"]" * 200_000)),
     "features-is-text": (METADATA, lambda content: content.replace(b'"features": [', b'"features": 5, "more": [')),
 }
-"""Name of a change -> path of a document, and function that makes the document malformed."""
+"""For each change: the path of a document, and a function that makes the document malformed."""
 
 
 def malformed(change: str) -> dict[str, bytes]:

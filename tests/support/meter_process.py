@@ -55,7 +55,7 @@ class MeterProcess(ProcessUnderTest):
         return status
 
     def wait_published(self) -> None:
-        """Wait until this process publishes a counter. An earlier process may have left a counter and a status."""
+        """Wait until this meter publishes a counter. Ignore files that an earlier meter has left behind."""
 
         pid = self.process.pid
 

@@ -49,7 +49,7 @@ MINIMAL: dict[str, Any] = {"metrics": list(BPF), "output_type": "AbsPower"}
 """A request for a model. The request has only the required keys."""
 
 SECRET = "content of a file outside the store"
-"""Content of a file outside the store, which no answer is allowed to contain."""
+"""Content of a file outside of the store. No answer of the server may contain this text."""
 
 
 def store_files() -> dict[str, bytes]:

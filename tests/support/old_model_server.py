@@ -1,4 +1,4 @@
-"""A server whose answers to an estimator are like the answers of the model server of kepler-model-server 0.7."""
+"""Imitates the answers that the model server of kepler-model-server 0.7 sends to an estimator."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class OldModelServer:
     """A server that sends a model. The status is 500 if a request has an unknown key, and 400 if there is no model."""
 
     def __init__(self, archive: bytes | None, weights: Mapping[str, Any] | None, keys: frozenset[str] | None) -> None:
-        """Take the models that the server sends, as an archive and as weights. None is a missing model.
+        """Set what the server sends: a model as an archive, and a model as weights. None means that there is no model.
 
         `keys` are the keys of a request that the server knows. If `keys` is None, the server ignores unknown keys.
         """

@@ -26,7 +26,7 @@ def component_errors(mae: float) -> dict[str, Any]:
 
 
 def honesty(mae: float = 2.0) -> dict[str, Any]:
-    """Return a block `honesty` with the errors on two splits, and with the interval of one component."""
+    """Return a block `honesty` of metadata, with errors on two splits and the interval of one component."""
     split = {"mae": mae, "components": {"package": component_errors(mae)}, "parts": 5, "worst": 2 * mae}
     terms = {
         "lowest": 50.0, "highest": 200.0, "edges": [100.0], "quantiles": [3.0, 6.0], "session": 2.0,

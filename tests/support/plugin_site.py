@@ -136,7 +136,7 @@ def make_site(folder: Path, wheels: Sequence[Path]) -> Site:
     """Make a virtual environment with the wheels. It also sees the packages in the tests' environment."""
     venv.create(folder, with_pip=False)
     (site_packages,) = folder.glob("lib/python*/site-packages")
-    # The tests' environment may itself see the packages of another environment.
+    # The Python environment of the tests may also use packages of another environment.
     packages = dict.fromkeys(path for path in sys.path if Path(path).name == "site-packages")
     # Packages of the new environment take precedence. Editable installations of the tests' environment have no effect
     # in the new environment.

@@ -102,7 +102,7 @@ def pip(*arguments: object) -> None:
 
 
 def install(site: Path, *wheels: Path) -> Path:
-    """Install wheels with pip into the folder `site`, and return the folder."""
+    """Install wheels with pip into a folder, and return the folder."""
     pip("install", "--no-deps", "--no-index", "--target", site, *wheels)
     return site
 
@@ -173,7 +173,7 @@ from sklearn.linear_model import LinearRegression
 """
 
 BROKEN_TRAINERS = {
-    # name of a distribution: (trainer's name, source of its module, reason that `plugins doctor` reports)
+    # keys: names of distributions; values: trainer, source code of its module, and reason that `plugins doctor` reports
     "bad-import": ("BadImportTrainer", "import a_module_that_nobody_has", "No module named 'a_module_that_nobody_has'"),
     "bad-attribute": ("NotThereTrainer", "", "NotThereTrainer"),
     "bad-exit": ("ExitAtImportTrainer", "import sys\nsys.exit('good bye')", "SystemExit: good bye"),
@@ -187,7 +187,7 @@ BROKEN_TRAINERS = {
 }
 
 CLASHING = "Kepler_Clash.Ing"
-"""Name of a distribution, spelled so that it differs from its normalised form kepler-clash-ing."""
+"""Name of a distribution in an unusual spelling. pip normalises it to kepler-clash-ing."""
 CLASHING_FULL = "kepler-clash-ing:LinearRegressionTrainer"
 _CLASHING_SOURCE = (
     _CONTRACT
@@ -270,7 +270,7 @@ def kepler_dataset_ready(dataset):
 """
 
 BROKEN_HOOKS = {
-    # name of a distribution: (source of its module, reason that `plugins doctor` reports)
+    # keys: names of distributions; values: source code of the module, and reason that `plugins doctor` reports
     "badhook-import": ("import a_module_that_nobody_has", "a_module_that_nobody_has"),
     "badhook-exit": ("import sys\nsys.exit(7)", "SystemExit: 7"),
     "badhook-signature": ("@hookimpl\ndef kepler_model_trained(model, mood): ...", "mood"),

@@ -1,4 +1,4 @@
-"""Recordings of one node whose power is a known function of the CPU time, and errors of lines fitted to them.
+"""Makes recordings of one node whose power is a known function of the CPU time, and measures errors of fitted lines.
 
 The watts are package = 30 + 0.02 u, dram = 8 + 0.003 u and platform = 90 + 0.03 u, where u is the CPU time of all
 containers in milliseconds per second. These formulas are called the law.
@@ -69,10 +69,10 @@ def observations_of(content: Document) -> Observations:
 
 
 def errors_of(observations: Observations) -> dict[str, float]:
-    """Return for each component the largest relative difference between a fitted line and the law.
+    """Return for each component the largest relative difference between a fitted line and the true power.
 
-    The line is fitted to the observed watts over the node's CPU time. It is compared with the law at CPU times of 0,
-    1000 and 3000 milliseconds per second. Components with too few observations are left out.
+    The line is fitted to the observed watts over the node's CPU time. It is compared with the true power at CPU times
+    of 0, 1000 and 3000 milliseconds per second. Components with too few observations are left out.
     """
     errors = {}
     for source, components in observations.sources.items():

@@ -55,7 +55,7 @@ class ProcessUnderTest:
         return self.log_path.read_text(errors="replace")
 
     def wait_until(self, condition: Callable[[], bool], message: str) -> None:
-        """Wait until the condition is true. Fail if the process ends before."""
+        """Wait until the condition is true. Fail if the process ends before the condition is true."""
 
         def alive_and_true() -> bool:
             assert self.process.poll() is None, self.log

@@ -103,7 +103,7 @@ REFUSED: dict[str, bytes] = {
     "a timestamp is earlier than the query": values([[START - 60, "1"]]),
     "a timestamp is later than the query": values([[END + 60, "1"]]),
 }
-"""Name -> answer that must be refused: malformed or incomplete answers to a query from `START` to `END`."""
+"""Malformed or incomplete answers to a query from `START` to `END`. They must be refused. A key describes the fault."""
 
 USED: dict[str, tuple[bytes, int]] = {
     "a good answer": (GOOD, 30),
@@ -123,4 +123,4 @@ USED: dict[str, tuple[bytes, int]] = {
     "repeated timestamps": (values([*SAMPLES, *SAMPLES]), 60),
     "white space": (json.dumps(json.loads(values(SAMPLES)), indent=3).encode(), 60),
 }
-"""Name -> unusual answer that must be accepted, and its number of finite samples."""
+"""Unusual answers that must be accepted, each with its number of finite samples. A key describes the answer."""

@@ -1,6 +1,6 @@
 """A real Prometheus server, and an HTTP server with scripted answers.
 
-The Prometheus server contains the samples of a recording, or scrapes targets.
+The Prometheus server either has the samples of a recording in its database, or scrapes targets.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ def reading(provenance: Provenance = FORMULA, **watts: float) -> Reading:
 
 
 def files_below(folder: Path) -> dict[str, str]:
-    """Return path -> content for the files below a folder, without hidden files and dangling links."""
+    """Return the contents of the files below a folder by path, without hidden files and dangling links."""
     return {
         str(path.relative_to(folder)): path.read_text()
         for path in sorted(folder.rglob("*"))
@@ -28,7 +28,7 @@ def files_below(folder: Path) -> dict[str, str]:
 
 
 def zones_of(root: Path) -> dict[str, int]:
-    """Return the counters of a powercap tree: content of a zone's file `name` -> content of `energy_uj`."""
+    """Return the energy counters in a powercap folder, in microjoules, by the name of the zone."""
     return {
         path.read_text().strip(): int((path.parent / "energy_uj").read_text())
         for path in (root / "class" / "powercap").glob("*/name")

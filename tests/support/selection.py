@@ -18,7 +18,7 @@ HASWELL = {"processor": "intel_xeon_e5_2630v3", "cores": 32, "chips": 2, "memory
 ICELAKE = {"processor": "intel_xeon_platinum_8358", "cores": 128, "chips": 2, "memory": 512, "frequency": 3400}
 EPYC = {"processor": "amd_epyc_7763", "cores": 128, "chips": 1, "memory": 512, "frequency": 3500}
 MACHINES = {0: HASWELL, 1: ICELAKE, 2: EPYC}
-"""Number of a node type -> machine spec."""
+"""Machine spec of each node type, by its number."""
 
 
 def request_for(**keys: Any) -> ModelRequest:

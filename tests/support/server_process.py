@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from support.process import PATIENCE, ProcessUnderTest
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
-"""Samples of /metrics: (name, labels) -> value."""
+"""Values of the samples in /metrics. A key is (name, labels)."""
 
 
 def check_one_line(error: Exception, longest: int = 1000) -> None:
@@ -33,7 +33,7 @@ class Answer:
 
     status: int
     headers: Mapping[str, str]
-    """Name of a header in lower case -> value."""
+    """Values of the headers. The keys are the names in lower case."""
     body: bytes
 
     def json(self) -> Any:
@@ -149,7 +149,7 @@ SHORT_BODIES = (
     b"Content-Length: 3000000\r\n\r\n{",
     b"Content-Length: 5\r\n\r\n",
 )
-"""Last bytes of requests whose bodies are shorter than their Content-Length states."""
+"""Ends of requests whose body is shorter than their header Content-Length states."""
 
 
 def status_of_half_closed(port: int, method: str, path: str, end: bytes) -> int:

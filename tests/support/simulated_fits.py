@@ -18,7 +18,7 @@ from kepler_core.simulate import CORES_PER_SOCKET, HERTZ, true_power
 FEWEST_ROWS = 20
 """Minimum number of rows of a data set for a fit. `train` refuses to train on fewer rows."""
 LOAD_FEATURES = {"bpf_cpu_time_ms": 1000.0, "cpu_cycles": HERTZ}
-"""Features that are proportional to the load -> rate per second of one busy CPU."""
+"""Features that are proportional to the load. The values are their rates per second if one CPU is fully busy."""
 
 
 def usage(observations: Observations, sockets: int) -> tuple[FloatArray, FloatArray]:
@@ -36,11 +36,11 @@ def usage(observations: Observations, sockets: int) -> tuple[FloatArray, FloatAr
 def errors(
     observations: Observations, sockets: int, where: tuple[FloatArray, FloatArray]
 ) -> Mapping[tuple[str, str], float | None]:
-    """Fit the formula for each component and load feature. Return (component, feature) -> largest error in percent.
+    """Fit the power formula for each component and load feature. Return the largest error of each of these pairs.
 
-    `where` contains several levels of usage, from the function `usage`. At each level, the fit is compared with the
-    true power. A level outside of the range of loads in the data set is left out, because the fit cannot know the
-    power there. The error is None if the data set has too few rows for a fit.
+    The errors are in percent of the true power. They are calculated at the loads `where`, which the function `usage`
+    returns. Loads outside of the range of the observations are left out, because the fit cannot know the power there.
+    An error is None if there are too few observations for a fit.
     """
     result: dict[tuple[str, str], float | None] = {}
     truth = true_power(*where, sockets)

@@ -33,16 +33,16 @@ class SimulatedHost:
     offset: float = 0.0
     """Seconds by which the guest's clock is behind the host's clock."""
     lag: bool = False
-    """Whether the CPU usage ratio is late by one window, as in Kepler 0.10.0 to 0.11.4."""
+    """Whether the CPU usage ratio is one time window too late, as in Kepler 0.10.0 to 0.11.4."""
     repeat: int = 1
-    """Number of timestamps of the recording that show the same reading."""
+    """Each reading is recorded at this number of consecutive timestamps."""
     seed: int = 0
     wrap: float = 1e9
     """Number of joules at which the raw counter of the node falls back to 0."""
     idle_seconds: float = 0.0
-    """Length of a nearly idle time at the beginning, in seconds."""
+    """Number of seconds at the beginning during which the machine is nearly idle."""
     period: float | None = None
-    """If set, the load repeats after this number of seconds."""
+    """Period of the load in seconds: the load is a sine wave. None gives a random load."""
 
     def vm_cpus(self) -> FloatArray:
         """Return the number of CPUs that the virtual machine uses in each tenth of a second of the host's clock."""
@@ -53,7 +53,7 @@ class SimulatedHost:
         return self._after_idle(np.repeat(random.uniform(0.1, GUEST_CPUS, n // 37 + 1), 37)[:n])
 
     def neighbour_cpus(self) -> FloatArray:
-        """Return the number of CPUs that the neighbour uses, in each tenth of a second like `vm_cpus`."""
+        """Return the number of CPUs that the host's other process uses in each tenth of a second."""
         random = np.random.default_rng(self.seed + 1)
         n = self.seconds * 10 + 1000
         return self._after_idle(np.repeat(random.uniform(0.5, 1.0, n // 120 + 1), 120)[:n])
@@ -72,7 +72,7 @@ class SimulatedHost:
         return {"start": starts, "end": ends, "vm": vm, "other": other, **joules}
 
     def kepler_watts(self, zone: str = "package") -> FloatArray:
-        """Return the virtual machine's true watts in each window, by the definition of the target `kepler`."""
+        """Return the virtual machine's true watts in each window, by Kepler's rule for dividing the host's power."""
         values = self.windows()
         total = values["vm"] + values["other"]
         usage = total / (CPUS * self.window)

@@ -24,7 +24,7 @@ class SlowServer:
     """
 
     def __init__(self, *pieces: bytes, repeat: bytes = b"") -> None:
-        """Take the pieces of the answer. After the last piece, the server sends `repeat` without end."""
+        """Set the pieces of the server's answer. After the last piece, the server sends `repeat` again and again."""
         self._pieces = pieces
         self._repeat = repeat
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -112,7 +112,7 @@ SLOW_SERVERS = {
     "a-byte-at-a-time-of-an-error": ((HEAD.replace(b"200 OK", b"503 Busy"),), b" "),
     "a-byte-at-a-time-of-a-redirect": ((HEAD.replace(b"200 OK", b"302 Found\r\nLocation: /x"),), b" "),
 }
-"""Name of a server -> the pieces of its answer, and the piece that it then repeats without end.
+"""For each server: the pieces of its answer, and the piece that it then repeats without end.
 
 The answers of these servers never end.
 """

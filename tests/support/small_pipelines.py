@@ -55,7 +55,7 @@ def linear(bias: float = 10.0, weights: Mapping[str, float] | None = None) -> di
 
 
 def curve(weights: Sequence[float], feature: str = "bpf_cpu_time_ms", scale: float = 1.0) -> dict[str, Any]:
-    """Return the weights of a curve over a feature, in the form in which Kepler gets the weights of a component."""
+    """Return the weights of a component whose power is a curve of one feature, in Kepler's JSON form."""
     return {
         "All_Weights": {
             "Categorical_Variables": {},
@@ -192,7 +192,7 @@ def evaluate(answer: Mapping[str, Any], columns: Mapping[str, Sequence[float]], 
     return watts
 
 
-# The following functions return infinity or NaN where Python's functions raise an error. Go's functions do so, too.
+# The following functions return infinity or NaN, like Go's functions. Python's functions would raise an error.
 
 
 def _exp(x: float) -> float:

@@ -9,7 +9,7 @@ import numpy as np
 from kepler_core.simulate import Simulation, recording, true_power
 
 Document = dict[str, list[dict[str, Any]]]
-"""A recording as decoded JSON: metric name -> list of series."""
+"""A recording as decoded JSON: an object with a list of series for each metric name."""
 
 
 def steady(busy: Any, **options: Any) -> Document:
@@ -38,7 +38,7 @@ def steady(busy: Any, **options: Any) -> Document:
                 component = metric.split("_")[2]
                 sockets = 1 if component == "platform" else 2
                 item["values"] = counter(watts[component] * (1 + 0.01 * rng.standard_normal(len(busy))) / sockets)
-        # Now the idle series contains the whole power, and so does the dynamic series. Keep only the dynamic series.
+        # Each dynamic series now contains the whole power, including idle power. So remove the idle series.
         if "joules" in metric:
             document[metric] = [item for item in series if item["metric"]["mode"] == "dynamic"]
     return document

@@ -71,7 +71,7 @@ class SyntheticMachine:
         self.file("sys/devices/system/cpu/online", online)
 
     def run(self, seconds: float, load: float = 0.0, steal: float = 0.0, guest: float = 0.0) -> None:
-        """Let time pass. Each CPU is busy for the fraction `load`, which contains the fraction `guest` for guests."""
+        """Let time pass. `load` is the busy fraction of each CPU, including `guest`, the fraction for guests."""
         self.now += seconds
         for ticks in self.ticks.values():
             ticks["user"] += round(load * seconds * TICKS)

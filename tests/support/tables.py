@@ -26,7 +26,7 @@ def write(path: Path, table: Sequence[Sequence[Any]], header: Sequence[str] = HE
 
 
 def with_cell(table: Sequence[Sequence[Any]], row: int, cells: Mapping[int, Any]) -> list[list[Any]]:
-    """Return a copy of a table in which `cells` (index of a column -> value) replace cells of one row."""
+    """Return a copy of a table with other cells in one row. `cells` maps indexes of columns to the new values."""
     changed = [list(cells_of_row) for cells_of_row in table]
     for column, value in cells.items():
         changed[row][column] = value

@@ -1,4 +1,4 @@
-"""An offline trainer as a real process, requests to the trainer, and breakpoints in its trainings."""
+"""Runs an offline trainer as a real process, sends requests to it, and stops its trainings at breakpoints."""
 
 from __future__ import annotations
 
@@ -53,9 +53,9 @@ def request(**changes: Any) -> dict[str, Any]:
 
 
 class Breakpoints:
-    """A third-party listener that can make trainings wait at its hooks.
+    """A third-party listener that can stop trainings at hooks: after a model is trained, or after publication.
 
-    While a training waits, a test can interrupt the training in phases that are usually short.
+    While a training is stopped there, a test can interrupt it. Without the stop, these moments are too short.
     """
 
     HOOKS = (MODEL_TRAINED, MODEL_PUBLISHED)
@@ -85,24 +85,24 @@ class Breakpoints:
         self.environ = {"PYTHONPATH": str(folder)}
 
     def set(self, hook: str) -> None:
-        """Make trainings wait when they reach the hook."""
+        """Make trainings wait when they call the hook."""
         (self._folder / f"reached-{hook}").unlink(missing_ok=True)
         (self._folder / f"stop-{hook}").touch()
 
     def raise_at(self, hook: str) -> None:
-        """Make the listener raise an error in trainings that reach the hook.
+        """Make the listener raise an error in trainings that call the hook.
 
         The listener is strict, so the error is passed on to the training.
         """
         (self._folder / f"raise-{hook}").touch()
 
     def wait(self, hook: str) -> None:
-        """Wait until a training has reached the hook."""
+        """Wait until a training has called the hook."""
         reached = (self._folder / f"reached-{hook}").exists
         wait_for(reached, f"no training reached {hook}", TRAINING_TIMEOUT_SECONDS)
 
     def clear(self, hook: str) -> None:
-        """Let trainings pass the hook again, including trainings that wait at the hook."""
+        """Let trainings that wait in a call of the hook continue. Later trainings do not wait."""
         (self._folder / f"stop-{hook}").unlink()
 
 

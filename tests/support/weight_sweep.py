@@ -17,7 +17,7 @@ from support.kepler_powers import unsigned_milliwatts
 from support.small_pipelines import evaluate
 
 MAX_MILLIWATTS = 10**9
-"""One megawatt. No machine has this power, so a higher number has wrapped around or makes no sense."""
+"""One megawatt. No machine has so much power, so a higher number comes from an overflow or another error."""
 
 
 def answer_of(weights: KeplerWeights, node_type: int = 0) -> dict[str, Any]:
@@ -27,7 +27,7 @@ def answer_of(weights: KeplerWeights, node_type: int = 0) -> dict[str, Any]:
 
 
 def scales_of(model: StoredModel) -> dict[str, float]:
-    """Return feature -> highest value in training."""
+    """Return the highest value of each feature in training."""
     if model.portable:
         loaded = model.load()
         return dict(zip(loaded.features, map(float, loaded.scale), strict=True))
@@ -67,9 +67,9 @@ def senseless_powers(answer: Mapping[str, Any], scale: Mapping[str, float], firs
 
 
 def sweep(model: StoredModel) -> list[str]:
-    """Return a description of each power above a megawatt that Kepler computes from the served weights of a model.
+    """Return a text for each power above a megawatt that Kepler would compute from the weights of a model.
 
-    The list is empty if the model's components are curves over different features: no server serves such a model.
+    The list is empty if the model's components are curves over different features, because such weights are not served.
     """
     weights = model.weights
     assert weights is not None

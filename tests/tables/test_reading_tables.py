@@ -181,7 +181,7 @@ def test_two_rows_of_a_node_at_one_time_are_an_error(tmp_path: Path) -> None:
 
 
 def test_readings_that_cannot_be_true_are_left_out_and_counted(tmp_path: Path) -> None:
-    """Impossible values, too high power and dead features of a table are left out and counted, as in recordings."""
+    """Impossible values, too high power, and features that are always 0 are left out and counted."""
     table = with_cell(with_cell(rows(60), 5, {1: -1}), 7, {3: 90_000})
     data = training(write(tmp_path / "t.csv", [[*row, 0] for row in table], (*HEADER, "cpu_cycles"))).rows.data
     counts = data.observations.counts.as_dict()

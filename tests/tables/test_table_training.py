@@ -31,10 +31,10 @@ def pipeline(tmp_path: Path) -> Path:
 
 
 def model_files(store: Path, output_type: str) -> dict[str, Any]:
-    """Return path -> content for the model files of a pipeline, without zip files, which contain the same files.
+    """Return the model files of a pipeline by path. Zip files are left out, because they contain the same files.
 
-    The digest of the data and the metric schemas are removed from the lineage in the metadata, because they differ
-    between a recording and a table.
+    In the metadata, the digest of the data and the metric schemas are removed, because they differ between a recording
+    and a table.
     """
     files: dict[str, Any] = {}
     for path in (store / "p").rglob(f"{output_type}/*/*/*"):
@@ -88,7 +88,10 @@ def test_tables_of_a_recording_give_the_models_of_the_recording(
 def test_tables_of_several_nodes_give_the_same_models_with_any_extractor_and_isolator(
     pipeline: Path, tmp_path: Path
 ) -> None:
-    """Models from tables are the same: tables keep smoothed values, and the CPU frequency in rows of containers."""
+    """Models from tables equal models from the recording, even with smoothed values and isolated background power.
+
+    Tables of containers contain the node's CPU frequency.
+    """
     recording = tmp_path / "r.json"
     write_recording(Simulation(containers=3, timestamps=90, nodes=3), str(recording))
     settings = (
@@ -140,7 +143,7 @@ def test_wrong_usage_of_extract(options: list[str], problem: str, pipeline: Path
 
 
 def test_a_table_without_times_is_validated_on_whole_nodes(tmp_path: Path) -> None:
-    """Whole nodes are held out, because rows of one node may be nearly equal. The report names this validation."""
+    """Validation holds out whole nodes, because rows of one node may be nearly equal. The report states this."""
     table = [[f"machine {row % 6}", *cells[1:]] for row, cells in enumerate(rows(60))]
     path = write(tmp_path / "t.csv", table, ("machine", "load", "size", "watts"))
     pipeline = tmp_path / "p.yaml"

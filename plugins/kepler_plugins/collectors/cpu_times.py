@@ -32,8 +32,8 @@ class CpuTimes:
     """The counters of /proc/stat at one moment."""
 
     cpus: Mapping[int, tuple[int, ...]]
-    """Number of each logical CPU that is online -> its ticks by mode, in the order of `MODES`. The number −1 stands for
-    all CPUs together, if the kernel does not list single CPUs."""
+    """Ticks by mode, in the order of `MODES`, for each logical CPU that is online. The key is the number of the CPU. If
+    the kernel does not list single CPUs, the key −1 stands for all CPUs together."""
     context_switches: int | None = None
     interrupts: int | None = None
 
@@ -69,7 +69,7 @@ class CpuUsage:
 
     @property
     def system(self) -> float:
-        """Seconds in the kernel, interrupts included."""
+        """Seconds of CPU time that the kernel used, including interrupts."""
         return self.seconds["system"] + self.seconds["irq"] + self.seconds["softirq"]
 
     @property
@@ -127,7 +127,7 @@ def usage_between(earlier: CpuTimes, later: CpuTimes, seconds: float, ticks_per_
     tolerance = FALL_TOLERANCE_SECONDS * ticks_per_second
     most = (_EXCESS_FACTOR * seconds + _EXCESS_SECONDS) * ticks_per_second
     if -1 in later.cpus:
-        most *= MAX_CPUS  # the row −1 stands for an unknown number of CPUs
+        most *= MAX_CPUS  # the key −1 stands for all CPUs, and their number is not known
     for number, ticks in later.cpus.items():
         before = earlier.cpus.get(number)
         if before is None:
@@ -151,7 +151,7 @@ def usage_between(earlier: CpuTimes, later: CpuTimes, seconds: float, ticks_per_
 
 
 def _ticks(rest: bytes) -> tuple[int, ...] | None:
-    """Return the ticks of a row by mode. Modes that an old kernel does not have are 0."""
+    """Return the ticks in a row of /proc/stat, by mode. Modes that an old kernel does not have are 0."""
     fields = rest.split()[: len(MODES)]
     if len(fields) < _REQUIRED_MODES:
         return None

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from kepler_core.kernel_files import unsigned
 
 Counters = dict[tuple[str, str], int]
-"""(feature, device) -> counter. Features without devices have the device ""."""
+"""Values of counters by feature and device. The device is "" for a feature that has no devices."""
 
 SECTOR_BYTES = 512
 """Size of a sector in /proc/diskstats, in bytes. It is the same for all disks."""
@@ -20,7 +20,7 @@ _SOFT_IRQS = {b"BLOCK:": "bpf_block_irq", b"NET_RX:": "bpf_net_rx_irq", b"NET_TX
 MAX_DEVICES = 4096
 _NAME_CHARACTERS = 64
 
-# Names of devices without a disk, and of devices whose data are stored, and counted, on other disks.
+# Names of devices that are not disks, and of devices whose data are stored on other disks and counted there.
 _NOT_A_DISK = re.compile(r"(?:loop|ram|zram|dm-|md|sr|fd|nullb)[0-9]|nvme[0-9]+c[0-9]+n")
 # Names of whole disks, for systems without /sys/block.
 _WHOLE_DISK = re.compile(r"(?:s|v|xv|h|das)d[a-z]+|nvme[0-9]+n[0-9]+|mmcblk[0-9]+|pmem[0-9]+|nbd[0-9]+|rbd[0-9]+")
@@ -64,7 +64,7 @@ def parse_interfaces(content: bytes) -> Counters:
 
 
 def parse_vmstat(content: bytes) -> Counters:
-    """Return the page faults of all processes."""
+    """Return the number of page faults of all processes."""
     for line in content.splitlines():
         name, _, rest = line.partition(b" ")
         if name == b"pgfault" and (faults := unsigned(rest)) is not None:

@@ -19,10 +19,10 @@ from kepler_plugins.collectors.perf_events import COUNTERS, CpuCounters, CpuCoun
 MAX_CPUS = 1024
 """Maximum number of CPUs. Each CPU needs a file descriptor for each counter."""
 SPARE_DESCRIPTORS = 128
-"""File descriptors that are left for the other parts of the process."""
+"""Number of file descriptors that the collector leaves free for the other parts of the process."""
 MIN_RUNNING_FRACTION = 0.01
-"""If the counters of a CPU counted for less than this fraction of a period, they are not extrapolated to the whole
-period."""
+"""Minimum fraction of a period in which the counters of a CPU must have counted. If the fraction is smaller, the counts
+are not extrapolated to the whole period."""
 _CPU_RANGE = re.compile(r"([0-9]{1,4})(?:-([0-9]{1,4}))?")
 
 
@@ -50,7 +50,7 @@ class PerfCollector(Collector):
         """Open the counters of all CPUs. Raises `CollectorError` with the reason if that is not possible."""
         self.close()
         if _boot_id(self._root) != _boot_id(Path("/")):
-            raise CollectorError(f"{self._root} has the files of another machine, which has counters of its own")
+            raise CollectorError(f"{self._root} has the files of another machine, but perf counts only on this machine")
         self._follow_cpus()
 
     def close(self) -> None:
@@ -101,7 +101,7 @@ def increases(
 ) -> tuple[dict[str, float], list[str]]:
     """Return the increase per second of each counter, summed over all CPUs, and the reason for each missing counter.
 
-    If the counters of a CPU counted only in a part of the period, because several programs share them, the increase is
+    Several programs may share the counters of a CPU. Then they count only in a part of the period, and the increase is
     extrapolated to the whole period.
     """
     sums: dict[str, float] = {}
@@ -167,7 +167,7 @@ def _check_descriptors(cpus: int) -> None:
 
 
 def _units_of_cpus(root: Path) -> dict[int, int]:
-    """Return CPU -> type of its counter unit (PMU) on machines with several kinds of cores; {} on other machines."""
+    """Return the type of each CPU's counter unit (PMU), by CPU; {} if all CPUs of the machine have the same unit."""
     units: list[tuple[int, tuple[int, ...]]] = []
     for folder in sorted((root / "sys/bus/event_source/devices").glob("*")):
         # Only the counter units of cores have a file cpus. Those of caches and memory controllers have a file cpumask.

@@ -24,7 +24,7 @@ SYSTEM_CALLS = {
 HARDWARE = 0
 """Type of hardware events: PERF_TYPE_HARDWARE of Linux."""
 COUNTERS = {"cpu_cycles": 0, "cpu_instructions": 1, "cache_miss": 3}
-"""Feature -> number of its hardware event: PERF_COUNT_HW_… of Linux."""
+"""For each feature, the number of its hardware event: PERF_COUNT_HW_… of Linux."""
 
 _ALL_PROCESSES = -1
 _NO_GROUP = -1

@@ -37,15 +37,15 @@ STOOD_STILL_FRACTION = 0.5
 """The virtual machine stood still (was paused) in a period if every CPU's time in all modes together, idle included, is
 below this fraction of the period."""
 MAX_FREQUENCY_FILES = 32
-"""Maximum number of CPUs whose clock frequency is read, because reading can wake an idle CPU. Of more CPUs, an evenly
-spaced part is read."""
+"""Maximum number of CPUs whose clock frequency is read, because reading can wake an idle CPU. If there are more
+CPUs, only some of them, at equal distances, are read."""
 
 _CPU_FEATURES = ("bpf_cpu_time_ms", *(name for name in HOST_FEATURES if name.startswith("cpu_")))
 _PARSERS: dict[str, tuple[Callable[[bytes], Counters], tuple[str, ...]]] = {
     "proc/vmstat": (parse_vmstat, ("page_faults",)),
     "proc/softirqs": (parse_softirqs, ("bpf_block_irq", "bpf_net_rx_irq", "bpf_net_tx_irq")),
 }
-"""Path of a file with counters -> its parser, and the names of the features in the file."""
+"""For each file with counters, its parser and the names of the features in it. The key is the path of the file."""
 _NETWORK = "proc/net/dev"
 _NETWORK_OF_PROCESS_1 = "proc/1/net/dev"
 
@@ -68,7 +68,7 @@ def read_clocks() -> Clocks:
 
 @attrs.frozen
 class _Sample:
-    """The values in the files at one moment. `times` is None if /proc/stat could not be read."""
+    """The values that the collector read at one moment. `times` is None if /proc/stat could not be read."""
 
     clocks: Clocks
     times: CpuTimes | None
@@ -104,14 +104,14 @@ class ProcfsCollector(Collector):
         self._previous: _Sample | None = None
 
     def open(self) -> None:
-        """Open the files. Raises `CollectorError` if /proc cannot be read."""
+        """Open the files that the collector reads. Raises `CollectorError` if /proc cannot be read."""
         self.close()
         for point, kind in files_mounted_over(self._root).items():
             self._not_the_machine[point.removeprefix("/")] = (
                 f"{point} is a {kind} file of this container, not the machine's"
             )
-        # In a container, /proc/net has the network of the container. If the machine's /proc is mounted in another
-        # folder, process 1 in that folder is process 1 of the machine, and its files show the machine's network.
+        # In a container, /proc/net has the network of the container. But the machine's /proc may be mounted in another
+        # folder. Process 1 in that folder is process 1 of the machine, and its files show the machine's network.
         is_mounted = self._root != Path("/") and (self._root / _NETWORK_OF_PROCESS_1).exists()
         self._network = _NETWORK_OF_PROCESS_1 if is_mounted else _NETWORK
         if not is_mounted and (reason := _container_network(self._root)):
@@ -227,7 +227,7 @@ class ProcfsCollector(Collector):
             try:
                 contents.append(file.read())
             except MeterError:
-                continue  # The CPU went offline, or the machine has no cpufreq, which is usual for guests.
+                continue  # The CPU went offline, or the machine has no cpufreq. Virtual machines usually have none.
         if (hertz := mean_frequency_hertz(contents)) is not None:
             gauges["cpu_scaling_frequency_hertz"] = hertz
         return gauges

@@ -17,7 +17,7 @@ from kepler_plugins.bounds import check_at_least
 def rolling_mean(values: FloatArray, group: IntArray, window: int) -> FloatArray:
     """Return a rolling mean: for each value, the mean of the last `window` values of its group, ignoring NaN.
 
-    `group` has for each value the number of its group; both arrays have the same length. The values of a group are
+    `group` has for each value the number of its group, and has the same length as `values`. The values of a group are
     contiguous and in order of time. Where a value is NaN, the result is also NaN, so that smoothing fills no gaps.
     """
     n = len(values)

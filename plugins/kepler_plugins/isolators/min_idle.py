@@ -15,28 +15,28 @@ from kepler_core.recording.quiet import FEWEST_IDLE_SAMPLES, idle_samples
 from kepler_core.vocabulary import load_feature
 
 LEAST_LOADED_PART = 0.1
-"""If a node was never idle, its idle power is estimated from the samples with the least load: this fraction of all
-samples of the node."""
+"""If a node was never idle, its idle power is estimated from the samples with the least load. They are this fraction of
+all samples of the node."""
 LOW_QUANTILE = 0.05
 """If a node was never idle, its idle power is this quantile of the power in the samples with the least load.
 
 The minimum would be too low if one reading is low because of noise."""
 
 STEADY_PART = 0.1
-"""Idle power is steady. If the interquartile range of the power at the idle times exceeds this fraction of the median,
-the readings of load and power do not belong to the same times. The node then counts as never idle."""
+"""Idle power is steady: its interquartile range is at most this fraction of its median. If the range is larger, the
+readings of load and power do not belong to the same times. The node then counts as never idle."""
 STEADY_WATTS = 0.5
-"""Power at the idle times whose interquartile range is at most this number of watts always counts as steady."""
+"""If the interquartile range of the power at the idle times is at most this number of watts, the power is steady."""
 
 
 class MinIdleIsolator(Isolator):
     """Subtracts the idle power of each node and component in each recording.
 
     The idle power is the median power at the times when the node was idle. These times are quiet blocks of at least
-    three timestamps (see `kepler_core.recording.quiet`), which are found by the load feature of the data set. If the
-    node was never idle in the recording, or its power was not steady at these times, the isolator takes the tenth of
-    the samples with the least load. The idle power is then the 5 % quantile of the power in these samples. It may be
-    too high, so the isolator adds a note to the data set.
+    three timestamps (see `kepler_core.recording.quiet`), which are found by the load feature of the data set. Perhaps
+    the node was never idle in the recording, or its power was not steady at these times. Then the isolator takes the
+    tenth of the samples with the least load. The idle power is the 5 % quantile of the power in these samples. It may
+    be too high, so the isolator adds a note to the data set.
 
     The isolator does not use the energy that an exporter reports with `mode="idle"`: Kepler 0.10 and newer compute it
     from the share of idle CPU time, and no meter measures it.

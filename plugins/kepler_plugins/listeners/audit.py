@@ -47,5 +47,5 @@ def kepler_store_changed(store: str, pipeline: str, action: str, version: int) -
 def _user() -> str:
     try:
         return getpass.getuser()
-    except (KeyError, OSError):  # in a container, the user id may have no name
+    except (KeyError, OSError):  # in a container, the user's id may belong to no user name
         return str(os.getuid())

@@ -41,7 +41,7 @@ def kepler_model_trained(model: Mapping[str, Any]) -> None:
 
 @hookimpl
 def kepler_model_published(pipeline: str, version: int) -> None:
-    """Write the metrics of the training on this thread to the file, if the setting is given."""
+    """Write the metrics of this thread's training to the file in KEPLER_METRICS_FILE, if the setting is given."""
     models = getattr(_training, "models", [])
     started = getattr(_training, "started", time.time())
     _training.models = []

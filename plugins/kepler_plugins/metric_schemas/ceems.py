@@ -15,7 +15,7 @@ _PART = UnusedMetric("a statistic of ceems_ipmi_dcmi_current_watts")
 
 
 def _cpu_time(part: str) -> tuple[MetricMapping, ...]:
-    """Return the mapping of a part of the CPU time of jobs: user or system."""
+    """Return the mapping of one part of the CPU time of jobs: the time in user mode or in system mode."""
     return (
         MetricMapping(
             "feature",

@@ -14,8 +14,8 @@ from kepler_core.vocabulary import RAPL_COMPONENTS
 _RUNNING = ("running", "")
 """Values of the label `state` of workloads that exist. Kepler repeats the last values of terminated workloads."""
 _METER = "rapl-sysfs"
-"""The energy source of Kepler's zones. Kepler reads their energy from /sys/class/powercap, but its metrics do not name
-this source."""
+"""The energy source of Kepler's zones. Kepler reads their energy from /sys/class/powercap. Kepler's metrics do not name
+this energy source."""
 SYSTEM_PROCESSES = "system_processes"
 """Name of the container that stands for all processes outside of containers. Kepler 0.7 uses the same name."""
 _SECONDS_TO_MS = 1000.0
@@ -39,7 +39,7 @@ _NOT_RUNNING = UnusedMetric("repeats the last values of workloads that have ende
 
 
 def _part_of_energy(part: str) -> tuple[MetricMapping, ...]:
-    """Return a mapping for each zone that is a component.
+    """Return a mapping for each of the zones package, core, uncore and dram.
 
     `part` is "active" or "idle": the part of the zone's energy that the metric counts.
     """

@@ -33,7 +33,7 @@ disks below the volumes."""
 
 
 def _cpu(name: str, modes: str | tuple[str, ...], **about: Any) -> MetricMapping:
-    """Return the mapping of the CPU time in some modes, added up over all CPUs."""
+    """Return a mapping that adds up the CPU time in the modes `modes` over all CPUs."""
     return MetricMapping(
         "feature", name, "node", ("cpu", "mode"), scale=about.pop("scale", 1000.0), where={"mode": modes}, **about
     )

@@ -24,12 +24,12 @@ from kepler_plugins.model_formats.stored_trees import MAX_COLUMNS, decode
 
 LAYOUT = 1
 GROUP_SIZE = 50
-"""Number of trees in a group. The leaf masks (see `leaf_masks`) of a group are made together, and their size rises with
-the square of this number."""
+"""Number of trees in a group. The leaf masks of a group (bit masks of the leaves, see the module `leaf_masks`) are made
+together, and their size rises with the square of this number."""
 MAX_GROUPS = 24
 """Limit of the number of groups of trees per component."""
 MAX_MASK_BYTES = 24_000_000
-"""Limit of the size of all leaf masks of a component, in bytes."""
+"""Limit of the size of all leaf masks (bit masks of the trees' leaves) of a component, in bytes."""
 _ROWS_PER_BATCH = 32
 """Number of rows that are predicted together, so that the intermediate results fit into the processor's cache."""
 
@@ -100,7 +100,7 @@ class BlendPredictor:
         physical: PhysicalModel,
         physical_factor: float,
     ) -> None:
-        """Take the groups of trees with the factor of each group, and the physical model with its factor."""
+        """Create the blend from groups of trees and a physical model. Each of them has a factor."""
         self.ratios = ratios
         self.groups = groups
         self.factors = factors
@@ -194,7 +194,7 @@ def _physical(stored: StoredPhysical, features: Sequence[str]) -> PhysicalModel:
 
 
 def _groups(ensembles: Sequence[StoredEnsemble], n_columns: int) -> tuple[list[LeafMasks], FloatArray]:
-    """Return the leaf masks of all groups of trees, and the factor of each group."""
+    """Return the leaf masks (bit masks of the leaves) of all groups of trees, and the factor of each group."""
     if n_columns > MAX_COLUMNS:
         raise ModelError(f"a blend of {n_columns} columns; at most {MAX_COLUMNS} are supported")
     groups: list[LeafMasks] = []

@@ -29,7 +29,7 @@ class LogRatio:
     bottom_scale: float
 
     def values(self, X: SingleArray) -> FloatArray:
-        """Return the logarithms, shape (rows,), in double precision."""
+        """Return the logarithm of the ratio in each row, shape (rows,), in double precision."""
         top = np.maximum(X[:, self.top].astype(np.float64), 0.0) * self.top_scale
         bottom = np.maximum(X[:, self.bottom].astype(np.float64), 0.0) * self.bottom_scale
         logarithms: FloatArray = np.log1p(top) - np.log1p(bottom)
@@ -44,13 +44,13 @@ class PhysicalModel:
     """
 
     weights: FloatArray
-    """Weights of features, roots and squares, shape (3, features), in watts."""
+    """Weights in watts, shape (3, features): of each feature, of its root and of its square."""
     bias: float
     highest: float
     """Upper limit of the predictions in watts. Far from the training data, the sum of the terms may be far too high."""
 
     def predict(self, X: SingleArray) -> FloatArray:
-        """Return watts, shape (rows,), in double precision."""
+        """Return the predicted watts, shape (rows,), in double precision."""
         features, roots, squares = physical_terms(X)
         watts: FloatArray = features @ self.weights[0] + roots @ self.weights[1] + squares @ self.weights[2]
         return np.minimum(watts + self.bias, self.highest)

@@ -26,29 +26,29 @@ from kepler_plugins.model_formats.row_masks import MAX_ROWS, RowMasks, row_masks
 MIN_ROWS = 8
 """Minimum number of rows for which the cache is used. For fewer rows, the leaf masks alone are as fast."""
 FIRST_SLOT_BITS = 12
-"""Logarithm to base 2 of the number of slots of a new cache. A small cache stays in the processor's cache."""
+"""A new cache has 2 to this power slots. Such a small cache stays in the processor's cache."""
 SLOT_BITS = 16
-"""Logarithm to base 2 of the maximum number of slots. Each slot takes 12 bytes, so the largest cache takes 768 KiB."""
+"""A cache has at most 2 to this power slots. Each slot takes 12 bytes, so the largest cache takes 768 KiB."""
 _GROWTH_BITS = 2
 _MAX_FILL = 0.25
 """A cache grows by the factor 2^`_GROWTH_BITS` if this fraction of its slots is in use. More cells in use would compete
 for the same slots more often."""
 
 _MULTIPLIER = 0x9E3779B97F4A7C15
-"""2^64 divided by the golden ratio, and odd. The product of a cell's number and this factor, modulo 2^64, is the cell's
-key. The products of close numbers differ in their highest bits, which are the number of the slot (Knuth, "The Art of
-Computer Programming", volume 3, section 6.4)."""
+"""Odd number near 2^64 divided by the golden ratio. A cell's number is multiplied by it. The product modulo 2^64 is the
+cell's key. The highest bits of the key are the number of the slot. The products of close numbers differ in these bits
+(Knuth, "The Art of Computer Programming", volume 3, section 6.4)."""
 _OTHER_SLOTS = np.array([[1], [2], [3]])
-"""A cell is in the slot that its key states, or in a slot whose number is this slot's number XOR 1, 2 or 3."""
+"""A cell has four possible slots. The key states the first slot. The others have its number XOR 1, XOR 2 and XOR 3."""
 _MAX_CELLS = 2**62
-"""Limit of the number of cells of all ensembles together, so that each cell has a number of its own."""
+"""Upper limit of the number of cells of all ensembles together. Below it, each cell has a different number."""
 
 
 class CellCache:
-    """Predicts exactly what leaf masks predict, and keeps the watts of the cells that requests have needed."""
+    """Predicts the same watts as leaf masks (bit masks of the leaves), and keeps the watts for later requests."""
 
     def __init__(self, masks: JointLeafMasks, max_slot_bits: int = SLOT_BITS) -> None:
-        """Take the leaf masks. They must not have more than `_MAX_CELLS` cells: see `cell_cache`.
+        """Create an empty cache for leaf masks with at most `_MAX_CELLS` cells (see `cell_cache`).
 
         The cache grows to at most 2 to the power of `max_slot_bits` slots, at least 4.
         """
@@ -56,14 +56,14 @@ class CellCache:
         self._max_slot_bits = max_slot_bits
         self._edges = [of_feature.edges for of_feature in masks.features]
         self._offsets = _offsets(masks)
-        """For each feature, an array of shape (ensembles, intervals). The sum over the features is the cell's key."""
+        """For each feature, values of shape (ensembles, intervals). A cell's key is a sum of one value per feature."""
         self._make_slots(min(FIRST_SLOT_BITS, max_slot_bits))
         self._lock = threading.Lock()
 
     @cached_property
     def _rows(self) -> RowMasks | JointLeafMasks:
-        # Made on first use, because many caches never need it: requests for the power of processes have more than
-        # `MAX_ROWS` rows.
+        # This copy of the masks is made on first use, because many caches never need it: requests for the power of
+        # processes have more than `MAX_ROWS` rows.
         return row_masks(self._masks)
 
     def predict(self, X: SingleArray) -> FloatArray:
@@ -84,7 +84,7 @@ class CellCache:
         return self._rows.predict_row if isinstance(self._rows, RowMasks) else None
 
     def extended(self, more: Predictor | JointPredictor, columns: Sequence[int]) -> JointPredictor | None:
-        """Return a predictor of the watts of these ensembles and of `more`; see `contracts.ExtensiblePredictor`."""
+        """Return a predictor that also predicts what `more` predicts (see `contracts.ExtensiblePredictor`)."""
         joint = self._masks.extended(more._masks if isinstance(more, CellCache) else more, columns)
         return None if joint is None else cell_cache(joint)
 
@@ -92,9 +92,9 @@ class CellCache:
         self._slot_bits = slot_bits
         self._shift = np.uint64(64 - slot_bits)
         self._keys = np.zeros(1 << slot_bits, dtype=np.int64)
-        """Key of the cell in each slot. 0 stands for an empty slot: the numbers of cells start at 1."""
+        """Key of the cell in each slot; 0 for an empty slot. No cell has the key 0, because cell numbers start at 1."""
         self._watts = np.zeros(1 << slot_bits, dtype=np.float32)
-        """Watts of the cell in each slot, in single precision like the sums of the leaf masks."""
+        """Watts of the cell in each slot, in single precision, as the leaf masks compute them."""
 
     def _predict(self, X: SingleArray) -> FloatArray:
         columns = zip(X.T, self._edges, self._offsets, strict=True)
@@ -110,7 +110,7 @@ class CellCache:
         return watts
 
     def _fill(self, X: SingleArray, keys: IntArray, slots: IntArray, missing: BoolArray, watts: FloatArray) -> None:
-        """Set the watts that are missing, from the other slots of the cells or else from the leaf masks."""
+        """Set the missing watts from the other three slots of a cell or, if they lack the cell, from the leaf masks."""
         cells = np.flatnonzero(missing)
         slot = slots.take(cells) ^ _OTHER_SLOTS
         is_here = self._keys.take(slot) == keys.take(cells)
@@ -126,7 +126,7 @@ class CellCache:
             self._keep(keys[missing], slots[missing], watts[missing])
 
     def _keep(self, keys: IntArray, slots: IntArray, watts: FloatArray) -> None:
-        """Write new cells to the first of their slots that is empty, or else to the last of their slots."""
+        """Store new cells. Each cell is written to its first empty slot or, if none is empty, to its last slot."""
         chosen = slots
         for other in _OTHER_SLOTS[:, 0]:
             chosen = np.where(self._keys.take(chosen) == 0, chosen, slots ^ other)
@@ -135,12 +135,12 @@ class CellCache:
         kept = self._keys.take(chosen) == keys
         self._watts[chosen[kept]] = watts[kept]
         if self._slot_bits < self._max_slot_bits and np.count_nonzero(self._keys) > _MAX_FILL * len(self._keys):
-            # The next requests fill the larger cache.
+            # The larger cache starts empty, and the next requests fill it.
             self._make_slots(min(self._slot_bits + _GROWTH_BITS, self._max_slot_bits))
 
 
 def join_with_cache(ensembles: Sequence[LeafMasks]) -> CellCache | JointLeafMasks:
-    """Join the leaf masks of several ensembles over the same features, with a cache of their cells."""
+    """Join the leaf masks of several ensembles over the same features, and cache the watts of their cells."""
     return cell_cache(join_leaf_masks(ensembles))
 
 
@@ -150,7 +150,7 @@ def cell_cache(masks: JointLeafMasks) -> CellCache | JointLeafMasks:
 
 
 def _numbers_of_cells(masks: JointLeafMasks) -> list[int]:
-    """Return the number of cells in the grid of each ensemble."""
+    """Return for each ensemble the number of cells of the grid that its thresholds form."""
     numbers = [1] * len(masks.base)
     for of_feature in masks.features:
         for ensemble, intervals in zip(_users(masks, of_feature), _own_intervals(of_feature), strict=True):
@@ -159,7 +159,7 @@ def _numbers_of_cells(masks: JointLeafMasks) -> list[int]:
 
 
 def _offsets(masks: JointLeafMasks) -> list[IntArray]:
-    """Return for each feature an array of shape (ensembles, intervals): what an interval adds to the key of a cell.
+    """Return for each feature the values that its intervals add to the key of a cell, shape (ensembles, intervals).
 
     The first feature also adds the number of the ensemble's first cell. So no two cells have the same key.
     """
@@ -185,9 +185,10 @@ def _users(masks: JointLeafMasks, of_feature: FeatureMasks) -> range:
 
 
 def _own_intervals(of_feature: FeatureMasks) -> IntArray:
-    """Return the numbers of the intervals between an ensemble's own thresholds, shape (users, intervals).
+    """Return for each merged interval the number of the ensemble's own interval, shape (users, intervals).
 
-    The merged thresholds of all ensembles divide the feature's values into intervals. For each ensemble that uses the
-    feature and each merged interval, the array has the number of the ensemble's own interval that contains it.
+    The merged thresholds of all ensembles divide the feature's values into merged intervals. Each merged interval is
+    inside an interval between two thresholds of the ensemble itself. The array has the number of this own interval, for
+    each ensemble that uses the feature.
     """
     return of_feature.positions - of_feature.positions[:, :1]

@@ -1,7 +1,7 @@
 """Evaluation of a tree ensemble over any number of features with bit masks of the leaves.
 
-The value of a single feature already excludes some leaves of a tree: if the value is above the threshold of a
-tree node, then the leaves on the true side of this node cannot be reached, whatever the other features are.
+The value of a single feature already excludes some leaves of a tree. If the value is above the threshold of a
+tree node, the leaves on the true side of this node cannot be reached, whatever the other features are.
 The thresholds of a feature divide its values into intervals. For each feature, interval and tree there is one
 mask, which has a bit for each leaf that can still be reached. A prediction combines the masks of all features
 with a bitwise AND. The lowest bit that is left stands for the leaf that the tree reaches. So a prediction
@@ -32,18 +32,18 @@ Masks = NDArray[Any]
 MAX_LEAVES = 64
 """Limit of the number of leaves per tree: a mask has a bit for each leaf, and at most 64 bits."""
 MAX_BYTES = 4_000_000
-"""Limit of the size of an ensemble's masks.
+"""Limit of the size of an ensemble's bit masks, in bytes.
 
 An ensemble with larger masks is evaluated by ONNX Runtime instead, which takes 30 MB of a process's memory.
 """
 
 MAX_EXTENDED_BYTES = 2_000_000
-"""Limit of the size of the masks that `JointLeafMasks.extended` copies."""
+"""Limit of the size of the bit masks that `JointLeafMasks.extended` copies, in bytes."""
 
 _FEW_LEAVES = 8
-"""If no tree has more than this number of leaves, the look-up table of a tree has an entry for each possible mask.
+"""If no tree has more leaves than this number, each tree has a look-up table with an entry for each possible mask.
 
-Otherwise, the table has an entry for each leaf.
+(A mask has a bit for each leaf that can still be reached.) Otherwise, the table has an entry for each leaf.
 """
 _ROWS_PER_BATCH = 128
 """Number of rows that are predicted together.
@@ -53,10 +53,10 @@ The intermediate results of so few rows fit into the processor's cache.
 
 
 class LeafMasks:
-    """The leaf masks of a tree ensemble. They give exactly the same predictions as a walk through the trees."""
+    """Bit masks of the leaves of a tree ensemble. They give the same predictions as a walk through the trees."""
 
     def __init__(self, edges: list[SingleArray], masks: list[Masks], leaves: SingleArray, base: np.float32) -> None:
-        """Take the thresholds, masks and leaf values of an ensemble.
+        """Create the leaf masks of an ensemble from its thresholds, masks and leaf values.
 
         `edges` has the thresholds of each feature, ascending. `masks` has for each feature an array of shape
         (thresholds + 1, trees), in which bit n of a mask stands for leaf n. `leaves` has the values of the
@@ -69,8 +69,8 @@ class LeafMasks:
 
     @cached_property
     def _evaluator(self) -> JointLeafMasks:
-        # Made on first use: most ensembles become part of the `JointLeafMasks` of a whole model, and are never
-        # evaluated alone.
+        # This object is made on first use. Most ensembles are evaluated together with the other ensembles of a model,
+        # and never alone.
         return join_leaf_masks([self])
 
     def predict(self, X: SingleArray) -> FloatArray:
@@ -78,7 +78,7 @@ class LeafMasks:
         return watts
 
     def extended(self, more: Predictor | JointPredictor, columns: Sequence[int]) -> JointLeafMasks | None:
-        """Return a predictor of the watts of this ensemble and of `more`; see `contracts.ExtensiblePredictor`."""
+        """Return a predictor that also predicts what `more` predicts (see `contracts.ExtensiblePredictor`)."""
         return self._evaluator.extended(more, columns)
 
 
@@ -87,13 +87,13 @@ class FeatureMasks:
     """The leaf masks of one feature, for several ensembles."""
 
     edges: SingleArray
-    """Thresholds of all ensembles, ascending. They divide the feature's values into intervals."""
+    """Thresholds of the feature in all ensembles, ascending. They divide the feature's values into intervals."""
     masks: Masks
-    """Masks of all ensembles, one ensemble after another, shape (masks, trees)."""
+    """Masks of the reachable leaves: those of the first ensemble, then of the next ensemble …, shape (masks, trees)."""
     positions: IndexArray
-    """Index in `masks` of each ensemble's mask for each interval, shape (ensembles of `users`, intervals)."""
+    """Position in `masks` of the mask for an ensemble and an interval, shape (ensembles in `users`, intervals)."""
     users: slice | None = None
-    """The ensembles that use the feature; None if all ensembles do."""
+    """The ensembles that use this feature; None if all ensembles use it."""
 
 
 @attrs.frozen(eq=False)
@@ -104,18 +104,19 @@ class JointLeafMasks:
     """
 
     features: Sequence[FeatureMasks]
-    """The masks of each feature. All ensembles have masks for the first feature."""
+    """The leaf masks of each feature. The first feature has leaf masks for every ensemble."""
     values: SingleArray
-    """Value of each tree for each entry of its table, shape (ensembles, trees, entries).
+    """The look-up tables of the trees, which contain values of leaves, shape (ensembles, trees, entries).
 
-    With few leaves, the whole mask is the index of an entry. Otherwise, the number of the reached leaf is the index.
+    If the trees have few leaves, the index of an entry is the mask of the leaves that can still be reached. Otherwise,
+    the index is the number of the reached leaf.
     """
     base: SingleArray
     """Number that is added to each prediction, shape (ensembles, 1)."""
     _few_leaves: bool = attrs.field(init=False)
     _flat_values: SingleArray = attrs.field(init=False)
     _table_starts: IndexArray = attrs.field(init=False)
-    """Position of each tree's table in `_flat_values`, shape (trees, ensembles, 1)."""
+    """Position in `_flat_values` at which each tree's table begins, shape (trees, ensembles, 1)."""
 
     @_few_leaves.default
     def _has_few_leaves(self) -> bool:
@@ -158,9 +159,9 @@ class JointLeafMasks:
         return watts
 
     def extended(self, more: Predictor | JointPredictor, columns: Sequence[int]) -> JointLeafMasks | None:
-        """Return a predictor of the watts of these ensembles and of `more`; see `contracts.ExtensiblePredictor`.
+        """Return a predictor that also predicts what `more` predicts (see `contracts.ExtensiblePredictor`).
 
-        Return None also if the masks together would be larger than `MAX_EXTENDED_BYTES`.
+        Return None if such a predictor is not possible, or if its masks would be larger than `MAX_EXTENDED_BYTES`.
         """
         if isinstance(more, LeafMasks):
             more = more._evaluator
@@ -175,7 +176,7 @@ class JointLeafMasks:
         return sum(of_feature.masks.nbytes for of_feature in self.features)
 
     def with_trees(self, trees: int) -> JointLeafMasks:
-        """Return equal ensembles with at least the given number of trees. Each added tree has one leaf of 0 W."""
+        """Add trees to the ensembles up to the number `trees`, and return the result. Each added tree gives 0 W."""
         missing = trees - self.values.shape[1]
         if missing <= 0:
             return self
@@ -194,7 +195,7 @@ def join_leaf_masks(ensembles: Sequence[LeafMasks]) -> JointLeafMasks:
 
 
 def _alone(ensemble: LeafMasks, *, few_leaves: bool) -> JointLeafMasks:
-    """Return the leaf masks of one ensemble in the form of a joint predictor."""
+    """Return the leaf masks of one ensemble as a `JointLeafMasks` with this single ensemble."""
     features = [
         FeatureMasks(edges, masks.astype(np.uint8 if few_leaves else np.uint64), np.arange(len(masks))[None])
         for edges, masks in zip(ensemble.edges, ensemble.masks, strict=True)
@@ -253,15 +254,15 @@ def _merged(parts: Sequence[FeatureMasks]) -> FeatureMasks:
 
 def lowest_leaves(reachable: Masks) -> IntArray:
     """Return the number of the lowest leaf in each mask of 64 bits."""
-    # Keep only the lowest bit of each mask, and convert the mask to float64: the exponent is then the number of the
-    # leaf.
+    # Keep only the lowest bit of each mask, and convert the mask to float64. The exponent of this power of two is the
+    # number of the leaf.
     reachable = reachable & (~reachable + np.uint64(1))
     leaves: IntArray = (reachable.astype(np.float64).view(np.int64) >> 52) - 1023
     return leaves
 
 
 def leaf_masks(trees: Trees) -> LeafMasks | None:
-    """Return the leaf masks of an ensemble; None if a tree has too many leaves or the masks would be too large."""
+    """Return the leaf masks of an ensemble; None if a tree has too many leaves, or if the masks would be too large."""
     edges = trees.thresholds()
     numbered_trees = []
     for root in trees.roots:
@@ -296,14 +297,14 @@ def _number_leaves(trees: Trees, root: int) -> tuple[list[int], list[tuple[int, 
 
     The true side is the child for which the node's condition is true.
 
-    Returns the leaves in the order of their numbers, and (node, first, end) for each inner node: the leaves
-    with the numbers `first` to `end - 1` are on the true side of the node. Returns None if the tree has too
+    Returns the leaves in the order of their numbers, and a triple (node, first, end) for each inner node. The leaves
+    with the numbers `first` to `end - 1` are on the true side of this node. Returns None if the tree has too
     many leaves.
     """
     leaves: list[int] = []
     inner_nodes: list[tuple[int, int, int]] = []
-    # Tree nodes to visit. An inner node is visited twice: before and after its child on the true side. The entry is
-    # (node, None) for the first visit, and (node, number of the child's first leaf) for the second visit.
+    # Tree nodes to visit. An inner node is visited twice: before and after its child on the true side. The entry for
+    # the first visit is (node, None), and the entry for the second visit is (node, number of the child's first leaf).
     stack: list[tuple[int, int | None]] = [(root, None)]
     while stack:
         node, first = stack.pop()
@@ -314,13 +315,13 @@ def _number_leaves(trees: Trees, root: int) -> tuple[list[int], list[tuple[int, 
             leaves.append(node)
         else:
             stack += [(node, len(leaves)), (trees.true[node], None)]
-        # Each pair on the stack leads to at least one more leaf, so too many leaves are noticed early.
+        # Each entry of the stack leads to at least one more leaf. So the loop stops early if there are too many leaves.
         if len(leaves) + len(stack) > MAX_LEAVES + 1:
             return None
     return (leaves, inner_nodes) if len(leaves) <= MAX_LEAVES else None
 
 
 def _values_by_mask(leaves: SingleArray) -> SingleArray:
-    """Return the value of the leaf that the lowest bit of each possible mask stands for, shape (trees, 256)."""
+    """Return the value of the lowest leaf in each possible mask of 8 leaves, shape (trees, 256)."""
     lowest = [(mask & -mask).bit_length() - 1 for mask in range(1, 1 << _FEW_LEAVES)]
     return np.column_stack([np.zeros(len(leaves), dtype=np.float32), leaves[:, lowest]])

@@ -23,7 +23,7 @@ from kepler_plugins.model_formats.step_table import JointStepTables, StepTable, 
 from kepler_plugins.model_formats.tree_ensemble import read_trees
 
 _MAX_RELATIVE_ERROR = 1e-5
-"""Limit of the error of a model in single precision, as a fraction of the range of its predictions.
+"""Maximum error of a model in single precision, as a fraction of the range of its predictions.
 
 If the error is larger, the model is also converted in double precision. The more accurate graph is stored.
 """
@@ -61,7 +61,7 @@ class OnnxPredictor:
             ) from error
         inputs = session.get_inputs()
         if len(inputs) != 1 or inputs[0].name != INPUT_NAME or inputs[0].shape[-1] != n_features:
-            raise ModelError(f"the graph does not take one input {INPUT_NAME!r} of {n_features} features")
+            raise ModelError(f"the graph must have one input {INPUT_NAME!r} with {n_features} features")
         self._dtype = np.float64 if inputs[0].type == "tensor(double)" else np.float32
         self._session = session
         self._try(n_features)
@@ -152,7 +152,7 @@ class OnnxFormat(ModelFormat):
                 error = float(np.max(np.abs(OnnxPredictor(content, len(features)).predict(X) - expected)))
             except MissingExtraError:
                 raise
-            except Exception as failure:  # converters raise exceptions of any type
+            except Exception as failure:  # the converters of other libraries may raise any exception
                 reason = reason or one_line(failure, _REASON_CHARACTERS)
                 continue
             if best is None or error < best[0]:

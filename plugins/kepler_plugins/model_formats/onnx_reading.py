@@ -150,14 +150,14 @@ def _check_tensor(message: bytes) -> None:
         if number == _TENSOR_DIMENSIONS:
             elements *= math.prod(unpack_integers(value) if isinstance(value, bytes) else [value])
     if not 0 <= elements <= len(message):
-        raise ValueError(f"a tensor of {elements} elements in {len(message)} bytes")
+        raise ValueError(f"a tensor states {elements} elements, but has {len(message)} bytes")
 
 
 def _members(message: bytes, what: str, known: Collection[int], repeated: Collection[int]) -> list[Field]:
     """Return the fields of a protobuf message.
 
-    Raises `ValueError` for a field that is neither `known` nor `repeated`, and for a field that appears twice
-    although it is not `repeated`. `what` names the message in error messages.
+    `known` fields may appear once, `repeated` fields any number of times. Raises `ValueError` if the message has any
+    other field, or has a `known` field twice. `what` names the message in error messages.
     """
     members = list(fields(message))
     seen = set()

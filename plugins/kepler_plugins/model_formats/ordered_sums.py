@@ -12,10 +12,10 @@ Numbers = TypeVar("Numbers", FloatArray, SingleArray)
 
 
 def sum_in_order(numbers: Numbers) -> Numbers:
-    """Return the sums over the first axis, added one element after the other, in the precision of the elements.
+    """Add up the elements along the first axis, one after the other, in the precision of the elements.
 
-    ONNX Runtime adds trees in this order. NumPy adds in this order along the first axis, which is several times as fast
-    as a cumulative sum. If the other axes have only one element, NumPy's sum has another order.
+    ONNX Runtime adds the trees of an ensemble in this order. NumPy's sum along the first axis has this order, too, and
+    is several times as fast as a cumulative sum. But if the other axes have only one element, it has another order.
     """
     several = numbers[0].size > 1
     sums: Numbers = np.add.reduce(numbers, axis=0) if several else np.add.accumulate(numbers, axis=0)[-1]

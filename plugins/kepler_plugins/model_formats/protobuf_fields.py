@@ -12,14 +12,14 @@ from collections.abc import Iterator
 import numpy as np
 
 Field = tuple[int, bytes | int]
-"""Number and value of a field.
+"""A field of a protobuf message: its number and its value.
 
 The value is an integer, or the bytes of a string, of a submessage or of a number with fixed size.
 """
 
 _INTEGERS_FIELD = 8
 _INTEGER = re.compile(rb"@([\x80-\xff]{0,9}[\x00-\x7f])")
-"""Pattern of one integer in field 8, the list of integers of an ONNX attribute: the key 0x40 ("@") and a varint."""
+"""Pattern of one integer: the key 0x40 ("@") and a varint. It is in field 8, an ONNX attribute's list of integers."""
 _INTEGERS = re.compile(rb"(?:@[\x80-\xff]{0,9}[\x00-\x7f])+")
 
 

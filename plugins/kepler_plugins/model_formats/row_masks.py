@@ -1,9 +1,9 @@
-"""Evaluation of leaf masks for a single row.
+"""Evaluation of leaf masks (bit masks of the leaves of a tree ensemble) for a single row.
 
 Kepler's requests for the power of a node have one or two rows. For so few rows, most of the time is the overhead of
-NumPy's calls. `RowMasks` has a copy of the masks in which the masks of all trees for an interval are one long integer
-of Python, with a byte per tree. So a bitwise AND of two features combines the masks of all trees, and only the look-up
-and the sums of the leaves need NumPy.
+NumPy's calls. `RowMasks` has a copy of the masks. In this copy, the masks of all trees for an interval are one long
+integer of Python, with a byte per tree. So a bitwise AND of two features combines the masks of all trees. Only the
+look-up and the sums of the leaves need NumPy.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from kepler_plugins.model_formats.tree_ensemble import Trees
 MAX_ROWS = 2
 """Maximum number of rows for which `RowMasks` is used. For more rows, `JointLeafMasks.predict` is faster."""
 MAX_BYTES = 2_000_000
-"""Limit of the size of the copied masks."""
+"""Maximum size of the copy of the masks in a `RowMasks`, in bytes."""
 
 _SINGLE_LEAVES = [1 << leaf for leaf in range(8)]
-"""For each leaf of a tree with few leaves, the mask that has only the bit of this leaf."""
+"""Masks with a single bit: for each leaf of a tree with few leaves, the mask that contains only this leaf."""
 _LOWEST_BITS = bytes([0, *((mask & -mask).bit_length() - 1 for mask in range(1, 256))])
 """The number of the lowest bit of each mask of 8 bits."""
 _BYTE_ORDER: Final = "little"
@@ -46,7 +46,8 @@ class RowMasks:
         # A table with an entry for each mask takes 1 KiB per tree. Kepler's requests are seconds apart, so most of
         # these entries would come from the main memory, not from the processor's cache.
         values = masks.values[:, :, _SINGLE_LEAVES] if self._few_leaves else masks.values
-        # The number that is added to the sum of the trees is the only leaf of a further tree, so that it needs no call.
+        # A number is added to the sum of an ensemble's trees. Store it as the only leaf of one more tree, so that no
+        # further call of NumPy is needed.
         values = np.pad(values, ((0, 0), (0, 1), (0, 0)))
         values[:, -1] = masks.base
         ensembles, trees, leaves = values.shape
@@ -56,8 +57,8 @@ class RowMasks:
             [int.from_bytes(of_interval.tobytes(), _BYTE_ORDER) for of_interval in of_feature]
             for of_feature in every_mask
         ]
-        """For each feature and interval, the masks of all trees: the first trees of all ensembles, then the second
-        trees, and so on."""
+        """For each feature and interval, the leaf masks of all trees in one integer: the first trees of all ensembles,
+        then the second trees, and so on."""
         self._mask_bytes = every_mask[0][0].nbytes
         self._mask_type = every_mask[0].dtype
         self._shape = (trees, ensembles)
@@ -77,7 +78,7 @@ class RowMasks:
         """Return the predicted watts of each ensemble for a single row."""
         reachable = self._every_leaf
         for value, edges, masks in zip(row, self._edges, self._masks, strict=True):
-            # NaN belongs to the last interval, because NumPy sorts NaN after all numbers. `bisect_left` would return 0.
+            # Treat NaN as higher than all numbers, as NumPy does. `bisect_left` would put NaN into the first interval.
             reachable &= masks[bisect_left(edges, value) if value == value else -1]
         content = reachable.to_bytes(self._mask_bytes, _BYTE_ORDER)
         if self._few_leaves:
@@ -90,7 +91,7 @@ class RowMasks:
 
 
 class ResidentMasks(LeafMasks):
-    """The leaf masks of one ensemble, with a function for single rows."""
+    """The leaf masks of one ensemble, which can also predict a single row."""
 
     def row_function(self) -> RowFunction | None:
         """Return a function that predicts a single row; None if its copy of the masks would be too large."""
@@ -99,13 +100,13 @@ class ResidentMasks(LeafMasks):
 
 
 def resident_masks(trees: Trees) -> ResidentMasks | None:
-    """Return the leaf masks of an ensemble with a function for single rows. See `leaf_masks` for the limits."""
+    """Return the leaf masks of an ensemble, which can also predict single rows. See `leaf_masks` for the limits."""
     masks = leaf_masks(trees)
     return None if masks is None else ResidentMasks(masks.edges, masks.masks, masks.leaves, masks.base)
 
 
 def row_masks(masks: JointLeafMasks) -> RowMasks | JointLeafMasks:
-    """Return the predictor of single rows, or the leaf masks themselves if the copied masks would be too large."""
+    """Return a predictor of single rows. If its copy of the masks would be too large, return `masks` itself."""
     intervals = sum(len(of_feature.edges) + 1 for of_feature in masks.features)
     size = intervals * masks.base.size * masks.values.shape[1] * masks.features[0].masks.itemsize
     return RowMasks(masks) if size <= MAX_BYTES else masks
@@ -114,7 +115,7 @@ def row_masks(masks: JointLeafMasks) -> RowMasks | JointLeafMasks:
 def _masks_of_intervals(of_feature: FeatureMasks, ensembles: int) -> Masks:
     """Return the masks of all ensembles for each interval of a feature, shape (intervals, trees + 1, ensembles).
 
-    The further tree has a single leaf.
+    Each ensemble gets one additional tree, which has a single leaf.
     """
     intervals, trees = len(of_feature.edges) + 1, of_feature.masks.shape[1]
     every_leaf = np.iinfo(of_feature.masks.dtype).max

@@ -19,14 +19,14 @@ from kepler_plugins.model_formats.tree_ensemble import Trees, merge_edges
 MAX_CELLS = 1_000_000
 """Limit of the number of cells of a table. Larger tables are not worth their memory (4 bytes per cell)."""
 MAX_CELL_WRITES = 500_000_000
-"""Limit of the number of cells times the number of trees. It limits the time for building a table."""
+"""Maximum number of cells, multiplied by the number of trees. It limits the time that it takes to build a table."""
 
 
 class StepTable:
     """The table of a tree ensemble. It gives exactly the same predictions as a walk through the trees."""
 
     def __init__(self, edges: list[SingleArray], cells: SingleArray) -> None:
-        """Take the thresholds and the cells of a table.
+        """Create a table from its thresholds and its cells.
 
         `edges` has the thresholds of each feature, ascending. A cell includes the threshold at its end. `cells`
         has one dimension per feature. A feature with n thresholds has n + 1 cells, because the last cell has no end.
@@ -46,7 +46,7 @@ class StepTable:
 
 
 class JointStepTables:
-    """Step tables over the same features, one table per component.
+    """Step tables (look-up tables of tree ensembles) over the same features: one table per component.
 
     A prediction searches the value of each feature only once for all tables.
     """
@@ -95,7 +95,7 @@ class JointStepTables:
 
 
 def step_table(trees: Trees) -> StepTable | None:
-    """Return the step table of an ensemble; None if it would have more than two features or too many cells."""
+    """Return the look-up table of an ensemble; None if it would have more than two features or too many cells."""
     n_features = trees.n_features
     if n_features not in (1, 2):
         return None
@@ -104,10 +104,10 @@ def step_table(trees: Trees) -> StepTable | None:
     if shape[0] * shape[1] > MAX_CELLS or shape[0] * shape[1] * len(trees.roots) > MAX_CELL_WRITES:
         return None
     interval_of = [{edge: i for i, edge in enumerate(of_feature.tolist())} for of_feature in edges]
-    # Add in single precision, tree after tree and the base last, because ONNX Runtime adds in this order.
+    # Add one tree after another, then `base`, all in single precision: ONNX Runtime adds in this order.
     cells = np.zeros(shape, dtype=np.float32)
     for root in trees.roots:
-        stack = [(root, 0, shape[0], 0, shape[1])]  # a tree node, and the ranges of cells that reach it
+        stack = [(root, 0, shape[0], 0, shape[1])]  # an entry has a tree node, and the cells that reach the node
         while stack:
             node, top, bottom, left, right = stack.pop()
             if top >= bottom or left >= right:

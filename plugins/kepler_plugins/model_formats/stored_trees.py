@@ -1,8 +1,9 @@
 """Tree ensembles as two arrays, as the model format `blend` stores them.
 
 The nodes of a tree are stored in preorder: an inner node, then the nodes of its true side, then the nodes of its
-false side. So the arrays need no indices of children, and no content of the arrays can make a tree endless. The first
-array has for an inner node the number of the feature that the node compares, and for a leaf the number `LEAF`.
+false side. So the arrays need no indices of children, and a walk through a tree always ends, whatever the arrays
+contain. The first array has for an inner node the number of the feature that the node compares, and for a leaf the
+number `LEAF`. The second array has the thresholds and the values of the leaves.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ def encode(trees: Sequence[FittedTree]) -> tuple[bytes, bytes]:
 
 
 def decode(features: bytes, numbers: bytes, n_columns: int, base: float, group_size: int) -> Iterator[Trees]:
-    """Yield the trees of one ensemble in groups of at most `group_size` trees. The first group adds `base`.
+    """Yield the trees of one ensemble in groups of at most `group_size` trees. Only the first group adds `base`.
 
     Raises `ModelError` if the arrays are damaged or exceed a limit.
     """
@@ -89,7 +90,7 @@ def _starts(feature: IntArray) -> list[int]:
     In preorder, a tree is complete as soon as it has one leaf more than inner nodes.
     """
     balance = np.cumsum(np.where(feature == LEAF, 1, -1))
-    # The balance reaches a new maximum exactly where a tree is complete.
+    # `balance` is the number of leaves minus the number of inner nodes. It has a new maximum where a tree is complete.
     ends = np.flatnonzero(np.diff(np.maximum.accumulate(np.concatenate([[0], balance])))) + 1
     if len(ends) == 0 or ends[-1] != len(feature):
         raise ModelError("the last tree of an ensemble is not complete")
@@ -99,7 +100,7 @@ def _starts(feature: IntArray) -> list[int]:
 def _group(feature: IntArray, number: SingleArray, roots: list[int], n_columns: int, base: np.float32) -> Trees:
     n = len(feature)
     true, false = [-1] * n, [-1] * n
-    waiting: list[int] = []  # inner nodes whose false side was not reached yet
+    waiting: list[int] = []  # inner nodes whose children on the false side come later
     for node, of_feature in enumerate(feature.tolist()):
         if of_feature != LEAF:
             true[node] = node + 1

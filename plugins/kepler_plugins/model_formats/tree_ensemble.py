@@ -60,8 +60,8 @@ def merge_edges(edges: Sequence[SingleArray]) -> tuple[SingleArray, IndexArray]:
     """Merge the thresholds that several ensembles have for the same feature.
 
     Returns the merged thresholds, ascending, and an array of shape (ensembles, merged thresholds + 1). The
-    merged thresholds divide the feature's values into intervals. For each ensemble and each of these
-    intervals, the array has the index of the interval between the ensemble's own thresholds that contains it.
+    merged thresholds divide the feature's values into small intervals. Each small interval is inside an interval
+    between two of an ensemble's own thresholds. The array has the index of this larger interval.
     """
     # np.unique is not used, because it imports numpy.ma, which takes longer than the rest of this function.
     merged = np.array(sorted({edge for of_ensemble in edges for edge in of_ensemble.tolist()}), dtype=np.float32)
@@ -102,7 +102,7 @@ def read_trees(graph: Graph, n_features: int) -> Trees | None:
             result = node.outputs
         return _trees_of_node(first.attributes, n_features) if graph.outputs == result else None
     except (ValueError, LookupError, struct.error):
-        return None  # an unusual graph is left to ONNX Runtime
+        return None  # ONNX Runtime evaluates graphs of any other form
 
 
 def _trees_of_node(attributes: Mapping[bytes, Attribute], n_features: int) -> Trees | None:
@@ -127,7 +127,7 @@ def _trees_of_node(attributes: Mapping[bytes, Attribute], n_features: int) -> Tr
         elif mode not in (b"BRANCH_LEQ", b"BRANCH_LT") or not 0 <= feature[i] < n_features:
             return None
         elif true[i] <= i or false[i] <= i:
-            return None  # a child is listed before its parent: a walk through the tree could be endless
+            return None  # a child does not come after its parent, so a walk through the tree could be endless
         # "Less than a value" is the same as "at most the next smaller number in single precision".
         edge.append(float(value if mode == b"BRANCH_LEQ" else np.nextafter(value, np.float32(-np.inf))))
     if any(attributes[b"target_ids"].integers) or not np.isfinite(values).all():

@@ -67,12 +67,12 @@ CURVES: dict[str, tuple[int, Any]] = {
     "exponential": (3, _exponential),
     "logistic": (4, _logistic),
 }
-"""Name of a curve -> its number of weights, and its formula. Kepler defines the order of the weights."""
+"""For each curve, the number of its weights, and its formula. Kepler defines the order of the weights."""
 
 _FACTORS_OF_X: dict[str, tuple[int, ...]] = {"logarithmic": (1,), "exponential": (1,), "logistic": (2,)}
-"""Name of a curve -> indices of the weights by which the formula multiplies x."""
+"""For each curve, the indices of the weights by which the formula multiplies x."""
 _POSITIONS_ON_X: dict[str, tuple[int, ...]] = {"logarithmic": (), "exponential": (), "logistic": (1,)}
-"""Name of a curve -> indices of the weights that are values of x, such as the midpoint of the logistic curve."""
+"""For each curve, the indices of the weights that are values of x, such as the midpoint of the logistic curve."""
 
 
 @attrs.frozen(eq=False)
@@ -107,7 +107,7 @@ class LinearPredictor:
             for weights, bias in lines:
                 total = 0.0
                 for weight, value in zip(weights, row, strict=True):
-                    total += weight * value  # `sum` would compensate rounding errors in Python 3.12 and later
+                    total += weight * value  # `sum` of Python 3.12 and later rounds differently
                 watts.append(total + bias)
             return watts
 

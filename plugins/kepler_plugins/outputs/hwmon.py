@@ -24,8 +24,8 @@ CHIP = "kepler_core"
 """Name of the hwmon chip. Linux forbids "-" in these names (Documentation/hwmon/sysfs-interface)."""
 LOCK = ".kepler-core-hwmon.lock"
 _SENSORS = {component: number for number, component in enumerate(ZONE_OF_COMPONENT, 1)}
-"""Component -> number of its sensor. The numbers do not depend on the power source, so Kepler can always read the same
-paths."""
+"""The number of each component's sensor. The numbers do not depend on the power source, so Kepler can always read the
+same paths."""
 
 
 class HwmonOutput(Output):

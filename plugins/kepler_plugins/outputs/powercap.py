@@ -30,7 +30,8 @@ from kepler_plugins.outputs.publish_lock import PublishLock
 
 ENERGY = "energy_uj"
 LAST_ENERGY = "last_energy_uj"
-"""File that keeps the counter while there is no estimate. No other program reads it."""
+"""File with the last value of the counter. It replaces `energy_uj` while the meter has no estimate. Other programs
+never read it."""
 _NAME = "name"
 _RANGE = "max_energy_range_uj"
 LOCK = ".kepler-core-powercap.lock"
@@ -42,7 +43,7 @@ _SCAPHANDRE = {
     "dram": "intel-rapl:0:2",
     "psys": "intel-rapl:1",
 }
-"""Zone -> name of its folder as the Intel driver names it. Scaphandre and CodeCarbon read no other folders."""
+"""For each zone, the folder's name as the Intel driver gives it. Scaphandre and CodeCarbon read no other folders."""
 _COMPONENT_OF = {zone: component for component, zone in ZONE_OF_COMPONENT.items()}
 _COUNTER = re.compile(rb"[0-9]{1,18}\n?")
 
@@ -67,7 +68,7 @@ class PowercapOutput(Output):
         self._zones: dict[str, _ZoneFolder] = {}
         """The folders that are being written, by component."""
         self._lowest: dict[str, int] = {}
-        """Lowest value in microjoules that may be written, by component."""
+        """Each component's counter at the start of the meter, in microjoules. Lower values are never written."""
         self._provenance = b""
         self._lock = PublishLock(self.root / LOCK)
 
@@ -77,7 +78,7 @@ class PowercapOutput(Output):
         return self.root / "class" / "powercap"
 
     def restore(self) -> dict[str, float]:
-        """Return the energy counters in the folder: component -> joules. Return {} if there is no such folder."""
+        """Return the joules of each component's energy counter in the folder; {} if the folder does not exist."""
         joules: dict[str, float] = {}
         with contextlib.suppress(OSError):
             for path in self._own_folders():
@@ -155,14 +156,14 @@ class PowercapOutput(Output):
         return _SCAPHANDRE[zone] if self.scaphandre else f"{reading.provenance.slug}:{zone}"
 
     def _arrange(self, names: Mapping[str, str], provenance: bytes, joules: Mapping[str, float]) -> None:
-        """Make the folders in `names` (component -> folder) the only folders with the file `name`."""
+        """Create the folder of each component (`names`), and remove the file `name` from all other folders."""
         self._leave_zones()
         self.folder.mkdir(parents=True, exist_ok=True)
         for component, name in names.items():
             path = self.folder / name
             path.mkdir(exist_ok=True)
             self._zones[component] = _ZoneFolder(path)
-        self._write_provenance(provenance)  # first, because this file marks the folders as made by a meter
+        self._write_provenance(provenance)  # write this file first: it marks the folders as made by a meter
         for zone in self._zones.values():
             zone.replace(_RANGE, b"0\n")
         self._write_counters(joules)
@@ -188,10 +189,12 @@ class PowercapOutput(Output):
             lowest[component] = microjoules
 
     def _retreat(self) -> None:
-        """After a failed write, remove the counters, because readers would take them for current. The next write makes
-        them again."""
+        """After a failed write, remove the counters, because other programs would read old values as current values.
+
+        The next write makes the counters again.
+        """
         self._leave_zones()
-        # The write may have failed while it replaced old folders by new folders, so all folders are searched.
+        # If the write failed, some old folders may not yet be replaced by new ones. So search all folders.
         with contextlib.suppress(OSError):
             for path in self._own_folders():
                 _withdraw_counter(path)
@@ -210,7 +213,7 @@ class PowercapOutput(Output):
 
 
 class _ZoneFolder:
-    """An open folder of one zone. With its descriptor, the kernel need not look up the path ten times per second."""
+    """The folder of one zone. It stays open, so that the kernel need not look up its path for each write."""
 
     def __init__(self, path: Path) -> None:
         self.name = path.name
@@ -225,7 +228,7 @@ class _ZoneFolder:
 
 
 def _make_subsystem_link(folder: Path) -> None:
-    """Make `intel-rapl/subsystem`, a link to the folder itself. CodeCarbon looks for zones only below this path."""
+    """Make the link `intel-rapl/subsystem` to `folder`. CodeCarbon looks for zones only below the path of this link."""
     link = folder / "intel-rapl" / "subsystem"
     link.parent.mkdir(exist_ok=True)
     if not link.is_symlink():
@@ -233,7 +236,7 @@ def _make_subsystem_link(folder: Path) -> None:
 
 
 def _zone_name(component: str) -> str:
-    """Return the content of the file `name`. The Intel driver numbers the packages."""
+    """Return the content of the file `name`: the name of the component's zone, e.g. "package-0" or "dram"."""
     return "package-0" if component == "package" else ZONE_OF_COMPONENT[component]
 
 
@@ -264,7 +267,7 @@ def _withdraw_counter(folder: Path) -> None:
 
 
 def _replace_by_alias(folder: Path, current: str | None) -> None:
-    """Hide a folder from programs that list zones, and link its counter to the counter in the folder `current`.
+    """Hide a folder from programs that list zones. Replace its counter by a link to the counter in `current`.
 
     If `current` is None, the component has no counter now, and the folder keeps its last counter.
     """

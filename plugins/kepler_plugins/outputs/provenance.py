@@ -6,7 +6,7 @@ from kepler_core.messages import single_line
 from kepler_core.metering import Reading
 
 FILE_NAME = "provenance"
-"""Name of the file. Outputs recognise the folders that a meter has made by this file."""
+"""Name of the file. If a folder contains this file, outputs know that a meter has made the folder."""
 
 
 def provenance_text(reading: Reading) -> bytes:

@@ -81,7 +81,8 @@ class WattsFileOutput(Output):
 def machine_power(reading: Reading) -> Power:
     """Return the power of the whole machine: platform, or package + dram if platform is not known.
 
-    The interval of package + dram is the sum of the intervals of package and dram. It is the widest that is possible.
+    The limits of the interval of package + dram are the sums of the limits of package and of dram. A wider interval is
+    not possible.
     """
     main = reading.power[reading.main]
     if reading.main != "package" or "dram" not in reading.power:

@@ -1,4 +1,4 @@
-"""The models that the report describes in detail: the best model for each energy source and output type."""
+"""The models that the report describes in detail: the best model for each pair of energy source and output type."""
 
 from __future__ import annotations
 
@@ -58,7 +58,10 @@ class Chosen:
         return np.isfinite(self.predicted(component))
 
     def half_width(self, component: str) -> FloatArray | None:
-        """Return the half-width of each prediction's interval in watts, shape (samples,); None if there is none."""
+        """Return the half-width of each prediction's interval in watts, shape (samples,).
+
+        Return None if the model has no intervals for the component.
+        """
         if component not in self.honesty.intervals:
             return None
         watts = self.predicted(component)
@@ -126,14 +129,15 @@ class Chosen:
 
 
 def chosen_models(evidence: Sequence[Evidence]) -> list[Chosen]:
-    """Return the best model of each energy source and output type: the one with the lowest error on its hardest split.
+    """Return the best model for each pair of energy source and output type.
 
-    At most `MAX_CHOSEN` models are returned, those of AbsPower first.
+    The best model is the model with the lowest error on its hardest split (kind of held-out data). At most
+    `MAX_CHOSEN` models are returned. AbsPower models come first.
     """
     best: dict[tuple[str, str], tuple[float, Chosen]] = {}
     for one in evidence:
         honesty = read_honesty(one.metadata)
-        assert honesty is not None  # every training writes this block of the metadata
+        assert honesty is not None  # every training writes the block `honesty` into the metadata
         error = honesty.hardest_errors.hardest
         key = (str(one.metadata["output_type"]), str(one.metadata["source"]))
         if key not in best or error < best[key][0]:

@@ -56,7 +56,7 @@ def _path(model: SideModel | None) -> str | None:
 
 
 def _reasons(choices: Iterable[Choice]) -> dict[str, list[str]]:
-    """Return for each way in which errors were compared the choices that were made in this way."""
+    """Return the choices, grouped by the way in which the models' errors were compared."""
     reasons: dict[str, list[str]] = {}
     for choice in choices:
         case = f"{choice.source} {choice.output_type} {choice.features}"
@@ -65,7 +65,7 @@ def _reasons(choices: Iterable[Choice]) -> dict[str, list[str]]:
 
 
 def _row(pair: Pair) -> dict[str, Any]:
-    """Return a pair's row of the table of all models."""
+    """Return the row for a pair of models in the table of all models."""
     errors = [{} if model is None else model.errors for model in (pair.first, pair.second)]
     difference = None
     if (split := pair.split) is not None:

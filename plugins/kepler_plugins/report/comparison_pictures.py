@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _SIDE_COLOURS = {"A": COLOURS[0], "B": COLOURS[1]}
 MAX_FEATURES = 20
-"""Maximum number of features in the picture of ranges."""
+"""Maximum number of features in the picture that compares the ranges of features."""
 MAX_COMPONENTS = 6
 _ROW_INCHES = 0.5
 _NAME_CHARACTERS = 40
@@ -37,11 +37,11 @@ class SplitPoint:
     label: str
     side: str
     watts: float
-    """Mean absolute error, or the half-width."""
+    """Mean absolute error of the model, or half-width of its intervals, in watts."""
     low: float
     high: float
-    """Upper end of the 90 % interval of the mean absolute error; `low` is the lower end. If the interval is not known,
-    both are equal to `watts`."""
+    """Upper end of the 90 % interval of the mean absolute error; `low` is its lower end. If the interval is not known,
+    `low` and `high` are equal to `watts`."""
     worst: float | None
     """Error on the hardest part."""
 
@@ -69,7 +69,7 @@ def of_choice(pictures: Pictures, choice: Choice) -> tuple[list[str], list[str]]
 
 
 def _points(letter: str, model: SideModel) -> list[SplitPoint]:
-    """Return a point for each split on which the model was evaluated, and a point for its intervals' half-width."""
+    """Return a point for each split on which the model was evaluated, and one for the half-width of its intervals."""
     points = []
     for name, errors in model.errors.items():
         margin = _margin(model, name, max(errors.components, key=lambda one: errors.components[one].mae))
@@ -87,7 +87,10 @@ def _points(letter: str, model: SideModel) -> list[SplitPoint]:
 
 
 def _margin(model: SideModel, split: SplitName, component: str) -> float | None:
-    """Return the half-width of the 90 % interval of a mean absolute error, from the model's stored held-out samples."""
+    """Return the half-width of the 90 % interval of a mean absolute error; None if it cannot be calculated.
+
+    It is calculated from the held-out samples that are stored with the model.
+    """
     samples = model.held_out
     if isinstance(samples, str) or component not in samples.predicted.get(split, {}):
         return None
@@ -99,8 +102,8 @@ def _margin(model: SideModel, split: SplitName, component: str) -> float | None:
 
 
 def _split_panel(points: Sequence[SplitPoint]) -> Panel:
-    """Return a panel with a row for each split. A row shows for A and B the error, its interval, and the error on the
-    hardest part."""
+    """Return a panel with a row for each split. A row shows the error of model A and of model B, with the interval of
+    the error, and the error on the hardest part."""
     labels = list(dict.fromkeys(point.label for name in SPLIT_NAMES for point in points
                                 if point.label == SPLIT_WORDS[name]))  # fmt: skip
     labels += [label for label in dict.fromkeys(point.label for point in points) if label not in labels]
@@ -158,7 +161,7 @@ def _samples(sides: Mapping[str, SideModel | None]) -> tuple[dict[str, HeldOutSa
 
 
 def _node_powers(samples: Mapping[str, HeldOutSamples]) -> tuple[list[NodePower], dict[str, float | None]]:
-    """Return the measured and predicted power of each side and component, and the components in the order of power.
+    """Return the measured and predicted power by side (A, B) and component, and the components, sorted by power.
 
     The predictions are those on the hardest split for which all sides have predictions.
     """
@@ -185,9 +188,9 @@ def _node_powers(samples: Mapping[str, HeldOutSamples]) -> tuple[list[NodePower]
 
 
 def _range_panel(ranges: Mapping[str, Mapping[str, tuple[float, float]]]) -> Panel:
-    """Return a panel with a row for each feature: the ranges in the trainings of A and B.
+    """Return a panel with a row for each feature. A row shows the feature's ranges in the trainings of A and B.
 
-    The ranges are in percent of the larger of the two highest values.
+    The ranges are in percent of the feature's highest value in both trainings.
     """
     every = list(dict.fromkeys(name for side in ranges.values() for name in side))
     names = every[:MAX_FEATURES]

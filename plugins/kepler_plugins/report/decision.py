@@ -81,9 +81,9 @@ def _summary(decision: Decision) -> list[str]:
 
 
 def _coverage(decision: Decision) -> str | None:
-    """Return a sentence that compares the coverage of the intervals of the served model and of the candidate.
+    """Return a sentence about coverage: that of the served model's intervals, and that of a new model's intervals.
 
-    The candidate is the one with the largest gain. Return None if no coverage is recorded.
+    The new model is the best candidate whose coverage is recorded. Return None if there is none.
     """
     for candidate in sorted(decision.models, key=lambda one: (not one.better, -(one.gain or 0.0))):
         if candidate.served is None or candidate.new is None:
@@ -100,7 +100,7 @@ def _coverage(decision: Decision) -> str | None:
 
 
 def _facts(decision: Decision) -> Iterator[tuple[str, str]]:
-    """Yield the facts of the retraining: name and text."""
+    """Yield facts about a retraining. A fact is a pair of a name and a text."""
     yield "time (UTC)", decision.time or "–"
     if decision.held_out:
         text = f"{decision.held_out:,} samples"
@@ -128,12 +128,12 @@ def _facts(decision: Decision) -> Iterator[tuple[str, str]]:
 def _time(seconds: float) -> str:
     try:
         return utc(seconds)
-    except (ValueError, OverflowError, OSError):  # a recorded time may be any number
+    except (ValueError, OverflowError, OSError):  # the time in a record may be any number, even an impossible time
         return f"{seconds:g} s"
 
 
 def _row(candidate: Candidate) -> dict[str, Any]:
-    """Return a candidate's row of the table of candidates.
+    """Return the row for a candidate in the table of candidates.
 
     The row has the errors of one component: the component for which the new model has its largest error.
     """
@@ -196,7 +196,7 @@ def _shifts(decision: Decision) -> Iterator[dict[str, Any]]:
 
 
 def _entry(decision: Decision) -> dict[str, Any]:
-    """Return a decision's row of the table of the last decisions.
+    """Return the row for a decision in the table of the last decisions.
 
     The row has the errors of the decision's first candidate. The candidates are sorted: better ones come first.
     """

@@ -36,7 +36,7 @@ class ModelResult(msgspec.Struct):
 
 
 class Candidate(msgspec.Struct):
-    """One candidate of a decision, beside the served model at the same path."""
+    """A new model that a decision compares with the served model at the same path."""
 
     path: Text
     kind: Text = ""

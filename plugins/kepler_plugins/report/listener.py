@@ -30,7 +30,7 @@ def kepler_publishing(
 ) -> None:
     """Add report.html to the files that are published, unless the setting KEPLER_REPORT is false."""
     if Configuration().flag(REPORT_SETTING) is not False:
-        # imported here, because the listener is also registered in processes that never draw pictures
+        # Import the module only here: many processes register the listener, but never draw pictures.
         from kepler_plugins.report.page import page
 
         files[REPORT_FILE] = page(pipeline, observations, evidence, report, document).encode()

@@ -33,7 +33,7 @@ TABLE_COLUMNS = (
     ("constant", "constant"),
     ("line", "line"),
 )
-"""Keys and headings of the columns of the table of all models."""
+"""The columns of the table of all models: their keys and their headings."""
 
 
 def page(
@@ -81,7 +81,7 @@ def _sorted(models: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 
 def _row(model: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a model's row of the table of all models, with the keys of `TABLE_COLUMNS`."""
+    """Return the row for a model in the table of all models. The row has the keys of `TABLE_COLUMNS`."""
     components = model["components"]
     worst = max(components, key=lambda component: float(components[component]["mae"]))
     baseline, splits = model["baselines"][worst], model["splits"]

@@ -113,7 +113,7 @@ class BlendRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
                 for ratio in self.ratios_
             ],
             physical=StoredPhysical(
-                factor=2 * _FACTOR,  # two of the five models contain the physical model
+                factor=2 * _FACTOR,  # the physical model is a part of two of the five models
                 terms={name: StoredTerms(*weights) for name, weights in terms},
                 bias=self.physical_.bias,
                 highest=self.physical_.highest,
@@ -143,7 +143,7 @@ class BlendRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
             learning_rate=self.learning_rate,
             max_depth=4,
             min_samples_leaf=self.min_samples_leaf,
-            subsample=0.8 if rows > 1 else 1.0,  # 0.8 of a single row would be 0 rows
+            subsample=0.8 if rows > 1 else 1.0,  # with 0.8, a single row would give no row
             random_state=self.seed,
         )
 
@@ -190,8 +190,8 @@ class BlendRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
 class BlendTrainer(Trainer):
     """Fits the mean of five models with different weaknesses: see `BlendRegressor`.
 
-    `boosted_trees` is the number of trees in each of the three boosted ensembles, `extra_trees` the number of trees in
-    each of the two ensembles of extra trees.
+    Each of the three boosted ensembles has `boosted_trees` trees. Each of the two ensembles of extra trees has
+    `extra_trees` trees.
     """
 
     model_format = "blend"

@@ -29,14 +29,14 @@ from kepler_core.contracts import FitTask, Regressor, Trainer
 class CurveRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
     """A rising curve over one column of X.
 
-    `fit` sets the inner parameters `inner_`, the slope `slope_` ≥ 0 and the offset `offset_` of the curve:
-    predict(X) = slope_ · shape(x, *inner_) + offset_, where x is the column.
+    `fit` sets the inner parameters `inner_`, the slope `slope_` ≥ 0 and the offset `offset_` of the curve. The
+    prediction for a value x of the column is slope_ · shape(x, *inner_) + offset_.
     """
 
     curve: ClassVar[str]
     """Name of the formula: "logarithmic", "exponential" or "logistic"."""
     inner_grid: ClassVar[tuple[tuple[float, ...], ...]]
-    """Values that the fit tries for each inner parameter.
+    """Values that the fit tries for each inner parameter, i.e. each parameter of the curve's shape.
 
     The first and the last of these values are also the bounds of the parameter.
     """
@@ -51,7 +51,7 @@ class CurveRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
 
     @abstractmethod
     def weights(self, scale: float) -> list[float]:
-        """Return Kepler's `CurveFit_Weights` for an unscaled x. The curve was fitted to x / `scale`."""
+        """Return Kepler's `CurveFit_Weights` for x in its own unit. The curve itself was fitted to x / `scale`."""
 
     def fit(self, X: FloatArray, y: FloatArray) -> CurveRegressor:
         x, y = np.asarray(X, dtype=np.float64)[:, self.column], np.asarray(y, dtype=np.float64)
@@ -60,7 +60,7 @@ class CurveRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
             slope, offset, error = self._line(x, y, inner)
             if best is None or error < best[0]:
                 best = error, inner, slope, offset
-        assert best is not None  # every grid has at least one value
+        assert best is not None  # the loop runs at least once, because every grid has a value
         self.inner_, self.slope_, self.offset_ = best[1], best[2], best[3]
         if self.slope_ > 0:
             self._refine(x, y)

@@ -50,7 +50,8 @@ def non_negative_solution(A: FloatArray, y: FloatArray) -> FloatArray:
     """
     if not A.shape[1]:
         return np.zeros(0)
-    # The triangular factor of the QR decomposition of [A, y] gives the same solution, but has few rows.
+    # Replace A and y by the triangular factor of the QR decomposition of [A, y]. The solution stays the same, but this
+    # factor has few rows.
     r: FloatArray = np.linalg.qr(np.column_stack([A, y]), mode="r")  # type: ignore[assignment]
     return np.asarray(nnls(r[:, :-1], r[:, -1], maxiter=100 * A.shape[1])[0])
 

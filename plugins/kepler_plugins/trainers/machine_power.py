@@ -17,16 +17,16 @@ from kepler_plugins.trainers.machine_trend import Trend, TrendColumns, trend_col
 from kepler_plugins.trainers.rising_features import rising
 
 REFERENCE = "machine_tdp_w"
-"""Default feature by which the power is divided: the thermal design power of all chips of the machine in watts."""
+"""Default name of the feature by which power is divided: the thermal design power of a machine's chips, in watts."""
 RISING = ("machine_load",)
-"""Default features that can only raise the predicted power: a higher value never lowers it."""
+"""Default names of the features that can only raise the predicted power: a higher value never lowers it."""
 LOAD = "machine_load"
-"""Default feature with the load of the machine, from 0 (idle) to 1."""
+"""Default name of the feature that has a machine's load, from 0 (idle) to 1."""
 IDLE_RATIO = "machine_idle_per_w"
-"""Default feature with the known idle power, divided by the feature `REFERENCE`."""
+"""Default name of the feature that has a machine's known idle power, divided by the feature `REFERENCE`."""
 
 _SMALLEST_REFERENCE = 0.01
-"""Smallest number by which power is divided, as a fraction of the largest reference feature in training."""
+"""Lower limit of the number by which power is divided, as a fraction of the largest such number in training."""
 
 _NO_WATTS = 1e-9
 """Power that is used in place of 0 W, because the logarithm of 0 is not finite."""
@@ -37,9 +37,10 @@ at a low load than at idle, and the logarithm of 0 is not finite."""
 
 
 TREND = 0.5
-"""Default part of the linear trend. The power of new machines follows the trend of earlier years only in part. On the
-table of SPECpower_ssj2008 results up to 2018, models of machines up to 2011, 2012 and 2015 predict newer ones with a
-mean error of 25, 14 and 13 %, and with no trend, with 28, 55 and 27 %. The whole trend is worse than half of it."""
+"""Default part of the linear trend. The power of new machines follows the trend of earlier years only in part. This was
+tested on the table of SPECpower_ssj2008 results up to 2018. With half of the trend, models of machines up to 2011,
+2012 and 2015 predict newer machines with mean errors of 25, 14 and 13 %. Without a trend, the errors are 28, 55 and
+27 %. The whole trend gives larger errors than half of it."""
 
 
 @attrs.frozen
@@ -50,11 +51,13 @@ class IdleColumns:
     ratio: int
     """Column with the idle power, divided by the reference feature."""
     unit: float
-    """Idle power in watts, for a row whose columns `ratio` and `reference` are both 1."""
+    """Factor for the idle power: the idle power in watts is `unit` · column `ratio` · column `reference`."""
 
 
 class RatioRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
-    """Mean of boosted and extra trees, fitted to ln(y ÷ column `reference` of X), or to ln(y) if `reference` is None.
+    """Predicts the mean of boosted and extra trees. They are fitted to the logarithm of power.
+
+    The trees are fitted to ln(y ÷ column `reference` of X), or to ln(y) if `reference` is None.
 
     The predicted power is reference · exp(m), where m is the mean of the trees' predictions. A tree never predicts more
     than its largest training value. Because of the factor `reference`, the predicted power of a machine that is larger
@@ -94,12 +97,12 @@ class RatioRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
 
     def fit(self, X: FloatArray, y: FloatArray) -> RatioRegressor:
         X, y = check_X_y(X, y, dtype=np.float64)
-        # If all rows have the same power, it does not depend on the reference feature.
+        # If all rows have the same power, the power does not depend on the reference feature, and is not divided by it.
         self.divides_ = self.reference is not None and float(np.ptp(y)) > 0
         self.idle_ = self.idle if self.divides_ and self.idle is not None and (X[:, self.idle.load] > 0).any() else None
         if self.idle_ is None:
             usable = y > 0
-            if not usable.any():  # the power is 0 in all rows
+            if not usable.any():  # all rows have a power of 0 W
                 usable, y = np.ones(len(y), dtype=bool), np.full_like(y, _NO_WATTS)
             ratio = y / self._references(X)
         else:
@@ -228,12 +231,12 @@ def _register_converter() -> None:
         from skl2onnx import update_registered_converter
         from skl2onnx.common.shape_calculator import calculate_linear_regressor_output_shapes as shapes
     except ImportError:
-        return  # the model format reports the missing library
+        return  # a missing skl2onnx is reported later, by the model format
     update_registered_converter(RatioRegressor, "KeplerRatioRegressor", shapes, _convert, overwrite=True)
 
 
 def _convert(scope: Any, operator: Any, container: Any) -> None:
-    """Convert a `RatioRegressor`: the trees, their exponential, and the product with the reference."""
+    """Convert a `RatioRegressor` to ONNX: its trees, the exponential function, and the product with the reference."""
     from onnx import TensorProto
     from skl2onnx._supported_operators import sklearn_operator_name_map
     from skl2onnx.common.data_types import DoubleTensorType
@@ -248,7 +251,7 @@ def _convert(scope: Any, operator: Any, container: Any) -> None:
     real = TensorProto.DOUBLE if is_double else TensorProto.FLOAT
 
     def constant(name: str, values: Any) -> str:
-        """Add an array: of column numbers if all values are whole numbers, otherwise of real numbers."""
+        """Add an array to the graph. Whole numbers (column numbers) stay integers; others become real numbers."""
         array = np.asarray(values)
         kind = TensorProto.INT64 if array.dtype.kind == "i" else real
         unique_name: str = scope.get_unique_variable_name(name)
@@ -286,6 +289,6 @@ def _convert(scope: Any, operator: Any, container: Any) -> None:
     load = node("Max", column("load", idle.load), constant("no_load", [0.0]), op_version=13)
     slope = node("Mul", ratio, load, op_version=14)
     idle_ratio = node("Mul", column("idle", idle.ratio), constant("unit", [float(idle.unit)]), op_version=14)
-    # idle + load · slope = reference · (idle ratio + load · ratio)
+    # The power is idle power + load · slope. It is computed as reference · (idle ratio + load · ratio).
     total = node("Add", idle_ratio, slope, op_version=14)
     node("Mul", total, reference, output=operator.outputs[0].full_name, op_version=14)

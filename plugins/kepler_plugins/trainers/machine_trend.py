@@ -19,9 +19,9 @@ IDLE = "machine_idle_per_w"
 _SMALLEST = 1e-3
 """Smallest number whose logarithm is computed, as a fraction of the largest value in training."""
 _ROOM = 0.75
-"""A term is cut if it is beyond the range of the training by more than this fraction of the range. Tested on the table
-of SPECpower_ssj2008 results up to 2018: models of machines up to 2012 predict those of 2013 to 2018 from their idle
-power with a mean error of 9 %, and with 12 % if terms are cut at 0.3."""
+"""A term may exceed the range of the training by this fraction of the range. Farther values are cut to this limit. This
+was tested on the table of SPECpower_ssj2008 results up to 2018. Models of machines up to 2012 predict machines of 2013
+to 2018 from their idle power with a mean error of 9 %. If terms are cut at 0.3, the error is 12 %."""
 _PENALTY = 11.0
 """Penalty of the squared weights (ridge regression), for standardised terms. It counts as much as the rows of one
 machine that is measured at 11 loads."""
@@ -60,15 +60,15 @@ class Trend:
 
     The terms are those of `TrendColumns`, the load L, √L and L², and the products L · year, √L · year and
     L · ln(idle power), all standardised. If the idle power is not known, year² is a term, too: the idle power has
-    fallen less and less with the years. A tree predicts the same for a machine of next year as for the newest machine
-    of the training. A trend goes on: up to `_ROOM` beyond the range of the training.
+    fallen less and less with the years. A tree predicts the same power for a machine of next year as for the newest
+    machine of the training. A trend continues beyond the range of the training, by up to the fraction `_ROOM` of it.
     """
 
     def __init__(self, columns: TrendColumns) -> None:
         self.columns = columns
         year, idle = self._position(columns.year), self._position(columns.idle)
         self.products: list[tuple[int, int]] = []
-        """Positions of the two factors of each product."""
+        """For each term that is a product of two other terms, the positions of these two terms."""
         if year is not None and idle is None:
             self.products.append((year, year))
         if columns.load is not None:
@@ -77,12 +77,12 @@ class Trend:
             self.products += [] if idle is None else [(load, idle)]
 
     def _position(self, column: int | None) -> int | None:
-        """Return the position of the term of a column; None if it has no term."""
+        """Return the position of the term that is computed from a column of X; None if the column has no term."""
         order = [*self.columns.logarithmic, *self.columns.plain]
         return None if column is None or column not in order else order.index(column)
 
     def fit(self, X: FloatArray, logs: FloatArray) -> Trend:
-        """Fit to the logarithms `logs` of the rows of X, shape (rows,)."""
+        """Fit the trend to the logarithms `logs`, shape (rows,), which belong to the rows of X."""
         highest = np.abs(X[:, list(self.columns.logarithmic)]).max(axis=0, initial=0.0)
         self.highest = np.where(highest > 0, highest, 1.0)
         simple = self._simple(X)
@@ -102,12 +102,12 @@ class Trend:
         return self
 
     def predict(self, X: FloatArray) -> FloatArray:
-        """Return the logarithms, shape (rows,)."""
+        """Return the predicted logarithms, shape (rows,)."""
         result: FloatArray = self._terms(X) @ self.weights + self.intercept
         return result
 
     def _simple(self, X: FloatArray) -> FloatArray:
-        """Return the terms that are no products, shape (rows, terms)."""
+        """Return the terms without the products, shape (rows, terms). The terms are not yet standardised."""
         parts = [
             np.log(np.maximum(X[:, list(self.columns.logarithmic)] / self.highest, _SMALLEST)),
             X[:, list(self.columns.plain)],
@@ -118,14 +118,15 @@ class Trend:
         return np.hstack(parts)
 
     def _terms(self, X: FloatArray) -> FloatArray:
-        """Return all terms, shape (rows, terms): the standardised ones, and their products."""
+        """Return all terms, shape (rows, terms): the standardised terms, then the products of standardised terms."""
         standard = (np.clip(self._simple(X), self.low, self.high) - self.mean) * self.factor
         return np.column_stack([standard, *(standard[:, one] * standard[:, other] for one, other in self.products)])
 
     def convert(self, X: str, node: Node, constant: Callable[[str, Any], str], part: float) -> str:
-        """Add the ONNX operators for `part` times the prediction. Return the name of the result, shape (rows, 1).
+        """Add ONNX operators that compute the prediction multiplied by `part`. Return the name of their result.
 
-        `X` is the name of the features. `node` adds an operator, and `constant` an array; both return its name.
+        The result has the shape (rows, 1). `X` is the name of the features. `node` adds an operator and returns its
+        name. `constant` adds an array and returns its name.
         """
 
         def gather(source: str, columns: Sequence[int]) -> str:

@@ -9,8 +9,8 @@ from kepler_core.vocabulary import COUNTER_FEATURES
 RISING_FEATURES = (*COUNTER_FEATURES, "cpu_ref_cycles", "bpf_cpu_time_ms", "task_clock_ms")
 """The features that count work of the CPUs and of the memory. More work needs more power.
 
-Page cache hits and interrupts are not in this list, because they do not count work: at the same CPU time, more page
-cache hits can mean that the CPUs wait more and need less power.
+Page cache hits and interrupts are not in this list, because they do not count work. For example, more page cache hits
+at the same CPU time can mean that the CPUs wait more and need less power.
 """
 
 

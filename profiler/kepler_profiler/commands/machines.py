@@ -80,7 +80,7 @@ class _Facts:
 )
 @click.option("--load", type=float, help="Load from 0 (idle) to 1 (all CPUs busy). Default: several loads.")
 @click.option("--idle-watts", type=float, metavar="N", help="Measured idle power of the whole machine in watts (AC).")
-@click.option("-s", "--store", metavar="DIR|URL", help="Use a model of `machines fit` in this store, not the formula.")
+@click.option("-s", "--store", metavar="DIR|URL", help="Estimate with a model of this store, not with the formula.")
 @click.option("--pipeline", help="Use only models of this pipeline of the store.")
 @click.option(
     "--fact",
@@ -157,7 +157,7 @@ def _model(
 
 
 def _extra_facts(stated: tuple[str, ...]) -> tuple[dict[str, float], str | None]:
-    """Return the facts of `--fact` that are numbers, and the vendor of the machine."""
+    """Return the numbers that `--fact` states about the machine, by name, and the vendor of the machine."""
     from kepler_profiler.machine_tables import EXTRA_FACTS
 
     facts: dict[str, float] = {}
@@ -180,7 +180,7 @@ def _extra_facts(stated: tuple[str, ...]) -> tuple[dict[str, float], str | None]
 
 
 def _host(instance: str, vcpus: int | None) -> tuple[MachineDescription, int]:
-    """Return the host of a cloud instance, and the number of virtual CPUs of the instance."""
+    """Return the physical machine that a cloud instance runs on, and the instance's number of virtual CPUs."""
     option = f"--instance {printable(instance, _SHOWN_CHARACTERS)}"
     family = stated_instance_type(instance)
     host = host_of(family)
@@ -199,10 +199,10 @@ def _host(instance: str, vcpus: int | None) -> tuple[MachineDescription, int]:
 
 
 def _machine(spec_file: str | None, facts: _Facts) -> MachineDescription:
-    """Return the machine.
+    """Return the description of the machine.
 
-    Each fact comes from the first of these sources that has it: the user's options, the file (or this machine), the
-    table of processors.
+    The description comes from three sources: the user's options, the file (or this machine), and the table of
+    processors. Each property of the machine is taken from the first source that has it.
     """
     if spec_file is not None:
         spec = read_machine_spec(spec_file)

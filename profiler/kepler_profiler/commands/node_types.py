@@ -110,7 +110,7 @@ def match_(
     )
     if len(matches) > most:
         click.echo(f"and {len(matches) - most} more")
-    click.echo("\nPer attribute: 1 equal, 0 nothing in common, ? only one of the two has it, - neither has it.")
+    click.echo("\nFor each attribute: 1 = equal, 0 = nothing in common, ? = known for only one, - = not known.")
 
 
 def _match_json(where: str, match: Match) -> dict[str, Any]:

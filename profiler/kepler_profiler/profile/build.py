@@ -22,9 +22,9 @@ from kepler_profiler.profile.document import (
 )
 
 CONTRADICTION_SPREADS = 4.0
-"""Measured power contradicts the idle power only if it is lower by more than this number times `idle_spread`."""
+"""Measured power contradicts the idle power only if it is lower by more than this number × `idle_spread`."""
 CONTRADICTION_PART = 0.05
-"""Measured power contradicts the idle power only if it is lower by more than this fraction of the idle power."""
+"""Measured power contradicts the idle power only if it is lower by more than this number × idle power."""
 
 
 def build_profile(
@@ -36,9 +36,8 @@ def build_profile(
 ) -> NodeProfile:
     """Build the profile of the machine in the recordings.
 
-    The idle power is the power in the quietest blocks (the times with the lowest load) of `idle`, a recording of the
-    idle machine. If `idle` is None, it is the power in the quietest blocks of `observations`. Raises `ProfileError` if
-    the recordings have no power.
+    The idle power is the power in the times with the lowest load. These times are taken from `idle`, a recording of the
+    idle machine, or from `observations` if `idle` is None. Raises `ProfileError` if the recordings have no power.
     """
     spec = dict(machine_spec or {})
     recordings = [part for part in (observations, idle) if part is not None]
@@ -82,17 +81,18 @@ def _highest_load(observations: Observations | None) -> float | None:
 def _power(
     recordings: list[Observations], quiet_recording: Observations, quiet: QuietTimes
 ) -> dict[str, dict[str, ComponentPower]]:
-    """Return energy source -> component -> power, for the components that are measured in `quiet_recording`.
+    """Return the power of each component that `quiet_recording` has measured, by energy source and component.
 
-    `quiet` are the quiet times of `quiet_recording`. The highest power is taken from all `recordings`.
+    The idle power is measured in the times `quiet`, in which `quiet_recording` has its lowest load. The highest power
+    is measured in all `recordings`.
     """
     power: dict[str, dict[str, ComponentPower]] = {}
     for source, components in quiet_recording.sources.items():
         for component in components:
             watts = quiet_recording.power[source, component]
             idle_watts = watts[quiet.samples & np.isfinite(watts)]
-            # A component may have no samples in the quiet blocks. Its power at other times is then an upper bound of
-            # its idle power.
+            # If a component has no samples in the times with the lowest load, its power at other times is an upper
+            # bound of its idle power.
             measured_quiet = len(idle_watts) > 0
             if not measured_quiet:
                 idle_watts = watts[np.isfinite(watts)]

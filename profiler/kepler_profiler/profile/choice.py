@@ -23,10 +23,10 @@ def profile_files(
     machine_spec: Mapping[str, Any],
     stored: Mapping[str, Any] | None,
 ) -> dict[str, bytes]:
-    """Return the profile that `chosen_profile` chooses for a training, as a file of the trained pipeline.
+    """Return the file with the training's profile, which is added to the trained pipeline.
 
-    The result maps the file's path in the pipeline to its content. It is empty if the recording has no power and there
-    is no stored profile.
+    The result maps the path of the file in the pipeline to its content. It is empty if the recording has no power and
+    no profile is stored. `chosen_profile` chooses the profile.
     """
     try:
         profile = chosen_profile(observations, idle, machine_spec, stored)
@@ -68,6 +68,6 @@ def chosen_profile(
 
 
 def _with_reasons(profile: NodeProfile, notes: list[str]) -> NodeProfile:
-    """Return the chosen profile with `notes` added, which tell why the other profile was not taken."""
+    """Add `notes` to the chosen profile, and return it. The notes tell why the other profile was not chosen."""
     own = [note for note in profile.notes if not note.startswith(_NOT_TAKEN)]
     return msgspec.structs.replace(profile, notes=[*own, *(_NOT_TAKEN + note for note in notes)])

@@ -23,9 +23,9 @@ class ComponentPower(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """Power of one component, in watts."""
 
     idle: float
-    """Power of the idle machine: the median power in the quietest blocks (the times with the lowest load)."""
+    """Power of the idle machine: the median power in the times with the lowest load."""
     idle_spread: float
-    """Half of the interquartile range of the power in the quietest blocks."""
+    """Half of the interquartile range of the power, in the times with the lowest load."""
     idle_samples: int
     maximum: float
     samples: int
@@ -34,12 +34,12 @@ class ComponentPower(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     counted_twice: bool = False
     """Whether the meter's idle and dynamic energy increase by nearly equal amounts.
 
-    If so, their sum is probably twice the real energy.
+    If so, the meter probably counts the energy twice: as idle energy, and again as dynamic energy.
     """
 
 
 class Quiet(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """The load in the quietest blocks: the times with the lowest load, in which the idle power is measured."""
+    """The quiet blocks: short times in which the load was lowest. The idle power is measured in these times."""
 
     feature: str | None
     """The feature that measures load; None if no feature can measure load. Power itself is then used as the load.
@@ -47,9 +47,9 @@ class Quiet(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     The unit of load is the feature's unit per second.
     """
     level: float
-    """Mean load in the quietest blocks."""
+    """Mean load in the quiet blocks (the times with the lowest load)."""
     highest: float
-    """The highest load of any block in all recordings."""
+    """The highest load in all recordings, as the mean of a block of timestamps."""
     capacity: float | None
     """The load if all CPUs of the machine are busy; None if this is not known."""
     blocks: int
@@ -59,7 +59,7 @@ class Quiet(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     It is 3 or 1 only if the machine was idle in a block of this length, but never in a longer block.
     """
     idle: bool
-    """Whether the machine was idle in the quietest blocks."""
+    """Whether the machine was idle in the quiet blocks (the times with the lowest load)."""
 
 
 class Range(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -97,12 +97,13 @@ class NodeProfile(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     layout: int
     machine_spec: dict[str, Any]
     power: dict[str, dict[str, ComponentPower]]
-    """Energy source -> component -> power of the component."""
+    """The power of each component, by energy source and component."""
     quiet: Quiet
     features: dict[str, Range]
-    """Feature -> range of its values, for all features in the recordings."""
+    """The range of the values of each feature in the recordings, by the name of the feature."""
     feature_groups: dict[str, list[str]]
-    """Feature group -> its features. Only groups whose features are all in the recordings are listed."""
+    """The features of each feature group, by the name of the group. Only groups whose features are all in the
+    recordings are listed."""
     recordings: list[Recorded]
     background: list[str] = []
     """Names of the containers in the recordings of the idle machine."""
@@ -111,7 +112,7 @@ class NodeProfile(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     node_type: int | None = None
 
     def idle_power(self, source: str) -> dict[str, ComponentPower]:
-        """Return component -> power for an energy source.
+        """Return the power of each component for an energy source.
 
         Raises `ProfileError` if the profile does not have the source.
         """

@@ -1,4 +1,5 @@
-"""Plots of profiles: power against the main feature, with the idle power and a band that holds 90 % of the samples."""
+"""Plots of profiles: power against the feature that represents the load best, with the idle power and a band that holds
+90 % of the samples."""
 
 from __future__ import annotations
 
@@ -71,7 +72,7 @@ def draw_comparison(path: Path, one: tuple[str, NodeProfile], other: tuple[str, 
 
 
 def _figure() -> tuple[Figure, Any]:
-    # pyplot is not used, because it has global state and looks for a display
+    # pyplot is not used, because it keeps global state and searches for a display.
     figure = Figure(figsize=_SIZE, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
@@ -96,7 +97,10 @@ def _draw_samples(axes: Any, x: FloatArray, watts: FloatArray, power: ComponentP
 
 
 def _samples(parts: Sequence[Observations], main: str, source: str, component: str) -> tuple[FloatArray, FloatArray]:
-    """Return the values of the main feature and of a component's power, at all timestamps at which both are known."""
+    """Return the values of the feature `main` and of a component's power.
+
+    Only timestamps at which both values are known are used.
+    """
     xs, ys = [np.empty(0)], [np.empty(0)]
     for part in parts:
         if main in part.node_features and (source, component) in part.power:

@@ -15,11 +15,11 @@ POINTS = 41
 
 
 class ComponentCurve(msgspec.Struct):
-    """The power of one component along the curve."""
+    """The power of one component at each point of the curve."""
 
     watts: list[float]
     half_width: list[float] | None = None
-    """Half-widths of the intervals in watts on the machine of the training; None if the model has no interval."""
+    """Half-width of the interval at each point in watts, for the machine of the training; None without intervals."""
 
 
 class Curve(msgspec.Struct):
@@ -31,8 +31,7 @@ class Curve(msgspec.Struct):
     """Values of the feature."""
     components: dict[str, ComponentCurve] = {}
     trained_range: bool = False
-    """Whether the model states the lowest and highest value of each feature in its training. If not, the features rise
-    from 0."""
+    """Whether the model states the range that each feature had in its training. If not, the features rise from 0."""
     level: float = LEVEL
     reason: str = ""
     """The reason why there is no curve; empty if there is a curve."""

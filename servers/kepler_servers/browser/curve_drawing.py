@@ -15,7 +15,7 @@ from kepler_servers.browser.curve import Curve
 
 WIDTH, HEIGHT = 720, 360
 LEFT, RIGHT, TOP, BOTTOM = 64, 32, 30, 52
-"""Margins of the picture, in its own units."""
+"""Margins of the picture, in units of the SVG picture."""
 MAX_LINES = 5
 """Maximum number of components that are drawn. The style sheet has a colour for each of them."""
 _TICKS = 5

@@ -19,9 +19,9 @@ from kepler_core.store.model_archive import ModelArchive
 from kepler_servers.browser.curve import Curve, curve_of
 
 CPU_SECONDS = 10
-"""Limit of the CPU time of the process, in seconds."""
+"""Limit of the process' CPU time, in seconds."""
 MEMORY_BYTES = 2 * 2**30
-"""Limit of the address space of the process. Libraries reserve most of this space, but never use it."""
+"""Limit of the process' address space. Libraries reserve most of this space, but never use it."""
 
 
 def curve_in(archive: bytes) -> Curve:

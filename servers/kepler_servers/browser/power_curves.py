@@ -23,8 +23,8 @@ log = logging.getLogger(__name__)
 MAX_ARCHIVE_BYTES = 64 * 2**20
 """Maximum size of the zip file of a model whose curve is drawn."""
 TIMEOUT_SECONDS = 30.0
-"""Time limit for the curve of one model. The limit of the CPU time (in `curve_process`) is much lower. This limit is
-for machines that are busy with other work."""
+"""Time limit for the curve of one model. `curve_process` has a much lower limit for its CPU time. On a machine that is
+busy with other work, the process may wait long for the CPU."""
 RETRY_SECONDS = 60.0
 """Time after which a failed computation of a curve is repeated, if the page of the model is requested again."""
 MAX_WAITING = 8
@@ -53,7 +53,7 @@ class PowerCurves:
         self._lock = threading.Lock()
         self._waiting: queue.SimpleQueue[tuple[_Entry, StoredModel]] = queue.SimpleQueue()
         self._entries: dict[tuple[str, str, str], _Entry] = {}
-        """(pipeline, path, digest) of a model -> its curve, in the order of the requests."""
+        """The curves in the order in which they were requested. A key is the pipeline, path and digest of a model."""
         self._thread: threading.Thread | None = None
 
     def curve(self, model: StoredModel) -> Curve | None:
@@ -93,7 +93,7 @@ class PowerCurves:
                 curve = Curve(reason=f"a defect of the server: {type(error).__name__}")
             with self._lock:
                 entry.curve, entry.computed = curve, time.monotonic()
-            del entry, model  # while the thread waits, it must not keep the model of an old version in memory
+            del entry, model  # otherwise the waiting thread would keep the model of an old version in memory
 
 
 def _is_to_retry(entry: _Entry) -> bool:

@@ -56,7 +56,7 @@ def _finite(value: object) -> float | None:
         return None
     try:
         known = float(value)
-    except OverflowError:  # an int of more than 308 digits
+    except OverflowError:  # `value` is an int of more than 308 digits
         return None
     return known if math.isfinite(known) else None
 

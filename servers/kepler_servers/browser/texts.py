@@ -12,10 +12,10 @@ from typing import Any, Literal
 Language = Literal["en", "de", "zh"]
 
 LANGUAGES: dict[Language, str] = {"en": "English", "de": "Deutsch", "zh": "中文"}
-"""Language code -> name of the language in the language itself."""
+"""Name of each language in the language itself, by language code."""
 
 HTML_LANGUAGES: dict[Language, str] = {"en": "en", "de": "de", "zh": "zh-Hans"}
-"""Language code -> value of the attribute `lang` in HTML (BCP 47)."""
+"""Values of the HTML attribute `lang` (BCP 47), by language code."""
 
 DEFAULT_LANGUAGE: Language = "en"
 
@@ -25,12 +25,12 @@ _RANGE = re.compile(r"\s*([A-Za-z]{1,8})(?:-[A-Za-z0-9]{1,8})*\s*(?:;\s*q=([01](
 
 @cache
 def catalogue() -> Mapping[str, Mapping[str, str]]:
-    """Return key -> language -> text. The file is read at the first call."""
+    """Return the texts by key and language. The file is read at the first call."""
     return tomllib.loads(files(__package__).joinpath("texts.toml").read_text("utf-8"))
 
 
 def text(key: str, language: Language, **values: Any) -> str:
-    """Return the text with a key in a language. `values` replaces the names in braces."""
+    """Return the text for a key in a language. `values` replaces the names in braces."""
     template = catalogue()[key][language]
     return template.format_map(values) if values else template
 

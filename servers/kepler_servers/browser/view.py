@@ -44,7 +44,7 @@ class Site:
     name: str
     """Key of the server's name in the catalogue of texts."""
     links: tuple[tuple[str, str], ...]
-    """The links at the top of each page: (key of the link's text, path)."""
+    """The links at the top of each page, as pairs: key of the link's text, and path."""
 
     def error_page(self, error: HttpError, environ: Mapping[str, Any]) -> Answer:
         """Return the page that reports an error."""
@@ -75,7 +75,7 @@ class View:
         """
         try:
             query = parse_qsl(environ.get("QUERY_STRING", ""), max_num_fields=_MAX_PARAMETERS)
-        except ValueError:  # raised if there are more than `_MAX_PARAMETERS` parameters
+        except ValueError:  # the query has more than `_MAX_PARAMETERS` parameters
             query = []
         names = [value for name, value in query if name == LANGUAGE_PARAMETER]
         named = language_named(names[0]) if names else None
@@ -114,9 +114,9 @@ class View:
         return f"{path}?{urlencode(pairs)}" if pairs else path
 
     def place(self, path: str) -> str:
-        """Return the value of `aria-current` for a link at the top of the page.
+        """Return the HTML attribute `aria-current` of a link at the top of the page.
 
-        The value is empty if the link leads to another part of the site.
+        The attribute is empty if the link leads to a part of the site that does not contain this page.
         """
         if path == self.path:
             return "page"
@@ -126,8 +126,8 @@ class View:
     def language_links(self) -> list[tuple[str, str, str, bool]]:
         """Return the links to this page in all languages.
 
-        Each link has the language in HTML, the name of the language, the URL, and whether the page is shown in this
-        language.
+        Each link has the HTML code of the language, the name of the language, the URL, and whether the page is now
+        shown in this language.
         """
         return [
             (

@@ -29,8 +29,8 @@ SERVERS = {
         "Publish the watts of this machine for Kepler, Prometheus and other programs.",
     ),
 }
-"""Name -> command, for the commands of `kepler-model serve`. The module `commands.programs` has separate programs for
-four of them."""
+"""The commands of `kepler-model serve`, by name. The module `commands.programs` has separate programs for four of
+them."""
 
 _COMMANDS = {
     "watts": LazyCommand(

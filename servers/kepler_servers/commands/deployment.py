@@ -78,7 +78,7 @@ def store_location(configuration: Configuration, option: str | None) -> str:
 
 
 def store_in_volume(configuration: Configuration) -> str | None:
-    """Return the location of the model store in a container's volume; None if the folder does not exist."""
+    """Return the folder of the model store in a container's volume; None if there is no such folder."""
     folder = configuration.volume() / STORE_FOLDER
     return str(folder) if folder.is_dir() else None
 
@@ -90,7 +90,10 @@ def state_folder(configuration: Configuration, server: str) -> str | None:
 
 
 def _can_write(volume: Path, *names: str) -> bool:
-    """Return whether the folder `names` below `volume` is writable or can be created. The volume is never created."""
+    """Return whether a folder in the volume is writable or can be created. `names` are the parts of its path.
+
+    The function creates nothing, and a volume that does not exist counts as not writable.
+    """
     folder = volume.joinpath(*names)
     while not folder.exists() and folder != volume:
         folder = folder.parent

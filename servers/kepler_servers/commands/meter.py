@@ -52,7 +52,7 @@ class Publishing:
 
 
 def default_tree() -> str:
-    """Return the default of `--tree`: a folder in the runtime folder that systemd sets for the service, or in /run."""
+    """Return the default of `--tree`. The folder is in the service's runtime folder, which systemd sets, or in /run."""
     runtime = os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
     if not runtime and os.geteuid() != 0 and os.environ.get("XDG_RUNTIME_DIR"):
         runtime = os.path.join(os.environ["XDG_RUNTIME_DIR"], "kepler-core")
@@ -204,7 +204,7 @@ def _serve(publishing: Publishing, settings: MeterSettings) -> None:
         stack.callback(collectors.close)
         try:
             collectors.open()
-        except CollectorError as error:  # power sources that measure work without features
+        except CollectorError as error:  # without features, the meter can still read devices that measure power
             log.warning("no features, retrying: %s", printable(str(error)))
         zones = Zones(tuple(_ZONES[zone] for zone in publishing.zones), _ZONES[publishing.zone])
         log.info("publishing through %s", ", ".join(outputs))
@@ -213,7 +213,7 @@ def _serve(publishing: Publishing, settings: MeterSettings) -> None:
 
 
 def _outputs(publishing: Publishing, root: str) -> dict[str, Output]:
-    """Return name -> output, for all outputs to publish through.
+    """Return the outputs through which the meter publishes, by name.
 
     The outputs are not open yet. Raises `PluginError` if an output is unknown or broken.
     """

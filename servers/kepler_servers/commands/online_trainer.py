@@ -40,7 +40,7 @@ PROMETHEUS_RETRY_SECONDS = 30.0
 """Time during which a round retries a query if the Prometheus server does not answer."""
 
 STOP_SECONDS = 1.5
-"""Maximum time that the running round may take after SIGTERM or SIGINT. Then the process exits."""
+"""After SIGTERM or SIGINT, the process waits at most this time for the running round to end. It then exits."""
 
 _POLL_SECONDS = 0.1
 
@@ -149,7 +149,7 @@ class Options:
     metavar="DURATION",
     default="2m",
     show_default=True,
-    help="Maximum delay until Prometheus has a sample. Samples with a longer delay are not stored.",
+    help="Maximum delay with which a sample may arrive in Prometheus and still be stored.",
 )
 @configured_option(
     "--backfill",
@@ -295,7 +295,7 @@ def online_trainer(context: click.Context, /, **values: Any) -> None:
 
 
 def _run(rounds: Rounds, stop: threading.Event) -> None:
-    """Run rounds until `stop` is set. Then end the process if the running round takes longer than `STOP_SECONDS`.
+    """Run rounds until `stop` is set. If the running round then takes more than `STOP_SECONDS`, end the process.
 
     A round usually ends in time. It takes longer only while it waits for the model store or calculates.
     It is safe to end the process at any point of a round, because the files in the sample store and in the
@@ -311,8 +311,8 @@ def _run(rounds: Rounds, stop: threading.Event) -> None:
 
     thread = threading.Thread(target=work, name="rounds", daemon=True)
     thread.start()
-    # The loop does not wait for the event `stop`, because the signal handler that sets the event runs in this thread.
-    # If this thread held the event's lock at that moment, the handler would wait for ever.
+    # The loop does not call `stop.wait`. The signal handler that sets `stop` runs in this thread. If it ran while this
+    # thread held the lock of `stop`, it would wait for ever.
     while thread.is_alive() and not stop.is_set():
         thread.join(_POLL_SECONDS)
     thread.join(STOP_SECONDS)

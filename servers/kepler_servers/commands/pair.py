@@ -218,8 +218,8 @@ def _describe(scrape: Scrape, vm: str | None, where: str) -> None:
         raise RecordingError(f"no virtual machine {quoted(vm)}; {close_matches(vm, known)}", document=where)
     if names.PROCESS_SECONDS not in metrics:
         click.echo(
-            f"kepler-model: no {names.PROCESS_SECONDS}: only the target kepler can be trained (metricsLevel process "
-            "adds the other targets)",
+            f"kepler-model: the metrics lack {names.PROCESS_SECONDS}, so models can be trained only for the target "
+            "kepler (for the other targets, add process to Kepler's metricsLevel)",
             err=True,
         )
     shown = ", ".join(f"{vm_id} ({name})" if name else vm_id for vm_id, name in machines.items())
@@ -227,9 +227,9 @@ def _describe(scrape: Scrape, vm: str | None, where: str) -> None:
 
 
 def _write_table(path: Path, rows: list[tuple[float, dict[str, float]]], node: str) -> None:
-    """Write the rows as a CSV table. Write nothing if there are no rows.
+    """Write a CSV table with one row per sample. Write nothing if there are no rows.
 
-    `rows` has the time (Unix seconds) and the features of each sample.
+    Each of the `rows` has the time (Unix seconds) and the features of a sample.
     """
     import csv
     import io

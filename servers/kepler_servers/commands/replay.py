@@ -25,7 +25,7 @@ _SIMULATED_SAMPLES = 1200
     type=click.FloatRange(0.01, 1000),
     default=1.0,
     show_default=True,
-    help="Speed of the replay. The values of counters are divided by it, so that rates and watts stay the same.",
+    help="Speed of the replay. The values of counters are divided by the speed, so that rates and watts stay the same.",
 )
 @click.option("--loop", is_flag=True, help="At the end of the recording, start again, like an exporter that restarts.")
 @log_options

@@ -81,7 +81,7 @@ def watts(watch: bool, interval: float, config_dir: str | None, as_json: bool, *
 def _without_warnings(*, verbose: bool) -> Iterator[None]:
     """Context manager that suppresses warnings of `kepler_servers`, unless `verbose` is true.
 
-    The report already has the reasons why a power source is not used.
+    The warnings repeat what the command's report states: why a power source is not used.
     """
     log = logging.getLogger("kepler_servers")
     level = log.level

@@ -56,7 +56,7 @@ class Connection:
     def end_reply(self) -> None:
         """Close only the sending direction. The client sees the end of the reply, and may still send its request."""
         self.unsent = b""
-        with contextlib.suppress(OSError):  # raised if the client has already closed the connection
+        with contextlib.suppress(OSError):  # the client has already closed the connection
             self.peer.shutdown(socket.SHUT_WR)
 
     def discard(self) -> bool:

@@ -15,18 +15,18 @@ class Counters:
     def __init__(self) -> None:
         self.started = time.time()
         self.requests: Counter[str] = Counter()
-        """Outcome -> number of requests. The outcome of a request for watts is "answered" or "failed"; "commands"
-        counts the other requests, e.g. for the status."""
+        """Number of requests by outcome. Requests for watts have the outcome "answered" or "failed". All other
+        requests, e.g. for the status, count as "commands"."""
         self.rows = 0
         self.invalid_rows = 0
         self.dead_features: Counter[str] = Counter()
-        """Names of a request's dead features, joined by ", " -> number of requests with these dead features.
+        """Number of requests by their dead features. A key is the names of the dead features, joined by ", ".
 
         A feature is dead if it is 0 in all rows although the CPUs ran.
         """
         self.rows_outside = 0
-        """Number of rows with a feature outside the range of their model's training. Rows that ask for idle power are
-        not included."""
+        """Number of rows with a feature outside the range of the model's training. Rows that request the idle power
+        are not included."""
         self.disagreements = 0
         """Number of rows that got the watts of the model's twin (a second model with fewer features), because the
         predictions of the two models differed too much."""
@@ -35,7 +35,7 @@ class Counters:
         self.too_long = 0
         self.connections = 0
         self.dropped: Counter[str] = Counter()
-        """Reason -> number of connections that were closed without a reply."""
+        """Number of connections that were closed without a reply, by reason."""
         self._latencies: deque[float] = deque(maxlen=MAX_LATENCIES)
 
     def add_latency(self, seconds: float) -> None:

@@ -16,7 +16,7 @@ If the process may open only few files, the reserve is therefore smaller than `R
 
 
 class DescriptorReserve:
-    """Accepts clients even if the process has no free file descriptor, because other threads have used them up.
+    """Accepts clients even if other threads have used up all free file descriptors of the process.
 
     The metrics port, downloads and the reading of the store open files and connections in other threads. Therefore the
     reserve keeps some descriptors open (on `/dev/null`). It closes one of them if no other descriptor is free for a new
@@ -35,10 +35,10 @@ class DescriptorReserve:
         self.refill()
 
     def accept(self, listener: socket.socket) -> socket.socket:
-        """Accept a connection. Raise `OSError` if no client waits, or if no free or reserved descriptor is left.
+        """Accept a connection. Raise `OSError` if no client waits, or if no descriptor is left for the connection.
 
-        If no descriptor is free, the reserve closes one of its own, which the connection then gets. If another thread
-        takes this descriptor first, the reserve closes the next one.
+        If no descriptor is free, the reserve closes a reserved descriptor, so that the connection can use its number.
+        If another thread uses the number first, the reserve closes the next reserved descriptor.
         """
         while True:
             try:

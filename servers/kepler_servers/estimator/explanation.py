@@ -55,7 +55,7 @@ def mean_half_widths(loaded: LoadedModel, latest: CheckedWatts, host_name: str) 
 
 
 def half_widths_of(loaded: LoadedModel, checked: CheckedWatts, host_name: str) -> dict[str, FloatArray]:
-    """Return, by component, the half-width of each row's interval in watts.
+    """Return the half-width of each row's interval in watts, for each component.
 
     The result is empty if there are no intervals.
     """
@@ -73,13 +73,13 @@ def half_widths_of(loaded: LoadedModel, checked: CheckedWatts, host_name: str) -
 
 
 def kept(checked: CheckedWatts) -> CheckedWatts:
-    """Return the first `MAX_KEPT_ROWS` rows of an answer, which the model cache keeps for `mean_half_widths`."""
+    """Return the first `MAX_KEPT_ROWS` rows of an answer. The model cache stores them for `mean_half_widths`."""
     if len(checked.outside) <= MAX_KEPT_ROWS:
         return checked
     difference = checked.difference
     return attrs.evolve(
         checked,
-        # copies, so that the arrays with all rows can be freed
+        # The slices are copied, so that the arrays with all rows can be freed.
         watts=checked.watts[:, :MAX_KEPT_ROWS].copy(),
         outside=checked.outside[:MAX_KEPT_ROWS].copy(),
         disagrees=checked.disagrees[:MAX_KEPT_ROWS].copy(),

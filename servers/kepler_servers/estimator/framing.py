@@ -1,4 +1,4 @@
-"""Detection of the end of a request in the bytes that a client sends.
+"""Find the end of a request in the bytes that a client sends.
 
 Kepler sends one JSON object without a delimiter after it, and keeps the connection open. So only the
 JSON text itself shows where the request ends.
@@ -22,9 +22,8 @@ class NotAnObjectError(ValueError):
 class RequestBuffer:
     """Buffer that collects received bytes until they contain one complete JSON object.
 
-    The buffer scans each received piece once, with array operations. So the time is linear in the size
-    of the request for any content. The scan follows only braces and strings. All other JSON errors are
-    found later, by the decoder.
+    The buffer scans each received byte once, with array operations. So no content can make the scan slow.
+    The scan only counts braces outside of strings. The decoder finds all other errors of the JSON later.
     """
 
     def __init__(self) -> None:
@@ -57,7 +56,8 @@ class RequestBuffer:
         return None if end is None else start + end
 
     def _scan(self, piece: bytes) -> int | None:
-        """Return the position after the object's closing brace in `piece`; None if the object does not end in it."""
+        """Return the position after the object's closing brace in `piece`; None if the object does not end in
+        `piece`."""
         if self._after_backslash:
             piece = b"_" + piece[1:]
             self._after_backslash = False

@@ -1,8 +1,8 @@
-"""Round the watts of many processes so that the sums that Kepler computes over the processes stay right.
+"""Round the watts of many processes so that their sums stay right in Kepler.
 
-Kepler corrects the power of each process: package power becomes at least core plus uncore power, and core power
-becomes package minus uncore power if the core power is 0. If the components were rounded independently of each other,
-these corrections would only ever increase the power, and the sums over the processes would be too high.
+Kepler corrects the power of each process in two ways. If the package power is less than core plus uncore power, Kepler
+raises it to this sum. If the core power is 0, Kepler sets it to package minus uncore power. If each component were
+rounded alone, these corrections would only increase the power, and the sums over the processes would be too high.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from kepler_core.arrays import BoolArray, FloatArray
 MOVED = 0.15
 """Maximum fraction of the total core power that `concentrate_core` takes from the rows with the least core power."""
 _STEPS = {"package": 2**0.5 - 1, "core": (5**0.5 - 1) / 2, "uncore": (13**0.5 - 3) / 2, "dram": 3**0.5 - 1}
-"""Component -> the step by which the result of `_start` grows from one reply to the next, modulo 1.
+"""Step of each component: the result of `_start` grows by this step from one reply to the next, modulo 1.
 
-The step of `package` is used for the remainder of the package power: package − core − uncore. The multiples of a
-quadratic irrational with small partial quotients, modulo 1, are a low-discrepancy sequence: the average over n replies
-differs from the exact watts by a multiple of log(n)/n (L. Kuipers, H. Niederreiter, "Uniform Distribution of
-Sequences", 1974, chapter 2.3).
+The step of `package` is used for package − core − uncore. With these steps, the average of the rounded watts over n
+replies differs from the exact watts by at most a constant times log(n)/n. The reason is that each step is a quadratic
+irrational number with small partial quotients, whose multiples modulo 1 are a low-discrepancy sequence (L. Kuipers,
+H. Niederreiter, "Uniform Distribution of Sequences", 1974, chapter 2.3).
 """
 
 
@@ -36,15 +36,15 @@ def round_jointly(
     """Round the watts of processes to the number of decimals of each component.
 
     `watts` and the result have the shape (components, rows). In each component, the amount that rounding removes from a
-    row is added to the next row, so that the sums over the rows stay right. The number that is added to the first row
-    depends on `turn`, the number of earlier replies. Otherwise, the same rows would be rounded down in each reply.
+    row is added to the next row, so that the sums over the rows stay right. A number is also added to the first row. It
+    depends on `turn`, the number of earlier replies, so that not every reply rounds down the same rows.
 
     The package power of a row is the sum of three rounded parts: core, uncore, and the remainder (package − core −
     uncore). So core, uncore and package need equal decimals. Only rows with core power get a remainder, because Kepler
     would count the remainder of any other row as core power.
 
-    With `concentrate_core`, only the rows whose core power is highest get core power. In all other rows, the core power
-    is 0, which is a single character in the reply. `components` must not contain uncore in this case.
+    With `concentrate_core`, only the rows with the most core power keep core power. The other rows get 0 W of core
+    power, because "0" is short. In this case, `components` must not contain uncore.
     """
     at = {name: index for index, name in enumerate(components)}
     units: FloatArray = np.array([[10.0 ** decimals[name]] for name in components])
@@ -67,10 +67,9 @@ def round_jointly(
 
 
 def _concentrated(core: FloatArray) -> FloatArray:
-    """Move core power from the rows with the least core power to all other rows.
+    """Move core power from the rows with the least core power to all other rows, in proportion to their core power.
 
-    The share that a row gets is proportional to the core power that it already has. The function moves at most the
-    fraction `MOVED` of the total core power.
+    The function moves at most the fraction `MOVED` of the total core power.
     """
     order = np.argsort(core, kind="stable")
     small = order[core[order].cumsum() <= MOVED * core.sum()]
@@ -81,7 +80,7 @@ def _concentrated(core: FloatArray) -> FloatArray:
 
 
 def _within(values: FloatArray, highest: FloatArray) -> FloatArray:
-    """Reduce each value to its limit in `highest`. Add the removed amount to the rows farthest below their limits."""
+    """Reduce values above their limits in `highest`. Add what was removed to the values farthest below their limits."""
     kept: FloatArray = np.minimum(values, highest)
     room = highest - kept
     order = np.argsort(-room, kind="stable")
@@ -91,13 +90,14 @@ def _within(values: FloatArray, highest: FloatArray) -> FloatArray:
 
 
 def _on_rows_with_core(rest: FloatArray, core: FloatArray, has_core: BoolArray) -> FloatArray:
-    """Move the remainders of the package power to the rows whose rounded core power is above 0 (`has_core`).
+    """Move the remainders (package − core − uncore) to the rows whose rounded core power is above 0.
 
-    `rest` is the remainder of each row (package − core − uncore). All arrays have the shape (rows,), and all powers are
-    in units of the last decimal. If the core power of a row is below 1, e.g. 0.3, it is rounded to 1 in 30 % of the
-    replies, and to 0 in all other replies. In the replies with 1, the row gets its remainder divided by 0.3, so that
-    its average over many replies is right. Rows with a core power of at least 1 share the difference that is left, so
-    that the sum over the rows is right in each reply.
+    `rest` has the remainder of each row. `has_core` tells which rows have a rounded core power above 0. The unit of all
+    powers is the last decimal of the reply. All arrays have the shape (rows,).
+
+    A core power below 1, e.g. 0.3, is rounded to 1 in 30 % of the replies, and to 0 in all other replies. Only in the
+    replies with 1, the row gets a remainder: its own remainder ÷ 0.3. So the average over many replies is right. The
+    rows with a core power of at least 1 get the rest of the sum, so that the sum is right in each reply.
     """
     moved = np.where(has_core, rest / np.clip(core, 1e-12, 1.0), 0.0)
     large = rest * (has_core & (core >= 1))
@@ -107,9 +107,9 @@ def _on_rows_with_core(rest: FloatArray, core: FloatArray, has_core: BoolArray) 
 
 
 def _carried(exact: FloatArray, start: float) -> FloatArray:
-    """Round the values of a component.
+    """Round down the values of a component. Add what was removed from a row to the next row.
 
-    Carry the rounding error of each row to the next row; row 0 gets `start` (0–1).
+    `start`, a number from 0 to 1, is added to the first row.
     """
     rounded: FloatArray = exact.cumsum()
     rounded += start

@@ -16,7 +16,7 @@ import attrs
 
 from kepler_core.errors import UsageError
 
-DEFAULT_PATHS = ("/tmp/estimator.sock", "/tmp/estimator.socket")  # noqa: S108 - Kepler hard-codes the first
+DEFAULT_PATHS = ("/tmp/estimator.sock", "/tmp/estimator.socket")  # noqa: S108 - Kepler always uses the first path
 SOCKET_MODE = 0o660
 _BACKLOG = 4096
 _PROBE_TIMEOUT_SECONDS = 2.0
@@ -67,8 +67,8 @@ def listen(paths: Iterable[str]) -> list[Listening]:
 
 
 def _listen(path: Path) -> Listening:
-    # The lock prevents this case: process A finds a stale socket file; then process B replaces the stale file by its
-    # own socket file; then A removes B's file, and no client can connect to B.
+    # Without the lock, two processes could start at the same time: A finds an old socket file; B replaces this file by
+    # its own socket file; A removes the file of B; and no client can connect to B.
     with _locked(path):
         _remove_stale(path)
         return _bind(path)
@@ -76,7 +76,7 @@ def _listen(path: Path) -> Listening:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Keep other processes from listening on the path: lock the file `<path>.lock`, and remove it at the end.
+    """Keep other processes from listening on the path: lock the file `<path>.lock`, and remove this file at the end.
 
     Raises `UsageError` if another process has the lock for longer than `_LOCK_TIMEOUT_SECONDS`.
     """
@@ -89,8 +89,8 @@ def _locked(path: Path) -> Iterator[None]:
             raise UsageError(f"cannot listen on {path}: {error.strerror or error}") from error
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Another process may have removed this file between the calls of `open` and `flock`. Then a third process
-            # can create and lock a new file at this path, and the lock on the removed file has no effect.
+            # Another process may have removed the lock file between the calls of `open` and `flock`. The lock on a
+            # removed file has no effect, because a third process can create and lock a new file at the path.
             if lock.stat(follow_symlinks=False).st_ino == os.fstat(descriptor).st_ino:
                 break
         except (BlockingIOError, FileNotFoundError):

@@ -19,7 +19,7 @@ from kepler_servers.estimator.model_providers import ModelOffer
 
 @attrs.frozen(eq=False)
 class Check:
-    """The parts of a model's metadata that reveal doubtful predictions: the block `honesty` and the twin.
+    """The data with which the estimator checks a model's predictions: the block `honesty` and the twin.
 
     The block `honesty` has the errors of the model and the range of its training. The twin is a second model with fewer
     features, whose predictions are compared with those of the model.
@@ -28,21 +28,21 @@ class Check:
     twinned: TwinnedModel
     """The model, and its twin if there is one. `TwinnedModel.watts` makes the predictions."""
     honesty: Honesty | None = None
-    """The block `honesty` of the model's metadata; None if the block is missing or malformed."""
+    """The block `honesty` (errors and intervals) of the model's metadata; None if it is missing or malformed."""
     twin_name: str = ""
-    """Name of the twin, in the form of `ModelOffer.name`; empty if there is no twin."""
+    """Name of the twin: its `ModelOffer.name`; empty if there is no twin."""
     twin_digest: str = ""
-    """Digest of the twin, in the form of `ModelOffer.digest`; empty if there is no twin."""
+    """Digest of the twin: its `ModelOffer.digest`; empty if there is no twin."""
     problem: str = ""
-    """The reason why the model has no twin although its metadata name one, or why its block `honesty` is not used."""
+    """The reason why the twin that the metadata name, or the block `honesty` of the metadata, cannot be used."""
 
 
 @attrs.frozen(eq=False)
 class LoadedModel:
     """A model in memory, and a model provider's offer of this model for one model key.
 
-    Several model keys may share the model, but each key has its own offer. The texts of the offers may differ: for each
-    key, the same linear weights may stand in for a different model.
+    Several model keys may share a model in memory, but each key has its own offer. The texts of the offers may differ:
+    the same linear weights may replace one model for one key, and another model for another key.
     """
 
     model: PowerModel
@@ -59,11 +59,11 @@ class LoadedModel:
         return self.check.problem
 
     def match(self, host_name: str) -> MachineMatch:
-        """Return how well this machine, whose name is `host_name`, matches the machines of the model's training.
+        """Return how well this machine matches the machines of the model's training. `host_name` is its name.
 
-        The result contains the similarity of this machine to the model's machine; the intervals are wider if it is
-        lower. If the name of this machine is one of the training's nodes and both machines have equal descriptions, the
-        model was trained on this machine.
+        The result contains the similarity of this machine to the model's machine. A lower similarity makes the
+        intervals wider. The model was trained on this machine if the training had a node with its name and an equal
+        description.
         """
         node_type = self.offer.why.get("node_type")
         node_type = node_type if isinstance(node_type, Mapping) else {}
@@ -76,10 +76,10 @@ class LoadedModel:
 
 
 def with_twin(model: PowerModel, offer: ModelOffer, models: Mapping[str, PowerModel]) -> Check:
-    """Return a model's block `honesty`, and the model with the twin that its metadata name, if any.
+    """Return the model with its twin, if the metadata name a twin, and with its block `honesty` (errors).
 
     `models` maps digests to loaded models. The function loads the twin only if `models` does not contain it. If the
-    twin cannot be loaded, `Check.problem` states the reason, and the model answers without a twin.
+    twin cannot be loaded, `Check.problem` states the reason, and the model is used without a twin.
     """
     honesty = None
     try:

@@ -37,11 +37,12 @@ MODEL_TIMEOUT_SECONDS = 5.0
 STOP_TIMEOUT_SECONDS = 1.5
 """Time limit, after SIGTERM or SIGINT, for answering the clients that are connected."""
 SILENT_CLIENT_SECONDS = 0.5
-"""Time after SIGTERM or SIGINT in which clients must send their first byte, and searches for models must end."""
+"""Time between SIGTERM or SIGINT and the closing of connections whose clients have sent nothing. At the same time, the
+loop answers the requests that still wait for a model."""
 
 _CLOSING_BRACE = ord("}")
 _MAX_ACCEPTS = 16
-"""Maximum number of connections that the loop accepts in a row. Then it serves the existing connections."""
+"""Maximum number of new connections that the loop accepts before it serves the existing connections again."""
 _POLL_SECONDS = 0.5
 _STOPPING_POLL_SECONDS = 0.05
 _EXPIRY_INTERVAL_SECONDS = 0.05
@@ -76,7 +77,7 @@ class Loop:
 
     def wake(self) -> None:
         """Wake the loop, so that it answers pending requests whose model was found. Any thread may call this."""
-        with contextlib.suppress(BlockingIOError):  # the socket pair's buffer is full, so the loop will wake anyway
+        with contextlib.suppress(BlockingIOError):  # the buffer is full of earlier calls, which wake the loop
             self._wake_out.send(b"w")
 
     def stop(self) -> None:
@@ -131,8 +132,8 @@ class Loop:
         for descriptor, event in events:
             if (connection := self._connections.get(descriptor)) is not None:
                 self._handle(connection, event)
-        # New connections are accepted last. A new connection may get the file descriptor of a connection that was
-        # closed above, but must not get the events of that closed connection.
+        # New connections are accepted last. Otherwise, a new connection could get the descriptor of a connection that
+        # was closed above, and then also the events of the closed connection.
         for descriptor, _ in events:
             if descriptor in self._listeners:
                 self._accept(self._listeners[descriptor])
@@ -218,8 +219,8 @@ class Loop:
     def _answer_piece(self, connection: Connection, piece: bytes) -> bool:
         """Answer a request that arrived in one piece. Return False if the piece is not a whole request.
 
-        Nearly all requests arrive in one piece. Decoding the piece at once is faster than scanning it for
-        the end of the request. If the request is incomplete, the decoding fails.
+        Nearly all requests arrive in one piece. Therefore the piece is decoded at once, which is faster than
+        scanning it for the end of the request. The decoding of an incomplete request fails.
         """
         started = time.perf_counter()
         try:
@@ -274,7 +275,7 @@ class Loop:
         self._pending = still_pending
 
     def _finish_oldest_pending(self) -> bool:
-        """Answer the oldest pending request before its model is found. Return False if no request is pending."""
+        """Answer the oldest pending request without waiting for its model. Return False if no request is pending."""
         while self._pending:
             connection = self._pending.popleft()
             if (pending := connection.pending) is not None:
@@ -357,10 +358,10 @@ class Loop:
                 self._drop(connection, "too slow")
 
     def _overdue(self) -> list[Connection]:
-        """Return the connections past their deadline.
+        """Return the connections whose time limit has passed.
 
-        `_connections` has the oldest connection first, and all clients have the same time to send a request. So the
-        search can end at the first client that still sends its request in time: later clients have more time.
+        `_connections` has the oldest connection first, and all clients have the same time limit for sending a request.
+        So the search can end at the first client whose time limit has not passed.
         """
         now = time.monotonic()
         overdue = [c for c in self._pending if c.pending is not None and c.deadline <= now]

@@ -99,8 +99,9 @@ def serve_metrics(host: str, port: int, handler: RequestHandler) -> None:
 
 
 def _health(handler: RequestHandler) -> tuple[int, dict[str, Any]]:
-    """Check whether the estimator answers at its own socket, where Kepler connects. This thread would answer even if
-    the thread that serves the socket hung.
+    """Check whether the estimator answers at the socket to which Kepler connects.
+
+    The socket is served by another thread than `/healthz`. So `/healthz` could answer although the other thread hangs.
     """
     socket = handler.status()["sockets"][0]
     try:

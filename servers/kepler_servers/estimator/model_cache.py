@@ -1,4 +1,4 @@
-"""The cache of loaded models. It has one entry per model key, and a background thread fills and refreshes it."""
+"""The cache of loaded models, with one entry per model key. A background thread fills and refreshes the cache."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ MAX_KEYS = 500
 MAX_KEY_BYTES = 4 * 2**20
 """Maximum size of all model keys together, because clients choose the texts in a key, and could fill the memory."""
 MAX_QUEUED_KEYS = 64
-"""Maximum number of model keys that wait for their first search. Requests with further new keys fail at once."""
+"""Maximum number of model keys that wait for their first search. While it is reached, requests with new keys fail."""
 
 MAX_PROBLEM_CHARACTERS = 1000
 
@@ -46,12 +46,10 @@ NO_PROVIDERS = "no model server, URL or store is configured"
 POLL_SECONDS = 2.0
 """Interval at which the background thread checks for changed providers and for entries that need a new search."""
 FIRST_SEARCH_SECONDS = 4.0
-"""Time limit for repeating the first search for a key.
-
-The search is repeated while no provider has offered a model, but a slow provider may still offer one.
-"""
+"""Time limit for the first search for a model. Until then, a search without a result is repeated if the call to a slow
+provider is still running."""
 STOP_SECONDS = 0.5
-"""Maximum time that `stop` waits for the background thread. This thread may itself be waiting for a server."""
+"""Maximum time that `stop` waits for the background thread, which may itself be waiting for a server."""
 
 
 @attrs.define(eq=False)
@@ -68,7 +66,7 @@ class CacheEntry:
     requested_at: float = attrs.field(factory=time.monotonic)
     """Value of `time.monotonic()` at the latest request with this key."""
     latest: CheckedWatts | None = None
-    """Watts of the latest request with this key, at most `explanation.MAX_KEPT_ROWS` rows."""
+    """The answer to the latest request with this key: its first `explanation.MAX_KEPT_ROWS` rows."""
 
 
 @attrs.frozen
@@ -86,9 +84,9 @@ class _Reason:
 class _SearchResult:
     loaded: LoadedModel | None = None
     reasons: list[_Reason] = attrs.field(factory=list)
-    """The reasons why providers were passed over, i.e. why their models are not used: one reason for each provider."""
+    """The reasons why models of providers are not used, one reason for each provider."""
     unreachable: bool = False
-    """Whether a model provider did not answer, or the model that it offered could not be loaded."""
+    """Whether a provider did not answer, or a provider's model could not be loaded."""
     still_running: bool = False
     """Whether a call to a slow model provider is still running in the background."""
 
@@ -117,10 +115,10 @@ class ModelCache:
         self._on_search_end = on_search_end
         self._entries: dict[ModelKey, CacheEntry] = {}
         self._key_bytes = 0
-        """Size of all keys of `_entries` together."""
+        """Total size of all model keys in `_entries`, in bytes."""
         self._models: dict[str, LoadedModel] = {}
-        """Digest -> loaded model. If the same model was selected for several model keys, the keys share one loaded
-        model."""
+        """The loaded models, by digest. If the same model was selected for several model keys, the keys share one
+        loaded model."""
         self._queue: deque[ModelKey] = deque()
         self._wake = threading.Condition()
         self._stopped = False
@@ -179,7 +177,7 @@ class ModelCache:
     # --- methods that the background thread calls ---
 
     def _run(self) -> None:
-        self._any_changed()  # makes a store provider read its store before the first request needs a model
+        self._any_changed()  # the call also makes the provider of the model store read the store
         while True:
             with self._wake:
                 if not self._queue and not self._stopped:
@@ -274,7 +272,7 @@ class ModelCache:
                     result.still_running |= isinstance(error, StillRunningError)
                     result.reasons.append(_reason(provider.name, error))
                 else:
-                    # A defect in the code of a provider or a model format: another provider may still have a model.
+                    # The code of the provider or of a model format has a defect. Another provider may have a model.
                     log.debug("%s failed", provider.name, exc_info=True)
                     defect = f"a defect: {one_line(error, 200)}"
                     result.reasons.append(_Reason(provider.name, provider.name, defect))
@@ -296,7 +294,7 @@ class ModelCache:
         )
 
     def _load(self, provider: ModelProvider, offer: ModelOffer) -> LoadedModel:
-        """Return the offered model as a `LoadedModel`. Load the model only if it is not in memory yet."""
+        """Load the offered model unless it is in memory already. Return it as a `LoadedModel`."""
         core_ratio = self._core_ratio(offer)
         loaded = self._models.get(offer.digest)
         try:
@@ -326,7 +324,7 @@ class ModelCache:
     def _use(self, key: ModelKey, entry: CacheEntry, loaded: LoadedModel) -> None:
         current = entry.loaded
         if current is not None and current.model is loaded.model and current.offer.is_logged_as(loaded.offer):
-            entry.loaded = loaded  # the offer's explanation, the core ratio or the twin may have changed
+            entry.loaded = loaded  # the offer may have a new explanation or twin
             return
         before = "" if current is None else f" in place of {current.offer.name}"
         log.info("%s: %s from %s%s", _described(key), printable(loaded.offer.name), loaded.offer.provider, before)
@@ -372,9 +370,9 @@ def _reason(provider: str, error: KeplerError) -> _Reason:
 
 
 def _joined(reasons: Sequence[_Reason]) -> str:
-    """Return reasons as one text. If there are several reasons, each begins with the name of a provider, server or key.
+    """Join reasons into one text. If there are several reasons, each begins with the name of a provider, server or key.
 
-    If several providers have the same reason, their names precede one copy of its text.
+    If several providers have the same reason, the text has the reason once, after the names of these providers.
     """
     names: dict[str, dict[str, None]] = {}
     for reason in reasons:

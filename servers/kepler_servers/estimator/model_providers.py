@@ -54,7 +54,8 @@ class ModelOffer:
     machine_spec: Mapping[str, Any]
     """Description of the machine that the model was trained on."""
     _source: Any
-    """The files of the model by name, or an object with the method `load`. None after `without_files`."""
+    """The files of the model by name, or an object that loads the model with its method `load`. None after
+    `without_files`."""
     remark: str = ""
     """Text about linear weights for replies and for the log (see `stand_in_remark`). Empty for all other models."""
     _find_twin: Callable[[Twin], ModelOffer] | None = None
@@ -71,16 +72,16 @@ class ModelOffer:
         return self._find_twin(twin)
 
     def without_files(self) -> ModelOffer:
-        """Return a copy of this offer without `_source`, the description of the machine and a long explanation.
+        """Return a smaller copy of this offer, without the model's files, machine description and long explanation.
 
-        Once the model is loaded, `_source` would only keep the model's files or the store's catalogue in memory. The
-        model cache keeps an offer for each model key, so an offer must not contain a long answer of a model server.
+        The model cache stores such a copy for each model key after the model is loaded. The parts that are left out
+        would only take memory.
         """
         why = self.why if len(msgspec.json.encode(self.why)) <= MAX_WHY_BYTES else {}
         return attrs.evolve(self, source=None, machine_spec={}, why=why, find_twin=None)
 
     def is_logged_as(self, other: ModelOffer) -> bool:
-        """Return whether the log describes this offer and `other` with the same texts."""
+        """Return whether the log messages about this offer and about the offer `other` are equal."""
         return (self.provider, self.name, self.remark) == (other.provider, other.name, other.remark)
 
     def load(self) -> PowerModel:
@@ -132,9 +133,10 @@ class StoreProvider:
 
 
 def offer_of(selection: Selection, provider: str, catalogue: Catalogue | None = None) -> ModelOffer:
-    """Return a provider's offer of the model that was selected in a catalogue.
+    """Return a provider's offer of the selected model.
 
-    `catalogue` also contains the model's twin. It is None if the provider has only the selected model.
+    `catalogue` has all models of the provider, among them the twin of the selected model. It is None if the provider
+    has only the selected model.
     """
     model = selection.model
     name = f"{model.pipeline}/{model.path}"
@@ -158,8 +160,8 @@ def _offer_of_model(model: StoredModel, provider: str, why: Mapping[str, Any], r
     return ModelOffer(
         provider,
         f"{model.pipeline}/{model.path}",
-        # The path alone identifies a model in a published version, because such a version never changes. Models
-        # that were copied into the store by hand may change, so the digest of the metadata and weights is added.
+        # A published version never changes, so the path identifies its models. Models that were copied into the
+        # store by hand may change. Therefore the digest of the metadata and weights is added.
         f"{model.snapshot.where}/{model.path}:{sha256(model.encoded + (model.linear_weights or b''))}",
         why,
         model.machine_spec,
@@ -182,8 +184,8 @@ def stand_in_remark(linear: bytes, name: str, wanted: str) -> str:
     """Return the remark about the linear weights of the model `name`: what they replace, and what they do not use.
 
     `linear` is the content of the weights. `wanted` is the name of the model that these weights replace; it is empty if
-    they replace no model. `name` and `wanted` may begin with a pipeline and a path. Replies contain the remark and must
-    be short. So the remark leaves out pipeline and path, unless the two names would then be equal.
+    they replace no model. `name` and `wanted` may begin with a pipeline and a path. The remark is part of replies,
+    which must be short. So it leaves out pipeline and path, unless both names would then be equal.
     """
     remarks = []
     if wanted and wanted != name:

@@ -90,9 +90,9 @@ class ModelServerProvider:
     def _twin_finder(self, name: str, metadata: Mapping[str, Any]) -> Callable[[Twin], ModelOffer]:
         """Download a model's twin, and return a function that returns the offer of the twin.
 
-        `name` consists of the model's pipeline and path. The twin is downloaded at once, because only the method
-        `offer` runs in a thread that may be slow. If the download fails, the returned function raises the error,
-        because the model can be used without its twin.
+        `name` consists of the model's pipeline and path. The twin is downloaded now, and not when the returned function
+        is called: only now may the thread wait for a download. If the download fails, the returned function raises the
+        error, because the model can be used without its twin.
         """
         result: ModelOffer | KeplerError
         try:
@@ -160,7 +160,8 @@ class ModelServerProvider:
             # that it uses.
             raise UnreachableError(f"HTTP 400: no linear weights that fit; {WHAT_TO_DO}", document=self.name)
         self._check_status(answer)
-        # If the request names the linear trainer, the weights do not stand in for another model.
+        # If the request names the linear trainer, the client wants exactly these weights. In this case, `wanted` is
+        # empty, because the weights do not replace another model.
         wanted = "" if request.trainer == LINEAR_TRAINER else request.trainer or "the models of kepler-model-server"
         return self._offer_of_weights(answer, request, wanted)
 
@@ -313,9 +314,9 @@ class UrlProvider:
         self.name = "configured URLs"
         self._urls = dict(urls)
         self._models: dict[tuple[str, str], UrlModels] = {}
-        """(configuration key, energy source) -> the model at the URL.
+        """The models that were read from the URLs, by configuration key and energy source.
 
-        In an old archive, the metadata do not name an energy source. The provider uses such a model for the requested
+        The metadata in old archives do not name an energy source. The provider uses such a model for any requested
         energy source.
         """
 
@@ -360,8 +361,8 @@ def init_url_keys(output_type: OutputType, *, total: bool) -> list[str]:
 def _measure_platform(sources: Collection[str]) -> bool:
     """Return whether the energy sources of a request measure the whole platform.
 
-    Either all or none of the energy sources that match a request measure the platform. So only one of them is looked
-    up.
+    The energy sources that match a request either all measure the platform, or all measure components. So the function
+    checks only one of them.
     """
     for name in sources:
         return registry.energy_sources.preferred(name).components == PLATFORM_COMPONENTS

@@ -1,4 +1,4 @@
-"""Encoding of replies. Kepler reads a reply with a single read of at most 4096 bytes, so replies should be short."""
+"""Encode replies. Kepler reads a reply with a single read of at most 4096 bytes, so replies should be short."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ DECIMALS = 3
 """Number of decimals of the watts, unless the reply would be too long. Kepler uses whole milliwatts: three decimals."""
 
 _FEW_NUMBERS = 16
-"""If a reply has at most this number of values, encoding Python floats is faster than encoding NumPy arrays."""
+"""For replies with at most this number of values, Python floats are encoded faster than NumPy arrays."""
 
 
 @attrs.frozen
 class _Way:
     """A way to shorten a reply: the components that stay in the reply, each with its number of decimals.
 
-    `concentrate_core` is the argument of `round_jointly`. It moves core power to the rows with the most core power.
+    `concentrate_core` is passed to `round_jointly`, which then moves core power to the rows with the most core power.
     """
 
     decimals: Mapping[str, int]
@@ -44,10 +44,10 @@ _SHORTER = (
     _Way({"package": 0, "dram": 0, "platform": 0}),
     _Way({"package": 0, "platform": 0}),
 )
-"""The ways to shorten a reply, in the order in which they are tried until the reply is short enough.
+"""The ways to shorten a reply. They are tried in this order until the reply is short enough.
 
-For hundreds of processes, this order leads to the smallest errors of two values that Kepler computes from the replies:
-the power of all processes together, and the average power of a small process over many replies.
+For hundreds of processes, this order makes the errors of two values smallest: the power of all processes together, and
+the average power of a small process over many replies. Kepler computes both values from the replies.
 """
 
 
@@ -58,7 +58,7 @@ class Reply:
     content: bytes
     decimals: int = DECIMALS
     left_out: tuple[str, ...] = ()
-    """Components that were left out because of the limit."""
+    """Components that were left out because the reply would have been too long."""
     too_long: bool = False
 
 
@@ -73,7 +73,7 @@ def watts_reply(
     keep_sums: bool = False,
     turn: int = 0,
 ) -> Reply:
-    """Encode watts as a reply of at most `limit` bytes, if possible. `limit` 0 means no limit.
+    """Encode watts as a reply of at most `limit` bytes, if possible. If `limit` is 0, there is no limit.
 
     `watts` has the shape (components, rows). If the reply is too long, the watts get fewer decimals, and components are
     left out. `_SHORTER` lists the steps in order. Kepler counts a missing component as 0 W.
@@ -82,7 +82,7 @@ def watts_reply(
     decimals, they are rounded by `round_jointly`, so that the sums over the rows stay right. `turn` is the argument of
     `round_jointly`; it must differ from reply to reply.
 
-    `remark` is added to `message`, unless the watts would have to be shortened to make room for it.
+    `remark` is added to `message` if the reply has room for it without shorter watts.
     """
     if remark:
         both = f"{message}; {remark}" if message else remark
@@ -110,8 +110,8 @@ def _watts_reply(
         if not limit or len(reply) <= limit:
             return Reply(reply)
     names = list(components)
-    # Leave out the components that are 0 W in all rows. Usually, all components are above 0 W in the first row, so
-    # none is left out. The first row is checked first, because this is fast.
+    # Leave out the components that are 0 W in all rows. Usually, all components are above 0 W in the first row. This
+    # fast check comes first: if it succeeds, no component is left out.
     if len(names) > 1 and not all(watts[:, :1].ravel().tolist()):
         # If all components are 0 W in all rows, the first component stays: Kepler needs a value for each row.
         nonzero = [i for i, any_watts in enumerate(np.logical_or.reduce(watts, axis=1).tolist()) if any_watts] or [0]
@@ -133,10 +133,10 @@ def _shorter_reply(
 ) -> Reply:
     """Encode a shortened reply.
 
-    `_SHORTER` lists the ways to shorten a reply. The first way that makes this reply short enough is used. If none of
-    the ways is sufficient, the last way is used.
+    `_SHORTER` lists the ways to shorten a reply. The function uses the first way that makes this reply short enough. If
+    no way makes it short enough, the function uses the last way.
 
-    `round_jointly` rounds the watts. If `turn` is None, each value is rounded by itself instead.
+    `round_jointly` rounds the watts, with its argument `turn`. If `turn` is None, each value is rounded alone.
     """
     tried: tuple[dict[str, int], bool] | None = None
     sizes = _UsualBytes(components, watts)
@@ -156,7 +156,7 @@ def _shorter_reply(
             rounded = round_jointly(list(decimals), used, decimals, turn, concentrate_core=concentrate_core)
         left_out = tuple(name for name in ("uncore", "core", "dram") if name in components and name not in decimals)
         if way is not _SHORTER[-1] and _least_bytes(rounded) > limit:
-            tried = None  # try the last way also if it equals this way, because the last way must give a reply
+            tried = None  # the last way must be tried even if it equals this way, because it must make a reply
             continue
         content = _encoded_whole(dict(zip(decimals, rounded, strict=True)), _with_left_out(tail, left_out))
         if len(content) <= limit:
@@ -165,20 +165,22 @@ def _shorter_reply(
 
 
 class _UsualBytes:
-    """Computes approximate lower bounds of the length of a reply, in bytes."""
+    """Estimates the length of a reply in bytes. Most replies are not shorter than the estimate."""
 
     def __init__(self, components: Sequence[str], watts: FloatArray) -> None:
         """`watts` has the shape (components, rows)."""
         self._watts = dict(zip(components, watts, strict=True))
         self._nonzero: dict[tuple[str, int], int] = {}
-        """(component, number of decimals) -> number of rows whose watts are at least 1 in the last decimal, e.g. at
-        least 0.01 W with two decimals."""
+        """Number of rows with enough watts for the last decimal, e.g. at least 0.01 W for two decimals.
+
+        A key is a component and a number of decimals.
+        """
 
     def of(self, decimals: Mapping[str, int]) -> float:
-        """Return the approximate lower bound for the components in `decimals`, each with its number of decimals.
+        """Return the estimated length. `decimals` maps each component in the reply to its number of decimals.
 
         A whole number takes at least two bytes, including the comma after it. A number with decimals takes at least two
-        bytes more. The factor is 1.7 instead of 2, because up to 15 % of the watts may happen to be whole numbers.
+        bytes more. The estimate adds only 1.7 bytes, because up to 15 % of the watts may happen to be whole numbers.
         """
         parts = [self._count(name, n) for name, n in decimals.items() if n]
         numbers = sum(len(self._watts[name]) for name in decimals)
@@ -191,7 +193,7 @@ class _UsualBytes:
 
 
 def _least_bytes_with_decimals(rounded: FloatArray) -> int:
-    """Return a lower bound of the length of a reply that `_encoded` makes of these numbers, in bytes.
+    """Return the minimum length in bytes of the reply that `_encoded` makes of the numbers in `rounded`.
 
     The shortest text of a number is "0.0,", which has four bytes.
     """
@@ -199,7 +201,7 @@ def _least_bytes_with_decimals(rounded: FloatArray) -> int:
 
 
 def _least_bytes(rounded: FloatArray) -> int:
-    """Return a lower bound of the length of a reply that `_encoded_whole` makes of these numbers, in bytes.
+    """Return the minimum length in bytes of the reply that `_encoded_whole` makes of the numbers in `rounded`.
 
     A number takes one byte for each digit before the decimal point, and one byte for the comma after the number. If the
     number is not whole, the decimal point and at least one decimal take two more bytes.
@@ -211,10 +213,7 @@ def _least_bytes(rounded: FloatArray) -> int:
 
 
 def _with_left_out(tail: Mapping[str, Any], left_out: Sequence[str]) -> Mapping[str, Any]:
-    """Return the JSON members that follow `powers` in a reply.
-
-    The message names the components that were left out.
-    """
+    """Return the JSON members that follow `powers` in a reply. `msg` also names the components in `left_out`."""
     if not left_out:
         return tail
     message = f"{tail['msg']}; " if tail["msg"] else ""
@@ -232,7 +231,7 @@ def _encoded(powers: Mapping[str, NDArray[Any] | list[float]], tail: Mapping[str
 
 
 def _encoded_whole(powers: Mapping[str, NDArray[Any]], tail: Mapping[str, Any]) -> bytes:
-    """Encode a reply in which whole watts have no decimal point, e.g. `0` instead of `0.0`."""
+    """Encode a reply. Write whole numbers of watts without a decimal point, e.g. `0` instead of `0.0`."""
     numbers = orjson.dumps(powers, option=orjson.OPT_SERIALIZE_NUMPY)
     whole = numbers.replace(b".0,", b",").replace(b".0]", b"]")
     return b'{"powers":%b,%b' % (whole, orjson.dumps(tail)[1:])
@@ -253,7 +252,7 @@ def _shortened_reply(powers: dict[str, list[int]], message: str, limit: int) -> 
     """Encode a reply. If it exceeds the limit of bytes, shorten its message until it does not."""
     content = msgspec.json.encode({"powers": powers, "msg": message})
     while limit and len(content) > limit and message:
-        # The number of excess bytes does not tell how many characters to cut: one character may take six bytes.
+        # The message is shortened in steps, because a character may take up to six bytes.
         message = message[: min(len(message) * 3 // 4, limit)]
         content = msgspec.json.encode({"powers": powers, "msg": message})
     return Reply(content, too_long=bool(limit) and len(content) > limit)

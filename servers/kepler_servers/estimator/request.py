@@ -1,8 +1,8 @@
-"""Decoding and checking of requests for watts, and the model key of a request.
+"""Decode and check requests for watts, and make the model key of a request.
 
-A row with impossible values (not a number, NaN, infinite, negative, above 1e16 per second, too few or
-too many values) is answered with 0 W and counted. The other rows of the request are answered normally.
-Any other mistake in a request makes the whole request fail.
+The estimator answers a row with impossible values with 0 W, and counts it. Such a row has too few or too many
+values, or a value that is not a number, NaN, infinite, negative, or above 1e16 per second. The other rows of
+the request are answered normally. Any other mistake in a request makes the whole request fail.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ MAX_NAMES_CHARACTERS = 10_000
 _CACHED_KEYS = 64
 _MAX_CACHED_NAMES = 64
 _MAX_CACHED_CHARACTERS = 2000
-"""Maximum length of all texts of a model key together, for `_cached_model_key`.
+"""Maximum number of characters in a model key that `_cached_model_key` caches.
 
-Keys with longer texts, or with more than `_MAX_CACHED_NAMES` texts, are not cached, because clients choose the texts
-and could fill the memory with them.
+Clients choose the texts in a key, and could fill the memory with them. Therefore long keys, and keys with more than
+`_MAX_CACHED_NAMES` texts, are not cached.
 """
 
 
@@ -66,7 +66,7 @@ class ModelKey:
 
 @attrs.frozen(eq=False)
 class WattsRequest:
-    """A decoded request for watts. Each row has the feature values of a node, or of a container or process."""
+    """A decoded request for watts. A row has the feature values of one node, container or process."""
 
     key: ModelKey
     metrics: tuple[str, ...]
@@ -83,20 +83,20 @@ class WattsRequest:
 
     @property
     def remark(self) -> str:
-        """Text for the reply and for the log, which names the dead features; empty if there are none."""
+        """Text that names the dead features (0 although the CPUs run), for the reply and the log; empty without any."""
         return f"{', '.join(self.dead)}: 0 in all rows although the CPUs run, so not used" if self.dead else ""
 
 
 @lru_cache(maxsize=_CACHED_KEYS)
 def _columns_of_counters(metrics: tuple[str, ...]) -> tuple[tuple[str, int], ...]:
-    """Return (name, column) of each metric that Kepler counts for containers."""
+    """Return the name and the column of each metric that Kepler counts for containers."""
     return tuple((name, column) for column, name in enumerate(metrics) if name in WORKLOAD_FEATURES)
 
 
 def without_dead_features(request: WattsRequest) -> WattsRequest:
-    """Return the request with its dead features removed from its model key (see `vocabulary.dead_features`).
+    """Return the request with a model key that lacks the dead features: those that are 0 although the CPUs run.
 
-    If a model used a dead feature, it would answer as if the machine were idle.
+    If a model used a dead feature, it would estimate the power of an idle machine. See `vocabulary.dead_features`.
     """
     if not len(request.values):
         return request
@@ -192,9 +192,9 @@ def _count_rows(text: bytes, width: int) -> int | None:
 
 
 def _matrix(text: bytes, rows: int, width: int) -> FloatArray | None:
-    """Return the numbers in a text that `_count_rows` has accepted, as an array of shape (rows, width).
+    """Decode the numbers in a JSON text, and return them as an array of shape (rows, width).
 
-    The result is None if a number is malformed.
+    `_count_rows` must have accepted the text. The result is None if a number is malformed.
     """
     try:
         # This is by far the fastest way to make an array from a JSON text.
@@ -245,13 +245,13 @@ def _model_key(
 
 
 _cached_model_key = lru_cache(maxsize=_CACHED_KEYS)(_model_key)
-"""`_model_key` with a cache, because the requests of a client usually differ only in their values."""
+"""Return the same as `_model_key`, with a cache. Most requests of a client differ only in their values."""
 
 
 def _watts_request(key: ModelKey, metrics: tuple[str, ...], values: FloatArray, *, explain: bool) -> WattsRequest:
     """Find the rows with impossible values, set all values of these rows to 0, and return the request."""
-    # A fast check whether all values are valid. If the bits of a number are read as an unsigned integer, negative
-    # numbers, NaN and infinity are larger than any valid number. So it is enough to check the maximum.
+    # A fast check that all values are valid: the bits of each number are read as an unsigned integer. Negative numbers,
+    # NaN and infinity then become larger than any valid number. So checking the maximum is enough.
     if not values.size or values.view(np.uint64).max() <= _MAX_PER_SECOND_BITS:
         return WattsRequest(key, metrics, values, _NO_ROWS, explain=explain)
     invalid = np.flatnonzero(~((values >= 0) & (values <= MAX_PER_SECOND)).all(axis=1))
@@ -263,8 +263,8 @@ def _watts_request(key: ModelKey, metrics: tuple[str, ...], values: FloatArray, 
 def _decode_leniently(body: bytes) -> WattsRequest | Command:
     """Decode a request that the fast decoder does not accept.
 
-    Clients that use Python's `json` may send NaN, which is not valid JSON. Also, a wrong value in one row must not
-    make the whole request fail.
+    The fast decoder rejects a whole request if it contains NaN or if one row has a wrong value. Clients that use
+    Python's `json` may send NaN.
     """
     if body.count(b"[") > MAX_LISTS:
         raise InvalidRequestError(f"more than {MAX_LISTS} lists: at most {MAX_ROWS} rows", None, 0)
@@ -314,6 +314,6 @@ def _is_number(value: object) -> bool:
 
 
 def _integer(digits: str) -> int | float:
-    # Python converts texts with thousands of digits to integers slowly or not at all. So integers of 300 or more digits
-    # count as infinite here.
+    # Python converts a text with thousands of digits to an integer slowly or not at all. Therefore an integer of 300 or
+    # more digits counts as infinite.
     return int(digits) if len(digits) < 300 else math.inf

@@ -67,8 +67,8 @@ class RequestHandler:
         about: Mapping[str, Any],
         host_name: str = "",
     ) -> None:
-        """`reply_limit` is the maximum length of a reply in bytes; 0 means no limit. `about` has further keys that
-        are added to the status. `host_name` is the name of this machine; empty if it is not known."""
+        """`reply_limit` is the maximum length of a reply in bytes; 0 means no limit. `about` has keys and values that
+        are added to the estimator's status. `host_name` is the name of this machine; empty if it is not known."""
         self._host_name = host_name
         self._cache = cache
         self._counters = counters
@@ -158,8 +158,8 @@ class RequestHandler:
     def _count_doubtful_rows(self, request: WattsRequest, loaded: LoadedModel, checked: CheckedWatts) -> None:
         """Count and log the rows outside the range of the training, and the rows that the twin answered.
 
-        If all features of a row are 0, the row asks for idle power. Kepler sends such rows, so they do not count as
-        outside the range.
+        A row in which all features are 0 does not count as outside the range. Kepler sends such rows to request the
+        idle power.
         """
         if any_true(checked.outside):
             used = np.logical_or.reduce(request.values, axis=1)
@@ -197,8 +197,8 @@ class RequestHandler:
     def _components_of(self, source: str) -> tuple[str, ...]:
         """Return the components that the reply to a failed request must have. The reply states 0 W for each of them.
 
-        The name `source` may stand for several energy sources. The result has the first component of each of these
-        sources, such as `package` or `platform`: Kepler reads one of these components from the reply.
+        The name `source` may stand for several energy sources. Kepler reads the first component of one of these
+        sources, such as `package` or `platform`. So the result has the first component of each source.
         """
         if source not in self._components:
             if len(self._components) > MAX_CACHED_SOURCES:

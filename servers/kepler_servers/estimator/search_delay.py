@@ -1,7 +1,7 @@
-"""When an estimator searches for a model again.
+"""The delay after which an estimator searches for a model again.
 
-The delays vary at random, so that the estimators of a cluster do not ask the model server at the same time. After a
-failure they vary more, because an outage of the model server is a failure on all nodes.
+The delays vary at random, so that the estimators of a cluster do not ask the model server at the same time. They vary
+more after a failure: if the model server fails, the searches of all estimators fail at once.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from random import Random
 FIRST_RETRY_SECONDS = 2.0
 """Delay before a failed search is retried. The delay doubles with each failure, up to the refresh interval."""
 JITTER = 0.2
-"""Relative random variation of the delay after a search without a failure."""
+"""Random variation of the delay after a successful search, as a fraction of the delay."""
 RETRY_JITTER = 0.5
-"""Relative random variation of the delay after a failed search."""
+"""Random variation of the delay after a failed search, as a fraction of the delay."""
 _MAX_DOUBLINGS = 16
 
 
 def search_delay(failures: int, refresh_seconds: float, random: Random) -> float:
-    """Return the seconds until the next search for a model, after this number of failed searches in a row."""
+    """Return the seconds until the next search for a model. `failures` is the number of failed searches in a row."""
     if not failures:
         return varied(refresh_seconds, random)
     delay = min(FIRST_RETRY_SECONDS * 2 ** min(failures - 1, _MAX_DOUBLINGS), refresh_seconds)

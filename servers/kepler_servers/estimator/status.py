@@ -1,4 +1,4 @@
-"""The part of the estimator's status that lists the models, within a limit of bytes."""
+"""The list of models in the estimator's status. Its size is limited."""
 
 from __future__ import annotations
 
@@ -15,10 +15,9 @@ from kepler_servers.estimator.request import ModelKey
 MAX_STATUS_BYTES = 48 * 2**10
 """Maximum size of all listed models together, as JSON, so that the whole status has less than 64 KiB."""
 MAX_LISTED_BYTES = 8 * 2**10
-"""Maximum size of one listed model, as JSON.
+"""Maximum size of the JSON of one model in the list.
 
-A larger model is listed without its explanation. If it is still too large, it is also listed without the names of
-its metrics.
+If the JSON is larger, it gets no explanation of the model. If it is still larger, it gets no names of metrics either.
 """
 
 _MAX_CHARACTERS = 300
@@ -28,11 +27,11 @@ _MAX_LISTED_METRICS = 100
 def model_statuses(
     entries: Iterable[tuple[ModelKey, CacheEntry]], now: float, host_name: str
 ) -> tuple[list[dict[str, Any]], int]:
-    """Return the status of cache entries, and the number of entries for which there was no room.
+    """Return the status of the entries in the model cache, and the number of entries that were left out.
 
-    If there is not enough room for all entries, entries without a model are left out first. Among the entries without a
-    model, those whose latest request is oldest are left out first. The returned list has the order of `entries`. `now`
-    is a Unix time, `host_name` the name of this machine.
+    If the size limit is too small for all entries, entries without a model are left out first. Among them, the entries
+    that were requested least recently are left out first. The returned list has the order of `entries`. `now` is a Unix
+    time. `host_name` is the name of this machine.
     """
     numbered = list(enumerate(entries))
     numbered.sort(key=lambda item: (item[1][1].loaded is not None, item[1][1].requested_at), reverse=True)

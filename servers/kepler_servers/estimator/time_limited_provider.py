@@ -14,7 +14,7 @@ from kepler_servers.estimator.model_providers import ModelOffer, ModelProvider, 
 OFFER_TIMEOUT_SECONDS = 0.5
 """Time limit in seconds for a provider to offer a model. If it takes longer, the model cache asks the next provider."""
 MAX_CALLS = 8
-"""Maximum number of calls that are running, or that have ended but whose result no request has collected yet.
+"""Maximum number of calls that are running, or that have ended and whose result is still stored for a request.
 
 The limit bounds the number of threads if a provider never answers.
 """

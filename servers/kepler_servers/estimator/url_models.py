@@ -1,7 +1,7 @@
-"""Read the model at a configured URL. If it contains only pickles, read linear weights that are used in its place.
+"""Read the model at a configured URL. If the model contains only pickles, read linear weights instead.
 
-The file at the URL is the zip file of a model, or the weights of a model as JSON. No pickle is ever loaded. If a zip
-file contains no model of Kepler Core, linear weights are searched in this order:
+The file at the URL is the zip file of a model, or the weights of a model as JSON. No pickle is ever loaded. If the zip
+file contains no model of Kepler Core, linear weights are searched in these places, in this order:
 
 1. in the zip file
 2. in the file in the same folder that has the name of the zip file, but the suffix `.json`
@@ -78,14 +78,14 @@ class InitUrl:
 
 @attrs.frozen(eq=False)
 class UrlModels:
-    """The model at a URL. If it contains only pickles, also the linear weights that are used in its place."""
+    """The model at a URL, and linear weights that replace this model if it contains only pickles."""
 
     catalogue: Catalogue
     named: str
     """Name of the model at the URL: `<trainer>_<node type>`."""
 
     def select(self, request: ModelRequest) -> Selection:
-        """Select the model, or the linear weights that are used in its place. See `Catalogue.select`."""
+        """Select the model, or the linear weights that replace it. See `Catalogue.select`."""
         selection = self.catalogue.select(request)
         if selection.model.name == self.named:
             return selection
@@ -105,7 +105,7 @@ class _Model:
 
 
 def read_url_models(init: InitUrl, source: str) -> UrlModels:
-    """Read the model at a URL. If it contains only pickles, read linear weights that are used in its place.
+    """Read the model at a URL. If the model contains only pickles, read linear weights that are used instead.
 
     `source` is the energy source of a model whose metadata name no energy source. Raises `StoreError` if the URL
     cannot be read, or if neither a model of Kepler Core nor linear weights are found.
@@ -173,7 +173,7 @@ def _files_with_weights(init: InitUrl, files: ModelArchive, name: str) -> Iterat
     """
     if WEIGHT_FILE in files:
         yield WEIGHT_FILE, files[WEIGHT_FILE]
-    # In archives of kepler-model-server, a file with this name has either weights, or a list of pickle files.
+    # In archives of kepler-model-server, a file `<model name>.json` contains weights or a list of pickle files.
     if (member := f"{name}.json") in files and b"All_Weights" in (content := files[member]):
         yield member, content
     yield _fetch_beside(init, Path(location_parts(init.url)[-1]).stem + ".json")
@@ -204,10 +204,9 @@ def _weights_file(init: InitUrl, content: bytes) -> tuple[_Model, list[str]]:
 
 
 def _stand_in(init: InitUrl, named: _Model, reasons: list[str]) -> _Model:
-    """Return the linear weights of the trainer SGDRegressorTrainer for the node type of the model `named`.
+    """Return linear weights that replace the model `named`: those of SGDRegressorTrainer for the same node type.
 
-    Raises `StoreError` if there are no such weights. `reasons` are the reasons why the model `named` itself has no
-    linear weights.
+    Raises `StoreError` if there are no such weights. `reasons` tell why the model `named` itself has no linear weights.
     """
     match = _MODEL_NAME.fullmatch(str(named.metadata["model_name"]))
     name = f"{LINEAR_TRAINER}_{match[1] if match else 0}"
@@ -251,7 +250,7 @@ def _fetch_beside(init: InitUrl, name: str) -> tuple[str, bytes | KeplerError]:
 
 
 def _node_type_index(init: InitUrl) -> bytes | None:
-    """Return the file with the node types of the model's pipeline, as bytes; None if it cannot be read."""
+    """Return the content of the file with the pipeline's node types; None if it cannot be read."""
     if init.place() is None:
         return None
     url = beside(init.url, NODE_TYPE_INDEX, up=3)

@@ -1,12 +1,12 @@
 """The adapter between Granian and an `App`. It limits the size and the time of request bodies.
 
-In Granian's own WSGI mode, each request has a thread that waits for the body without a time limit. This
-adapter reads the body in the event loop, with limits, and calls the application when the body is
-complete. So a client that sends byte by byte, or stops sending, occupies a connection but no thread.
+In Granian's own WSGI mode, a thread waits for the body of each request, without a time limit. This adapter
+reads the body in the event loop, with limits, and calls the application when the body is complete. So a
+client that sends slowly, or stops sending, occupies a connection but no thread.
 
-The adapter supports three features that WSGI does not have. A large body is written into an `Upload` while it arrives,
-and is never in memory as a whole. A handler may return a `Deferred`: an answer that is made later, without a thread
-that waits for it. If the body of an answer is a file, Granian itself sends the file.
+The adapter has three features that WSGI lacks. A large body is written into an `Upload` while it arrives, and is never
+in memory as a whole. A handler may return a `Deferred`: an answer that is made later, while no thread waits. If the
+body of an answer is a file, Granian itself sends the file.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class RsgiAdapter:
         self._deadline = SharedDeadline(BODY_TIMEOUT_SECONDS)
         self._quick = frozenset((route.method, route.path) for route in app.routes if route.quick)
         self._direct = {(r.method, r.path): r for r in app.routes if r.quick and app.can_call(r)}
-        """Quick routes whose requests, unless they have a query, need no WSGI."""
+        """Quick routes that are called without WSGI. Requests with a query still use WSGI."""
         self._uploads = {route.path: route for route in app.routes if route.upload is not None}
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="request")
         # Uploads may take seconds. They have separate threads, so that they do not delay other requests.
@@ -110,8 +110,8 @@ class RsgiAdapter:
             waiting = asyncio.wrap_future(answer.future)
             await asyncio.wait([waiting])
             if not waiting.cancelled():
-                # Without this call, asyncio would log that the exception was never retrieved. `answer.then` handles the
-                # exception.
+                # This call only prevents a log message of asyncio ("exception was never retrieved"). `answer.then`
+                # handles the exception.
                 waiting.exception()
             answer = await asyncio.get_running_loop().run_in_executor(self._threads, answer.then)
         return answer
@@ -159,7 +159,7 @@ class RsgiAdapter:
             raise HttpError(HTTPStatus.BAD_REQUEST, f"the body stopped after {received} of {length} bytes")
         return bytes(body)
 
-    # --- requests whose body goes into an upload ---
+    # --- requests whose body is written into an `Upload` ---
 
     async def _answer_upload(self, scope: Any, protocol: Any, route: Route) -> Answer | Deferred:
         loop = asyncio.get_running_loop()

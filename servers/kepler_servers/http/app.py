@@ -30,8 +30,8 @@ Observe = Callable[[str, int, float], None]
 UPLOAD = "kepler.upload"
 """Key of the WSGI environment that holds the `Upload` of a request with a large body."""
 DEFERRED = "kepler.deferred"
-"""Key of the WSGI environment in which the application returns a `Deferred`. A server that can wait for a `Deferred`
-without a thread sets this key to None before it calls the application."""
+"""Key of the WSGI environment. A server that can wait for a `Deferred` without a thread sets the key to None before it
+calls the application. The application may then store a `Deferred` under the key."""
 
 OTHER_ENDPOINT = "other"
 """Value of the metrics' label `endpoint` for requests that reach no handler."""
@@ -94,19 +94,19 @@ class App:
         if isinstance(error, KeplerError):
             if (client_error := self._http_error(error)) is not None:
                 return client_error
-            # The error has a cause on the server, e.g. the store is damaged or missing.
+            # The client has not caused the error: for example, the store is damaged or missing.
             log.error("%s failed: %s", what, error)
             return HttpError(503, str(error), RETRY_LATER)
         log.error("%s failed; this is a defect of the %s", what, self.name, exc_info=error)
         return HttpError(500, f"a defect of the {self.name}; its log says more")
 
     def can_call(self, route: Route) -> bool:
-        """Return whether `call` can handle requests to a route."""
+        """Return whether the method `call` can answer requests to a route."""
         parts = (route.guard, route.headers, route.upload, route.error_page)
         return "<" not in route.path and all(part is None for part in parts) and self._check is None
 
     def call(self, route: Route, body: bytes) -> Answer | Deferred:
-        """Return the answer to a request without a query to exactly the path of a route, without bottle and WSGI.
+        """Answer a request without bottle and WSGI. The request must have no query, and exactly the path of the route.
 
         bottle takes a third of the time of a short request.
         """
@@ -193,7 +193,7 @@ class App:
 
 
 def _arguments(route: Route) -> dict[str, Any]:
-    """Call the route's guard. Then return the arguments for the route's handler, without the parameters in the path."""
+    """Check a request with `route.guard`, and return the arguments for the handler, except the path parameters."""
     request = bottle.request
     if route.guard is not None:
         route.guard(request)

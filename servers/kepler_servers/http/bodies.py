@@ -49,5 +49,5 @@ def _in_words(types: str) -> str:
     if "float" in names and "int" in names:
         names.remove("int")
     if "str" in names and {"bool", "int", "float"}.intersection(names):
-        names.remove("str")  # a text is only another form of a flag or number; see `text_values`
+        names.remove("str")  # older clients send flags and numbers as text; the message does not mention this
     return " or ".join(_WORDS.get(name, name) for name in names) or "null"

@@ -10,8 +10,8 @@ from typing import Any
 class SharedDeadline:
     """A context manager that raises `TimeoutError` if a task stays in the `with` block for longer than the limit.
 
-    It works like `asyncio.timeout`, but all tasks share one timer. If each request set and cancelled its own timer,
-    this would be a large part of the time of a quick answer. With the shared timer, a task may get up to 10 % more
+    It works like `asyncio.timeout`, but all tasks share one timer, because setting and cancelling a timer for each
+    request would take a large part of the time of a quick answer. The shared timer may give a task up to 10 % more
     time.
     """
 

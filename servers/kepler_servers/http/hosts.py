@@ -1,4 +1,4 @@
-"""Check of the headers Host and Origin, which protects a server on a loopback address from web pages.
+"""Check the headers Host and Origin, to protect a server on a loopback address from web pages.
 
 A web page in a browser on this machine can send requests to the server in two ways:
 
@@ -20,7 +20,8 @@ from kepler_servers.http.answer import HttpError
 
 
 def check_host(environ: Mapping[str, Any], allowed: Collection[str]) -> None:
-    """Raise `HttpError` 403 unless the headers Host and Origin name a loopback address or an allowed host.
+    """Check that the headers Host and Origin name a loopback address or an allowed host. Otherwise, raise `HttpError`
+    403.
 
     Origin may be missing. A request without Host is accepted, because browsers always send Host.
     """

@@ -62,7 +62,7 @@ def document(title: str, description: str, routes: Sequence[Route], error: type[
 class _Schemas:
     """The JSON Schemas of the types that the routes use.
 
-    `components` contains the schemas that others reference by name.
+    `components` contains the schemas that other schemas reference by name.
     """
 
     def __init__(self, kinds: Sequence[Any]) -> None:

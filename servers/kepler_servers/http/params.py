@@ -102,8 +102,8 @@ def _read(kind: type[T], get: Callable[[str], str | None]) -> T:
 
 
 def _text(name: str, value: str | None) -> str | None:
-    # bottle 0.13 decodes a query string as latin-1 instead of UTF-8. Encode the text as latin-1 again, and decode it as
-    # UTF-8.
+    # bottle 0.13 decodes a query string as latin-1 instead of UTF-8. Encoding the text as latin-1 gives the original
+    # bytes, which are then decoded as UTF-8.
     try:
         return value and value.encode("latin-1").decode()
     except UnicodeDecodeError:

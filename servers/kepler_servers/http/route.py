@@ -23,7 +23,7 @@ class JsonSchema:
 
     schema: Mapping[str, Any]
     components: Mapping[str, Any] = attrs.field(factory=dict)
-    """Name -> schema that `schema` references as `#/components/schemas/<name>`."""
+    """The schemas that `schema` references as `#/components/schemas/<name>`, by name."""
 
 
 @attrs.frozen
@@ -31,11 +31,11 @@ class Returns:
     """One kind of answer of an endpoint, as the OpenAPI document describes it."""
 
     content: Mapping[str, Any]
-    """Media type -> Python type of the content. The type `bytes` stands for any content."""
+    """Python type of the content, by media type. The type `bytes` stands for any content."""
     status: int = 200
     description: str = "The answer."
     headers: Mapping[str, str] = attrs.field(factory=dict)
-    """Name of a response header -> description of the header."""
+    """Descriptions of the response headers, by name."""
 
 
 @attrs.frozen
@@ -61,7 +61,7 @@ class Route:
     query: type[msgspec.Struct] | None = attrs.field(default=None, kw_only=True)
     """Struct whose fields declare the parameters of the query string; see the module `params`."""
     parameters: Mapping[str, str] = attrs.field(factory=dict, kw_only=True)
-    """Name of a parameter of the path -> description, for the OpenAPI document."""
+    """Descriptions of the parameters in the path, by name, for the OpenAPI document."""
     headers: type[msgspec.Struct] | None = attrs.field(default=None, kw_only=True)
     """Struct whose fields declare the headers that the handler reads; see the module `params`."""
     body: Any = attrs.field(default=None, kw_only=True)
@@ -69,16 +69,16 @@ class Route:
     body_description: str | None = attrs.field(default=None, kw_only=True)
     upload: BeginUpload | None = attrs.field(default=None, kw_only=True)
     """Function that begins an `Upload`, for endpoints with large bodies. The body is written into the `Upload` while it
-    arrives. Then the handler gets the `Upload`."""
+    arrives. When the body is complete, the handler gets the `Upload`."""
     returns: Any = attrs.field(default=None, kw_only=True)
     """Type of the JSON body of an answer with status 200, or a sequence of `Returns`; for the OpenAPI document."""
     errors: Sequence[int] = attrs.field(default=(), kw_only=True)
-    """Statuses of error answers, for the OpenAPI document. Status 400 is added if `query` is set."""
+    """Statuses of error answers, for the OpenAPI document. Status 400 is added if the route has query parameters."""
     quick: bool = attrs.field(default=False, kw_only=True)
     """Whether the event loop itself calls the handler, instead of a thread. Set `quick` only if the handler takes
     microseconds and never waits, and if the path has no parameters."""
     listed: bool = attrs.field(default=True, kw_only=True)
     """Whether the OpenAPI document describes the endpoint. The value is False for web pages."""
     error_page: Callable[[HttpError, Mapping[str, Any]], Answer] | None = attrs.field(default=None, kw_only=True)
-    """Function that makes the answer for an error from the error and the WSGI environment of the request. If it is
-    None, the answer is a JSON object."""
+    """Function that makes the answer to a request that failed. It gets the error and the WSGI environment of the
+    request. If it is None, the answer is a JSON object."""

@@ -1,4 +1,4 @@
-"""Start and stop of Granian's worker processes, which serve an application over HTTP."""
+"""Start and stop Granian's worker processes, which serve an application over HTTP."""
 
 from __future__ import annotations
 
@@ -48,10 +48,9 @@ def serve(target: str, *, host: str, port: int, workers: int) -> None:
 def when_stopping(call: Callable[[], None]) -> None:
     """Register a function that this worker process calls as soon as it gets the signal to stop.
 
-    The process calls the function first, and then waits for running requests. `when_stopping` must be called by the
-    `target` function of `serve`. Granian 2.8 has no hook for the stop signal. But Granian adds its signal handlers to
-    the event loop only after the `target` function has returned. So `when_stopping` can replace the loop's method that
-    adds them.
+    The process calls the function first, and then waits for running requests. Only the `target` function of `serve` may
+    use `when_stopping`. Granian 2.8 has no hook for the stop signal, but it adds signal handlers to the event loop
+    after `target` has returned. So `when_stopping` can replace the loop's method that adds signal handlers.
     """
     loop = asyncio.get_event_loop()
     add_signal_handler = loop.add_signal_handler

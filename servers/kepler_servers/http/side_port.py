@@ -29,8 +29,8 @@ log = logging.getLogger(__name__)
 MAX_CONNECTIONS = 16
 """Maximum number of simultaneous connections.
 
-If a further client connects, the connection that has waited longest for its request is shut down. A client that
-sends its request at once, e.g. a health probe, is therefore answered while other clients hold idle connections open.
+If one more client connects, the server shuts down the connection that has waited longest for its request. So a client
+that sends its request at once, e.g. a health probe, gets an answer even if other clients hold idle connections open.
 """
 CONNECTION_SECONDS = 5.0
 """Time limit for a whole connection, from its acceptance to the last byte of the answer."""
@@ -46,9 +46,10 @@ _STATUS_LINES = {200: "200 OK", 503: "503 Service Unavailable"}
 
 
 def with_health(metrics: WsgiApplication, checks: Mapping[str, HealthCheck]) -> WsgiApplication:
-    """Return an application that answers requests for the paths in `checks`.
+    """Add health checks to the application `metrics`.
 
-    It passes all other requests on to `metrics`.
+    The returned application answers requests for a path in `checks` with the result of the check. It passes all other
+    requests on to `metrics`.
     """
 
     def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
@@ -94,7 +95,7 @@ class _BoundedServer(WSGIServer):
 
     def __init__(self, host: str, port: int) -> None:
         self._ends: dict[socket.socket, float] = {}
-        """Open connection -> time at which its time limit ends. The oldest connection is first."""
+        """The time at which the time limit of each open connection ends. The oldest connection is first."""
         self._without_request: dict[socket.socket, None] = {}
         """Open connections whose request is not complete yet. The oldest connection is first."""
         self._changed = threading.Condition()
@@ -121,7 +122,7 @@ class _BoundedServer(WSGIServer):
             self._without_request[request] = None
         try:
             threading.Thread(target=self._serve, args=(request, client_address), daemon=True).start()
-        except RuntimeError:  # no further thread can be started, e.g. because of a limit of the process
+        except RuntimeError:  # the process cannot start another thread, e.g. because of a limit
             self._close(request)
             raise
 
@@ -159,7 +160,7 @@ class _BoundedServer(WSGIServer):
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Log a failed request only at debug level, because a slow or vanished client is not this process's error."""
-        log.debug("a request to the side port failed", exc_info=True)
+        log.debug("a request for health or metrics failed", exc_info=True)
 
     def _serve(self, request: socket.socket, client_address: Any) -> None:
         try:
@@ -179,5 +180,5 @@ class _BoundedServer(WSGIServer):
 
 def _shut_down(connection: socket.socket) -> None:
     """Shut down a connection that a thread still reads or writes. The thread notices this and closes the socket."""
-    with contextlib.suppress(OSError):  # raised if the client has already closed the connection
+    with contextlib.suppress(OSError):  # the client has already closed the connection
         connection.shutdown(socket.SHUT_RDWR)

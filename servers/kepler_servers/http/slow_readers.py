@@ -1,10 +1,10 @@
-"""Protection of a server against clients that do not read the answers to their requests.
+"""Protect a server against clients that do not read the answers to their requests.
 
 Granian 2.8 waits for such clients (slow readers) without a time limit. Each slow reader occupies a connection, and its
-answer stays in memory. So each worker process has a thread that ends a connection after `STALL_TIMEOUT_SECONDS` without
-progress. If there are more than `MAX_SLOW_READERS` slow readers, the thread at once ends the connections that have made
-no progress for the longest time. So there are always connections and file descriptors left for other clients, e.g. for
-health probes.
+answer stays in memory. So each worker process has a thread that ends a connection if no byte of the answer was taken
+for `STALL_TIMEOUT_SECONDS`. If there are more than `MAX_SLOW_READERS` slow readers, the thread at once ends the
+connections that have stalled longest. So there are always connections and file descriptors left for other clients, e.g.
+for health probes.
 
 Granian has no option for such a time limit, and Python code cannot reach the connections that Granian holds. So the
 thread finds the connections among the file descriptors of the process. The socket option TCP_USER_TIMEOUT cannot be
@@ -60,7 +60,7 @@ def max_connections() -> int:
 
 
 def start_watch() -> None:
-    """Start the thread that limits the number of slow readers, and how long this process waits for each of them."""
+    """Start the thread that limits the number of slow readers, and the time that this process waits for each one."""
     threading.Thread(target=_watch, name="slow readers", daemon=True).start()
 
 
@@ -84,7 +84,7 @@ def _listening_ports() -> set[int]:
 
 
 def _end_slow_readers(ports: set[int], limit: int, warnings: RateLimitedLog) -> None:
-    """End each connection to one of the ports whose client has taken no data for `STALL_TIMEOUT_SECONDS`.
+    """End the connections to `ports` whose clients have taken no data for `STALL_TIMEOUT_SECONDS`.
 
     If there are more than `limit` slow readers, also end the connections that have made no progress for the longest
     time, until `limit` slow readers are left.
@@ -103,19 +103,19 @@ def _end_slow_readers(ports: set[int], limit: int, warnings: RateLimitedLog) -> 
     for _, sock in _tcp_sockets(ended):
         # By now, the descriptor may belong to another connection.
         if sock.getsockname()[1] in ports and _stall_seconds(sock) >= SLOW_READER_SECONDS:
-            # Without this option, the kernel would keep the rest of the answer after Granian has closed the socket.
+            # With SO_LINGER and 0 seconds, the kernel drops the rest of the answer when Granian closes the socket.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             sock.shutdown(socket.SHUT_RDWR)
 
 
 def _tcp_sockets(descriptors: Iterable[int] | None = None) -> Iterator[tuple[int, socket.socket]]:
-    """Yield the TCP sockets among the file descriptors; without an argument, among all descriptors of this process.
+    """Yield the TCP sockets among `descriptors`; if it is None, among all file descriptors of this process.
 
-    Each yielded socket has a duplicate of the descriptor, which is closed after its use. The owner may close the
-    original descriptor at any time, and its number may then belong to another file.
+    Each yielded socket uses a duplicate of the descriptor, because Granian may close the original descriptor at any
+    time, and another file may then get its number. The duplicate is closed after its use.
     """
     for descriptor in map(int, os.listdir(_DESCRIPTORS)) if descriptors is None else descriptors:
-        with contextlib.suppress(OSError):  # raised if the descriptor or the connection was closed, or is no socket
+        with contextlib.suppress(OSError):  # the descriptor or connection was closed, or is no socket
             if os.readlink(f"{_DESCRIPTORS}/{descriptor}").startswith("socket:"):
                 with _duplicate(descriptor) as sock:
                     if sock.family in (socket.AF_INET, socket.AF_INET6):

@@ -1,8 +1,8 @@
 """Flags and numbers that clients send as text, in JSON bodies and in query parameters.
 
-Clients of kepler-model-server 0.7 send `"weight": "true"`, `"node_type": "0"` or `"cores": "96"`. A text is accepted as
-a flag if Go's `strconv.ParseBool` accepts it. It is accepted as a number if it has the form of a JSON number; leading
-zeros are allowed. An empty text counts as absent.
+Clients of kepler-model-server 0.7 send `"weight": "true"`, `"node_type": "0"` or `"cores": "96"`. For a flag, a text is
+valid if Go's `strconv.ParseBool` accepts it. For a number, a text is valid if it has the form of a JSON number; leading
+zeros are allowed. An empty text counts as an absent value.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ FLAGS = {
     **dict.fromkeys(("1", "t", "T", "TRUE", "true", "True"), True),
     **dict.fromkeys(("0", "f", "F", "FALSE", "false", "False"), False),
 }
-"""Text of a flag -> value of the flag."""
+"""The values of flags, by the text that stands for them."""
 
 _NUMBER = r"-?[0-9]{1,20}(\.[0-9]{1,20})?([eE][+-]?[0-9]{1,3})?"
 
 FlagText = Annotated[str, Meta(max_length=MAX_CHARACTERS, extra_json_schema={"enum": [*FLAGS, ""]})]
-"""Type of a text in place of a flag. The decoder accepts any text. `flag` then rejects invalid texts, with an error
-that lists the valid ones."""
+"""Type of a flag that a client sends as text. The decoder accepts any text. The function `flag` then rejects invalid
+texts, with an error that lists the valid texts."""
 NumberText = Annotated[str, Meta(max_length=MAX_CHARACTERS, extra_json_schema={"pattern": f"^({_NUMBER})?$"})]
-"""Type of a text in place of a number."""
+"""Type of a number that a client sends as text."""
 
 
 def flag(value: bool | str | None, key: str) -> bool | None:

@@ -1,4 +1,4 @@
-"""Reception of large request bodies. Each body is written into an `Upload` while it arrives, with time limits."""
+"""Receive large request bodies. Each body is written into an `Upload` while it arrives, with time limits."""
 
 from __future__ import annotations
 
@@ -86,5 +86,5 @@ async def discard(protocol: Any, length: int | None) -> None:
                 received += len(chunk)
                 if received > MAX_DISCARDED_BYTES:
                     return
-    except (TimeoutError, RuntimeError):  # the client sends too slowly, or has sent the whole body already
+    except (TimeoutError, RuntimeError):  # the client is too slow, or the whole body has arrived already
         return

@@ -12,7 +12,7 @@ from kepler_servers.meter.sources.measured import ERRORS
 from kepler_servers.meter.this_machine import ThisMachine
 
 WORTHWHILE = 0.9
-"""The user gets an advice only if it makes the interval narrower than this fraction of its present width."""
+"""Advice is shown only if it would make the interval narrower than this fraction of its present width."""
 
 
 def interval_percent(power: Power) -> float:

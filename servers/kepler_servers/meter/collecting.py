@@ -51,7 +51,7 @@ class CollectorSet:
 
     @property
     def problems(self) -> dict[str, str]:
-        """Name of a collector that is not open -> the reason."""
+        """The reasons why collectors are not open, by the name of the collector."""
         return {member.name: member.problem for member in self._members if member.problem}
 
     def open(self) -> None:
@@ -63,7 +63,7 @@ class CollectorSet:
         """Return an observation with the features that all collectors measured since the previous call.
 
         `Observation.problems` names the collectors that cannot be opened, or that fail. If all collectors fail, the
-        observation has no features, because power sources that measure do not need features.
+        observation has no features. Power sources that measure power do not need features.
         """
         now, before = self._clock(), self._collected_at
         self._collected_at = now

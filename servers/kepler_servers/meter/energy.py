@@ -11,18 +11,18 @@ DEFAULT_VALID_SECONDS = 10.0
 class EnergyCounters:
     """Counters of the energy of each component, in joules. No counter ever falls.
 
-    A counter has the value E_k at the time t_k, when a power W_k is set. From then on, its value is E(t) = E_k + W_k ·
-    (t − t_k), until the next power is set. So the counter rises at the rate W_k. A change of the power source changes
-    only the rate.
+    Assume that a counter has the value E_k at the time t_k, when a power W_k is set. Until the next power is set, its
+    value is E(t) = E_k + W_k · (t − t_k). So the counter rises at the rate W_k. If the meter changes to another power
+    source, only this rate changes.
 
     All times are seconds of one monotonic clock, e.g. `time.monotonic`.
     """
 
     def __init__(self, joules: Mapping[str, float] | None = None, valid_seconds: float = DEFAULT_VALID_SECONDS) -> None:
-        """`joules` maps components to the values from which their counters continue.
+        """`joules` has the start value of the counter of each component.
 
         If no power is set for `valid_seconds`, the counters stop. For example, the process may have been stopped for
-        hours, and the power in this time is not known.
+        hours, and the power in these hours is not known.
         """
         self._joules = dict(joules or {})
         self._watts: dict[str, float] = {}

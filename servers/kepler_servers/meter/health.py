@@ -21,7 +21,7 @@ _MAX_PROBLEM_CHARACTERS = 1000
 def health(state: MeterState) -> tuple[int, dict[str, Any]]:
     """Return the HTTP status and the answer of `/healthz`. The status is 503 if the latest period ended too long ago.
 
-    A meter without an estimate is healthy, because a restart would not help.
+    A meter that has no estimate counts as healthy, because a restart would not help.
     """
     status = state.status
     late = None

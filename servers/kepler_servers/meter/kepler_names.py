@@ -1,7 +1,7 @@
 """Kepler's metrics of a node, for dashboards on machines without Kepler.
 
 The metrics have the names and meanings of Kepler 0.10 to 0.11. Kepler divides the power of a zone into an active part
-(usage ratio of the CPUs × power) and an idle part (the rest). So "idle" is not the power of an idle machine.
+(usage ratio of the CPUs × power) and an idle part (the rest). So the idle part is not the power of an idle machine.
 """
 
 from __future__ import annotations
@@ -28,9 +28,10 @@ class NodeEnergy:
         self.idle: dict[str, float] = {}
 
     def add(self, joules: Mapping[str, float], usage_ratio: float) -> None:
-        """Split the increase of each counter since the last call into active and idle energy.
+        """Divide the energy that each zone has used since the last call into active and idle energy. Add both to the
+        sums of the zone.
 
-        `joules` maps zones to counters. For a new zone, both energies start at 0.
+        `joules` maps zones to the values of their counters. The sums of a new zone start at 0.
         """
         for zone, total in joules.items():
             increase = max(total - self._last.get(zone, total), 0.0)

@@ -28,13 +28,13 @@ start."""
 
 
 class Collecting(Protocol):
-    """The methods of collectors that the loop calls."""
+    """Interface of a collector: the loop calls its methods."""
 
     def collect(self) -> Observation: ...
 
 
 class Estimating(Protocol):
-    """The methods and properties of power sources that the loop uses."""
+    """Interface of a power source: the loop uses its methods and properties."""
 
     @property
     def problems(self) -> Sequence[str]:
@@ -89,7 +89,7 @@ class MeterLoop:
     zones: Zones
     interval: float
     on_status: Sequence[Callable[[MeterStatus], None]] = ()
-    """Functions that get the status once per interval."""
+    """Functions that the loop calls with the meter's status, once per interval."""
     _started: float = attrs.field(init=False, factory=time.time)
     _reason: str | None = attrs.field(init=False, default="")
     """The reason why there is no estimate; None if there is an estimate; empty before the first period has ended."""
@@ -112,7 +112,7 @@ class MeterLoop:
             now = time.monotonic()
             if now < due:
                 continue
-            if self._reason is None:  # before the first reading, no program waits for a value
+            if self._reason is None:  # before the first reading, no program waits for values
                 self._latest_delay = max(self._latest_delay, now - due)
             if now >= self._next_reading:
                 self._measure()

@@ -34,12 +34,12 @@ class _GuestTree:
 
 
 class PerVmOutput(Output):
-    """Output that writes a folder tree in the form of `/sys` for each QEMU guest, which can be mounted into the guest.
+    """Output that writes a folder tree in the form of `/sys` for each QEMU guest. The guest can mount its tree.
 
     The shares of all guests add up to the host's power, including its idle power. The guests share the idle part in
-    proportion to their numbers of virtual CPUs, and the rest in proportion to their CPU time. The reading contains the
-    host's idle power. If it is not known, the idle part is the fraction of the CPU time in which the CPUs were idle, as
-    in Kepler.
+    proportion to their numbers of virtual CPUs, and the rest in proportion to their CPU time. If the reading has the
+    idle power of the host, the idle part is this power. Otherwise, it is the host's power times the fraction of time in
+    which the CPUs were idle, as in Kepler.
     """
 
     advance_seconds: ClassVar[float | None] = 0.1
@@ -49,9 +49,9 @@ class PerVmOutput(Output):
         self.folder = Path(folder)
         self._scanner = GuestScanner(root)
         self._trees: dict[str, _GuestTree] = {}
-        """Name of a guest's folder -> what is published in this folder."""
+        """What is published for each guest, by the name of the guest's folder."""
         self._host: dict[str, float] = {}
-        """The host's energy counters at the latest call of `write` or `advance`, in joules."""
+        """Values of the host's energy counters in joules, at the latest call of `write` or `advance`."""
         self._log = RateLimitedLog(log)
 
     def open(self) -> None:
@@ -109,7 +109,7 @@ class PerVmOutput(Output):
         self._trees.clear()
 
     def _divide(self, joules: Mapping[str, float]) -> None:
-        """Add each guest's share of the host's energy since the previous call to the guest's counters.
+        """Distribute the energy that the host has used since the previous call: add each guest's share to its counters.
 
         So the counters of all guests together rise as much as the host's counters.
         """
@@ -125,7 +125,7 @@ class PerVmOutput(Output):
         for name, tree in list(self._trees.items()):
             if name not in names or not _is_same(names[name], tree.guest):
                 with contextlib.suppress(OutputError):
-                    tree.output.advance(tree.joules)  # if the guest starts again, it continues from this value
+                    tree.output.advance(tree.joules)  # if the guest starts again, its counters continue here
                 tree.output.close()
                 del self._trees[name]
                 log.info("guest %s (process %d) has ended", name, tree.guest.pid)
@@ -147,11 +147,11 @@ class PerVmOutput(Output):
         return _GuestTree(guest, output, joules)
 
     def _output(self, name: str) -> Output:
-        """Return an output that writes into the subfolder of a guest."""
+        """Return an output that writes into the subfolder `name`, for one guest."""
         from kepler_core.plugins.registry import outputs  # the import takes 0.3 s, and most machines have no guests
 
-        # Two programs in a guest may read files with Scaphandre's names: a meter (with its source `provided`), and
-        # Scaphandre itself.
+        # The files have the names that Scaphandre uses. In the guest, a meter (source `provided`) or Scaphandre itself
+        # can read them.
         arguments = {"root": str(self.folder / name), "scaphandre": True}
         return outputs.create("kepler-core:powercap", arguments)
 
@@ -167,7 +167,7 @@ class PerVmOutput(Output):
 
 
 def idle_part(reading: Reading) -> float:
-    """Return the fraction of the host's power that guests share in proportion to their numbers of virtual CPUs."""
+    """Return the idle part of the host's power, as a fraction. The guests share it by their numbers of virtual CPUs."""
     watts = reading.power[reading.main].watts
     if reading.idle is not None and watts > 0:
         return min(max(reading.idle.watts / watts, 0.0), 1.0)
@@ -176,10 +176,11 @@ def idle_part(reading: Reading) -> float:
 
 
 def guest_shares(guests: Sequence[Guest], before: Mapping[int, Guest], idle: float) -> list[float]:
-    """Return each guest's share of the host's power. The shares add up to 1, if there is a guest.
+    """Return each guest's share of the host's power, from 0 to 1. The sum of the shares is 1.
 
-    `before` maps process numbers to the guests at the previous reading. The fraction `idle` of the power is shared in
-    proportion to the virtual CPUs. The rest is shared in proportion to the CPU time since the previous reading.
+    `before` has the guests at the previous reading, by process number. The guests share the fraction `idle` of the
+    power in proportion to their numbers of virtual CPUs. They share the rest in proportion to their CPU time since the
+    previous reading.
     """
     used = []
     for guest in guests:

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 PREFIX = "kepler_meter"
 MAX_PROBLEMS = 20
-"""Maximum number of problems in the metrics. Each problem is a separate series in Prometheus."""
+"""Maximum number of problems in the metrics, because Prometheus stores a separate series for each problem."""
 MAX_EXTRAPOLATED_SECONDS = 10.0
-"""Maximum time for which the counters keep rising at scrapes if the meter publishes no new reading."""
+"""If the meter publishes no new reading for this time, the counters in the metrics stop rising."""
 
 
 @attrs.frozen
@@ -40,9 +40,9 @@ class Published:
 
 @attrs.define
 class MeterState:
-    """The values that the metrics are made from.
+    """The values from which the metrics are made.
 
-    The meter's thread replaces them; threads that answer scrapes read them.
+    The thread of the meter replaces the values. The threads that answer scrapes read them.
     """
 
     kepler_names: bool
@@ -70,13 +70,13 @@ def metrics_application(state: MeterState) -> WsgiApplication:
 
 
 class _MeterCollector(Collector):
-    """Collector that makes the metrics at each scrape."""
+    """Collector of prometheus_client, which makes the metrics at each scrape."""
 
     def __init__(self, state: MeterState) -> None:
         self._state = state
         self._cpus = read_cpus(state.root) if state.kepler_names else []
         self._shown: dict[str, float] = {}
-        """Component -> highest value of its energy counter that was served so far."""
+        """Highest value of each component's energy counter that was served so far."""
         self._lock = threading.Lock()
 
     def collect(self) -> Iterable[Metric]:
@@ -197,8 +197,8 @@ def _source_metrics(published: Published) -> Iterator[Metric]:
         flags.add_metric((flag,), 1)
     yield flags
     if provenance.kind != "measured":
-        # These metrics are from the proposal "VM power modelling" of Kepler's community. Only those whose values the
-        # meter knows are served.
+        # The proposal "VM power modelling" of Kepler's community defines these metrics. The meter serves only the
+        # metrics whose values it knows.
         version = GaugeMetricFamily(
             "kepler_vm_model_version", "1 for the version of the model of a zone.", labels=("zone", "version")
         )

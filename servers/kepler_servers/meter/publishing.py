@@ -16,7 +16,7 @@ from kepler_servers.meter.energy import EnergyCounters
 log = logging.getLogger(__name__)
 
 MAX_WATTS = 1e6
-"""Highest power of a component that is published. No machine draws this much, so a higher power is an error."""
+"""Highest power in watts that is published for a component. No machine draws more, so a higher power is an error."""
 
 
 @attrs.frozen
@@ -26,9 +26,9 @@ class Zones:
     only: tuple[str, ...] = ()
     """Components to publish; if empty, all components."""
     total: str = "package"
-    """Component under which the power of the whole machine is published if the reading has no other component. By
-    default, it is the package, because Kepler and most dashboards read only the zone package. If the package power is
-    known, only this power is published as package."""
+    """If only the power of the whole machine is known, it is published under this component. The default is the
+    package, because Kepler and most dashboards read only the zone package. If the package power is known, the component
+    package never has the power of the whole machine."""
 
     def of(self, reading: Reading) -> Reading:
         """Return the reading with only the components to publish.
@@ -60,14 +60,14 @@ class Publisher:
     """
 
     def __init__(self, outputs: Mapping[str, Output], valid_seconds: float) -> None:
-        """`outputs` maps names, which messages use, to outputs. See `EnergyCounters` for `valid_seconds`."""
+        """`outputs` has the outputs by name. Messages use these names. See `EnergyCounters` for `valid_seconds`."""
         self._outputs = dict(outputs)
         self._valid_seconds = valid_seconds
         self._energy = EnergyCounters()
         self._due: dict[str, float] = {}
-        """Name of an output -> time of its next call of `advance`. Outputs without such a call are missing."""
+        """Time of the next call of `advance`, by the name of the output. Not all outputs have such calls."""
         self.problems: dict[str, str] = {}
-        """Name of a failing output -> the reason."""
+        """The reasons why outputs fail, by the name of the output."""
 
     def open(self) -> None:
         """Continue the counters from the last values of earlier processes, and open all outputs.

@@ -11,13 +11,13 @@ from pathlib import Path
 import attrs
 
 _PROGRAM = re.compile(r"(?:^|/)(?:qemu-system-[\w.-]+|libexec/qemu-kvm|bin/kvm)$|^(?:qemu-kvm|kvm)$")
-"""Paths of QEMU's program: in Debian and most other systems, in RHEL and OpenShift, and in Proxmox."""
+"""Pattern of the paths of QEMU's program in Debian and most other systems, in RHEL and OpenShift, and in Proxmox."""
 _MAX_ARGUMENT_BYTES = 2**17
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 _MAX_NAME_CHARACTERS = 100
 RESCAN_CALLS = 10
-"""Number of calls of `guests` after which all processes are examined again. A process may have started QEMU after it
-was examined."""
+"""Number of calls of `guests` after which the program of each process is read again. A process that was read earlier
+may have started QEMU since then."""
 
 
 @attrs.frozen
@@ -26,8 +26,8 @@ class Guest:
 
     pid: int
     started: int
-    """Start time of the process in clock ticks after the boot. It distinguishes the process from later processes with
-    the same number."""
+    """Start time of the process, in clock ticks since the boot. A later process with the same number has another start
+    time."""
     name: str
     """Name of the guest; if it has none, its UUID; if it has neither, `pid-N`. The text is safe as the name of a
     folder."""
@@ -40,7 +40,7 @@ class Guest:
 class GuestScanner:
     """Lists the QEMU guests of a host. The command line of a process is read once, its CPU time at each call.
 
-    The scanner is not thread-safe.
+    The class is not thread-safe.
     """
 
     def __init__(self, root: str = "/") -> None:
@@ -121,8 +121,8 @@ def _cpus(arguments: Sequence[str]) -> int:
 def _property(value: str, key: str) -> str:
     """Return the property `key` of a value such as `guest=vm-a,debug-threads=on`.
 
-    If the value begins with a text without a key, this text is the property. Return an empty text if there is no such
-    property.
+    If the value has no such key, but begins with a text without a key, return that text. If there is neither, return an
+    empty text.
     """
     first, *others = value.split(",")
     for part in (first, *others):

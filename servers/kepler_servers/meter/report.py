@@ -47,7 +47,7 @@ class Report:
     def lines(self, width: int = WIDTH) -> list[str]:
         """Return the report as lines of text for people.
 
-        A line has at most `width` characters, at least `NARROWEST`.
+        Lines have at most `width` characters, or at most `NARROWEST` characters if `width` is smaller.
         """
         reading = self.reading
         main = reading.power[reading.main]
@@ -134,7 +134,7 @@ class Report:
         return lines
 
     def _scale(self, main: Power, width: int) -> list[str]:
-        """Return a text picture of the interval, on a scale from 0 W to the interval's upper end or full load."""
+        """Draw the interval as text, on a scale from 0 W to the upper end of the interval or to full power."""
         end = max([main.upper, *(power.upper for power in (self.reading.full,) if power is not None)])
         if end <= 0:
             return []

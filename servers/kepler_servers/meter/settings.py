@@ -51,11 +51,11 @@ class MeterSettings:
     instance: str | None = None
     """Name of the cloud instance type, e.g. "m5.2xlarge"."""
     idle_watts: Mapping[str, float] = attrs.field(factory=dict)
-    """Known idle power in watts, by component. `platform` means the whole physical machine; on a virtual machine, it
-    means the host."""
+    """Known idle power in watts, by component. `platform` is the whole physical machine; for a virtual machine, this is
+    its host."""
     idle_share: IdleShare = "reservation"
-    """Part of the host's idle power that a virtual machine gets: in proportion to its CPUs ("reservation"), or nothing
-    ("none")."""
+    """Part of the host's idle power that a virtual machine gets: a share in proportion to its CPUs ("reservation"), or
+    nothing ("none")."""
     provided_tree: str | None = None
     """Folder in which the host provides the power of this virtual machine. None means `var/scaphandre` in `root`."""
     ipmi_device: str | None = None
@@ -70,7 +70,7 @@ class MeterSettings:
     """Length of a period in seconds."""
 
     def machine(self) -> ThisMachine:
-        """Return the description of this machine and of its possible hosts.
+        """Return the facts about this machine, with the hosts on which it may run if it is virtual.
 
         Raises `UsageError` if a setting is wrong.
         """
@@ -96,7 +96,7 @@ def build_collectors(settings: MeterSettings) -> CollectorSet:
 
 
 def build_chain(settings: MeterSettings, machine: ThisMachine | None = None) -> SourceChain:
-    """Return the power sources that the settings name, in the order of trust.
+    """Return the power sources that the settings name, the most trusted first.
 
     `machine` is the result of `settings.machine()`, if the caller already has it. Raises `UsageError` if a source is
     unknown, or if each of the named sources needs a setting that is not set.

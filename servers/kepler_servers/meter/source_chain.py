@@ -1,4 +1,4 @@
-"""Selection of the power source: the most trusted source that works is used."""
+"""Select the power source: the meter uses the most trusted source that works."""
 
 from __future__ import annotations
 
@@ -15,16 +15,15 @@ from kepler_servers.meter.sources.power_source import PowerSource
 log = logging.getLogger(__name__)
 
 GOOD_READINGS = 3
-"""The meter switches to a more trusted source after this number of readings of that source without an error in
-between."""
+"""The meter switches to a more trusted source after this number of readings from that source, without an error."""
 MAX_GOOD_READINGS = 300
-"""Upper limit of the number of readings that a source needs. The number doubles whenever the source fails again, so
-that the meter does not switch to an unreliable source again and again."""
+"""Upper limit of the number of readings after which the meter switches to a source. The number doubles whenever the
+source fails again, so that the meter does not switch to an unreliable source again and again."""
 MISSES = 3
 """A source is no longer used after this number of periods without a reading. Before that, its latest reading is
 used."""
 START_PERIODS = 3
-"""At the start, the meter waits at most this number of periods for a more trusted source that needs more time."""
+"""At the start, the meter waits for a more trusted source for at most this number of periods."""
 _MAX_PROBLEM_CHARACTERS = 300
 
 
@@ -50,9 +49,9 @@ class SourceChain:
     """
 
     def __init__(self, sources: Sequence[PowerSource]) -> None:
-        """`sources` are in the order of trust, the most trusted first."""
+        """The most trusted of the `sources` is first."""
         self.start_periods = START_PERIODS
-        """At the start, maximum number of periods to wait for a better source that needs more time."""
+        """Number of periods at the start in which the meter waits for a more trusted source."""
         self._links = [_Link(source) for source in sources]
         self._current: int | None = None
         self._latest: Reading | None = None
@@ -106,10 +105,8 @@ class SourceChain:
                 log.debug("closing the source %s failed", link.source.name, exc_info=True)
 
     def _take_better(self, observation: Observation, end: int) -> Reading | None:
-        """Read the first `end` sources.
-
-        If the meter should use one of them now, switch to it and return its reading.
-        """
+        """Read the first `end` sources, which are the most trusted. If one of them can be used now, switch to it and
+        return its reading."""
         waiting = False
         taken: tuple[int, Reading] | None = None
         for index, link in enumerate(self._links[:end]):

@@ -40,7 +40,7 @@ class MeterStatus(msgspec.Struct, frozen=True):
     reason: str
     """Reason why there is no estimate; empty if there is an estimate."""
     kind: str
-    """Kind of the power source: measured, model or formula; empty if there is no estimate."""
+    """Kind of the power source (measured, model or formula); empty if there is no estimate."""
     source: str
     version: str
     description: str
@@ -49,7 +49,7 @@ class MeterStatus(msgspec.Struct, frozen=True):
     features: dict[str, float]
     problems: list[str]
     output_problems: dict[str, str]
-    """Name of a failing output -> the reason."""
+    """The reasons why outputs fail, by the name of the output."""
     collect_seconds: float
     """Duration of the latest collection of features."""
     estimate_seconds: float

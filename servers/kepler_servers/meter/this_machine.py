@@ -28,8 +28,8 @@ from kepler_profiler.processors import (
 log = logging.getLogger(__name__)
 
 CLOUD_CHIPS = 2
-"""Assumed number of sockets of a host whose size is not published. The power of each thread hardly depends on this
-number."""
+"""Number of sockets that is assumed for a host whose size is not published. This number has hardly any effect on the
+power of a thread."""
 MINI_TDP_WATTS = 6.0
 """Thermal design power of processors of mini computers, e.g. Intel's N100."""
 _FIRST_CLOUD_YEAR = 2014
@@ -154,11 +154,12 @@ def _physical(spec: MachineSpec) -> ThisMachine:
 
 
 def _candidates(spec: MachineSpec, processor: Processor | None) -> tuple[MachineDescription, ...]:
-    """Return the physical machines that a machine may be, for the machine formula.
+    """Return the descriptions that may be right for this machine, for the machine formula.
 
-    Only servers and a few desktop machines were measured. A small machine with an unknown x86 processor may be a
-    server, or a mini computer with a tenth of the power. For such a machine, the function returns both. Boards with
-    other processors draw even less power, and no such board was measured. For them, the function returns nothing.
+    The formula was fitted to servers and a few desktop machines. A small machine with an unknown x86 processor may be a
+    server, or a mini computer with a tenth of the power. For such a machine, the function returns both descriptions.
+    Small boards with other processors draw even less power, and none was measured. For such a board, the function
+    returns nothing.
     """
     host = describe(spec, processor)
     if host is None:

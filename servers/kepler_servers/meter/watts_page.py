@@ -73,7 +73,7 @@ def _values(state: MeterState, published: Published) -> dict[str, Any]:
 
 
 def _scale(main: Power, end: float) -> dict[str, float]:
-    """Return the positions of the watts and of the ends of the interval on a drawn scale from 0 W to `end`."""
+    """Return the positions of the watts and of the interval on a drawn scale, which reaches from 0 W to `end`."""
     unit = SCALE_WIDTH / end if end > 0 else 0.0
     return {
         "width": SCALE_WIDTH,

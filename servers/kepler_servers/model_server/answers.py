@@ -43,7 +43,7 @@ class DroppedModels(msgspec.Struct):
 
 
 class Candidates(msgspec.Struct):
-    """The number of models that were considered, and the numbers that each criterion of the request dropped."""
+    """How many models were considered, and how many of them each criterion of the request ruled out."""
 
     considered: int
     dropped: list[DroppedModels]
@@ -62,7 +62,7 @@ class SelectedNodeType(msgspec.Struct):
 
 
 class HonestyReasons(msgspec.Struct):
-    """The errors and intervals that the metadata of the selected model state."""
+    """The errors and intervals of the selected model, as its metadata state them."""
 
     mae: dict[str, float | None]
     """Mean absolute error in watts for each split (kind of held-out data); null if it was never measured."""
@@ -70,10 +70,10 @@ class HonestyReasons(msgspec.Struct):
     level: float
     """Probability with which an interval is meant to contain the true power."""
     half_width: dict[str, float]
-    """Typical half-width of the interval in watts, by component, for a machine of the model's node type. If the
-    client's machine has another node type, the half-width is larger, because it includes the error between machines."""
+    """Typical half-width of the interval in watts, by component, for a machine of the model's node type. For a client's
+    machine of another node type, the half-width is larger, because it includes the differences between machines."""
     flags: dict[str, str]
-    """Reasons to doubt all estimates of the model: key of the reason -> sentence."""
+    """Reasons to doubt all estimates of the model. Each reason has a key and a sentence."""
     twin: str | None
     """The twin: a second model with fewer features that checks the selected model; null if there is none."""
 
@@ -129,7 +129,7 @@ def weights_members(model: StoredModel) -> bytes:
 
 def _members(model: StoredModel, name: str, encoded_weights: bytes) -> bytes:
     head: dict[str, Any] = {"model_name": name, "machine_spec": integers(model.machine_spec)}
-    # clients of kepler-model-server 0.7 read the error of a model from the answer with its weights
+    # The answer also has the model's errors, because clients of kepler-model-server 0.7 read them there.
     head |= {name: error for name in ERROR_KEYS if (error := model.scores.get(name)) is not None}
     return b"%s,%s" % (msgspec.json.encode(head)[1:-1], encoded_weights)
 

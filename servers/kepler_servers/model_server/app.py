@@ -106,7 +106,7 @@ class BestModelsQuery(Conditions, frozen=True, kw_only=True, rename="kebab"):
 
 def _one_of(old_name: str, old: T | None, name: str, value: T | None) -> T | None:
     if old is not None and value is not None:
-        raise RequestError(old_name, f"also given as {name}; one of them is enough")
+        raise RequestError(old_name, f"this value is also given as {name}; one of them is enough")
     return value if old is None else old
 
 
@@ -325,7 +325,8 @@ class ModelServer:
     def _not_ready(self) -> str | None:
         """Return the reason why the server cannot answer requests for models yet; None if it can answer them.
 
-        Deployments start Kepler as soon as `GET /best-models` has status 200, and Kepler requests a model only once.
+        Kepler requests a model only once, when it starts. Deployments start Kepler as soon as `GET /best-models` has
+        status 200, so the status must be different until the server can answer.
         """
         live = self.live
         if not self.initial.settled:

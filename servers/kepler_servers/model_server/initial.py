@@ -1,4 +1,4 @@
-"""Import of pipelines into the model store when the model server starts (INITIAL_PIPELINE_URL, MODEL_TOPURL)."""
+"""Import pipelines into the model store when the model server starts (INITIAL_PIPELINE_URL, MODEL_TOPURL)."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def _publish(store: Store, name: str, files: dict[str, bytes], where: str) -> bo
 def _database_pipeline(location: str) -> str | None:
     """Return the name of the pipeline if a location points to a pipeline of the public model database, else None.
 
-    Only in the public database is the name of the file certain to be the name of the pipeline.
+    In other databases, the name of the file may differ from the name of the pipeline.
     """
     path = split_url(location).path if is_url(location) else location
     name = Path(path).name.removesuffix(".zip")
@@ -143,7 +143,8 @@ def _database_pipeline(location: str) -> str | None:
 
 
 def _is_served_folder(store: Store, name: str) -> bool:
-    """Return whether the store has a folder with the pipeline's name that was not written by kepler-model. Log it.
+    """Return whether the store has a folder with the pipeline's name that was not written by kepler-model. Log such a
+    folder.
 
     kepler-model-server writes such folders. The store serves their models, but cannot publish under their names.
     """

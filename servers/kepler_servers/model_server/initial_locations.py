@@ -9,8 +9,8 @@ DATABASE_PIPELINES = ("ec2-0.7.11", "specpower-0.7.11")
 """Pipelines that kepler-model-server 0.7 imports from the public model database by default."""
 
 TRAINED_PIPELINE = "std_v0.7.11"
-"""Pipeline that kepler-model-server 0.7 imports from databases other than the public database. A pipeline that
-kepler-model-server itself trains has the same name."""
+"""Name of the pipelines that kepler-model-server itself trains. Version 0.7 imports the pipeline of this name from
+databases other than the public database."""
 
 
 def initial_locations(pipeline_urls: str | None, database: str | None) -> tuple[tuple[str, ...], ...]:

@@ -65,7 +65,7 @@ class _CatalogueCollector(Collector):
         self._live = live
 
     def describe(self) -> Iterable[Metric]:
-        return ()  # without this method, the registry would call `collect` to learn the names of the metrics
+        return ()  # otherwise prometheus_client would call `collect` for the metrics' names
 
     def collect(self) -> Iterable[Metric]:
         live = self._live

@@ -1,4 +1,4 @@
-"""The settings that the command passes to the worker processes of the model server, in an environment variable."""
+"""The settings of the model server, which its command passes to the worker processes in an environment variable."""
 
 from __future__ import annotations
 
@@ -19,6 +19,6 @@ class Settings(msgspec.Struct, frozen=True):
     log_level: str = "info"
     log_format: str = "text"
     initial: tuple[tuple[str, ...], ...] = ()
-    """For each pipeline to import at the start, the locations to try, in order."""
+    """The pipelines to import at the start. Each one is a list of locations, which are tried in order."""
     scratch: str = ""
     """Path of a temporary folder that the worker processes share."""

@@ -25,12 +25,12 @@ class Progress(msgspec.Struct):
     """Number of models that the training will fit; null before the training has determined it."""
     trained: int
     failed: int
-    """Number of models whose training failed. If the job is done, it also counts the data sets whose preparation
-    failed."""
+    """Number of models whose training failed. For a job that is done, data sets whose preparation failed are counted,
+    too."""
 
 
 class _ReportedFailures(msgspec.Struct):
-    """The part of a job's report that lists the failures; used to count them."""
+    """The part of a job's report that lists the failures. It is decoded to count the failures."""
 
     failed: list[msgspec.Raw]
 

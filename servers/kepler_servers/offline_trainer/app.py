@@ -252,7 +252,7 @@ class OfflineTrainer:
         return body
 
     def train(self, query: TrainQuery, headers: TrainHeaders, upload: SpooledBody) -> Answer | Deferred:
-        """Queue the request as a job. Answer with the queued job, or wait and answer with the result of the job."""
+        """Queue the request as a job. Return the queued job at once, or the result of the job when it has ended."""
         try:
             job = self._queue(headers.idempotency_key, upload)
         except sqlite3.Error as error:
@@ -285,7 +285,7 @@ class OfflineTrainer:
                 message = f"{self._settings.max_queue} jobs are queued already"
                 raise HttpError(503, message, {"Retry-After": "60"}) from None
             raise
-        if job.id != job_id:  # a concurrent request with the same key was queued first
+        if job.id != job_id:  # another request with the same key was queued first
             self._folder.input(job_id).unlink(missing_ok=True)
             return _same_request(job, digest)
         return job

@@ -26,8 +26,8 @@ from kepler_servers.offline_trainer.messages import (
 )
 
 MAX_FIRST_LINES = 1000
-"""Number of log lines that are sent immediately. Of all further lines, only the last `MAX_LAST_LINES` are sent, at the
-end of the training."""
+"""Number of log lines that a training process sends at once. Of all later lines, it sends only the last
+`MAX_LAST_LINES`, when the training ends."""
 MAX_LAST_LINES = 1000
 
 MAX_LINE_CHARACTERS = 1000

@@ -30,9 +30,10 @@ def remove_expired(jobs: Jobs, folder: StateFolder, settings: Settings) -> None:
 
 
 def set_unknown_files_aside(jobs: Jobs, folder: StateFolder) -> None:
-    """Remove incomplete files of an earlier run, and move inputs and results without a job to the folder `set_aside`.
+    """Remove incomplete files of an earlier run. Move input and result files without a job to the folder `set_aside`.
 
-    Inputs and results are not removed, because the queue may have been lost or restored from a backup.
+    Input and result files are not removed, because their jobs may be missing only because the queue was lost or
+    restored from a backup.
     """
     ids = jobs.ids()
     unknown = []

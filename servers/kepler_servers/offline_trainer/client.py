@@ -43,7 +43,7 @@ class TrainerError(KeplerError):
         self.status = status
         """HTTP status of the answer; None if there was no answer."""
         self.content = content or {}
-        """JSON object in the answer; empty if the answer has no JSON object."""
+        """The JSON object in the answer's body; empty if the body is not a JSON object."""
 
 
 @attrs.frozen
@@ -51,13 +51,13 @@ class Submission:
     """A training request. Its recordings stay in files until they are sent block by block."""
 
     members: Mapping[str, Any]
-    """Key -> value of the request's JSON object, without the recordings."""
+    """The members of the request's JSON object, without the recordings."""
     recordings: Mapping[str, Path]
-    """Key of a recording in the request -> JSON file of the recording. The files may be gzipped."""
+    """JSON files with the recordings, by the key of the recording in the request. The files may be gzipped."""
 
     @property
     def size(self) -> int:
-        """Total size of the recordings' files in bytes."""
+        """Total size of the files with the recordings, in bytes."""
         return sum(path.stat().st_size for path in self.recordings.values())
 
     def body(self, advance: Callable[[int], None]) -> Iterator[bytes]:
@@ -174,7 +174,7 @@ class TrainerClient:
                 if attempt == MAX_TRIES - 1 or error.status not in (None, *_RETRIED_STATUSES):
                     raise
                 time.sleep(_FIRST_RETRY_SECONDS * 2**attempt)
-        raise AssertionError("the last try returns or raises")
+        raise AssertionError("not reached, because the last attempt returns or raises")
 
     @contextlib.contextmanager
     def _response(
@@ -201,8 +201,8 @@ class TrainerClient:
             except (BrokenPipeError, ConnectionResetError):
                 if connection.sock is None:
                     raise
-                # The request could not be sent completely, because the server has closed the connection. If the server
-                # rejected the request before, its answer can still be read.
+                # The server has closed the connection before it got the whole request. If it has sent an error answer
+                # first, this answer can still be read.
             response = connection.getresponse()
             if not 200 <= response.status < 300:
                 content = _json_object(response.read(_MAX_ERROR_BYTES))

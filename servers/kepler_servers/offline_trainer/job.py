@@ -31,8 +31,8 @@ class Job:
     """Name of the pipeline that the request trains."""
     state: str
     attempts: int
-    """Number of times that the training was started, without trainings that were interrupted by the end of the
-    server."""
+    """Number of times that the training was started. Trainings that the end of the server interrupted are not
+    counted."""
     submitted: float
     started: float | None
     """Time when the latest attempt to train started; None before the first attempt."""

@@ -49,7 +49,7 @@ class JobPages:
     details: Callable[[str], JobDetails]
     result: Callable[[str], Answer]
     document: Callable[[], Mapping[str, Any]]
-    """Function that returns the OpenAPI document."""
+    """Function that returns the OpenAPI document of the offline trainer."""
     guard: Callable[[bottle.BaseRequest], None]
     """Function that rejects requests without the server's token, if the server has a token."""
     has_token: bool

@@ -50,7 +50,7 @@ class Jobs:
         self.counts: dict[str, int] = {}
         """Number of jobs in each state. Reading this attribute never waits for the disk."""
         self.queue_changed = threading.Condition()
-        """Notified when `take_next` may find a job."""
+        """Wakes the training threads when `take_next` may return a job."""
         self._count()
 
     def close(self) -> None:
@@ -124,7 +124,7 @@ class Jobs:
     # --- waiting ---
 
     def completion(self, job: str) -> Future[None]:
-        """Return a future that completes when the job reaches a final state or the server stops."""
+        """Return a future that completes when the job has ended, or when the server stops."""
         future: Future[None] = Future()
         with self._lock:
             current = self.get(job)
@@ -194,8 +194,8 @@ class Jobs:
                 "UPDATE jobs SET stage = ? WHERE id = ? AND state = ?", (stage, job, RUNNING)
             ).rowcount
             if stage in (PREPARING, PUBLISHING):
-                # The stage `publishing` sets `may_be_published`, and the stage `preparing` clears it: an attempt enters
-                # `preparing` only if no earlier attempt has published a version.
+                # An attempt in the stage `publishing` may publish a version. An attempt enters the stage `preparing`
+                # only if no earlier attempt has published a version, so `may_be_published` is then false again.
                 self._database.execute(
                     "UPDATE jobs SET may_be_published = ? WHERE id = ?", (int(stage == PUBLISHING), job)
                 )
@@ -211,7 +211,7 @@ class Jobs:
             self._database.execute("UPDATE jobs SET expected = ? WHERE id = ?", (models, job))
 
     def add_model(self, job: str, model: Mapping[str, Any]) -> None:
-        """Record a trained model, or a failed model, which has the key `reason`."""
+        """Add a model to the job's models in the database. A model whose training failed has the key `reason`."""
         with self._transaction():
             self._database.execute(
                 "INSERT INTO models VALUES (?, ?, ?)",
@@ -229,7 +229,7 @@ class Jobs:
             )
 
     def finish(self, job: str, report: Mapping[str, Any]) -> None:
-        """Change the state of a running job to done, and store the report of its training."""
+        """Mark a running job as done, and store the report of its training."""
         with self._transaction():
             self._database.execute(
                 "UPDATE jobs SET state = ?, finished = ?, version = ?, report = ? WHERE id = ? AND state = ?",

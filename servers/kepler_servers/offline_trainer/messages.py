@@ -7,7 +7,8 @@ from typing import Any
 import msgspec
 
 NAME_TAKEN_STATUS = 409
-"""HTTP status if the store has a folder with the pipeline's name that `kepler-model` has not published."""
+"""HTTP status for this error: the store has a folder with the pipeline's name, which `kepler-model` has not
+published."""
 
 # --- commands from the HTTP process to the training process ---
 
@@ -42,7 +43,8 @@ class Train(msgspec.Struct, tag=True):
 
 
 class MayPublish(msgspec.Struct, tag=True):
-    """Command to publish the pipeline. It answers `ReadyToPublish` if the job was not cancelled."""
+    """Command to publish the pipeline. The HTTP process sends it after `ReadyToPublish` if the job was not
+    cancelled."""
 
 
 Command = Check | Train | MayPublish
@@ -68,37 +70,37 @@ class Rejected(msgspec.Struct, tag=True):
 
 
 class StageStarted(msgspec.Struct, tag=True):
-    """The training entered a stage: reading, preparing, fitting, publishing or packing."""
+    """Message: the training has begun a stage (reading, preparing, fitting, publishing or packing)."""
 
     name: str
 
 
 class FitsPlanned(msgspec.Struct, tag=True):
-    """The training has determined the number of models that it will fit."""
+    """Message: the training has determined the number of models that it will fit."""
 
     models: int
 
 
 class ModelTrained(msgspec.Struct, tag=True):
-    """A model was trained, or its training failed."""
+    """Message: a model was trained, or its training failed."""
 
     model: dict[str, Any]
     """The model, in the format of `kepler-model train --json`. A failed model has the key `reason`."""
 
 
 class LogLine(msgspec.Struct, tag=True):
-    """A line that the training logged."""
+    """Message: a line that the training logged."""
 
     level: str
     text: str
 
 
 class ReadyToPublish(msgspec.Struct, tag=True):
-    """All models are trained, and the training process waits for `MayPublish` before it publishes."""
+    """Message: all models are trained, and the training process waits for `MayPublish` before it publishes."""
 
 
 class Done(msgspec.Struct, tag=True):
-    """The pipeline is published, and its zip is written."""
+    """Message: the pipeline is published, and its zip is written."""
 
     report: dict[str, Any]
     """Report of the training, in the format of `kepler-model train --json`."""

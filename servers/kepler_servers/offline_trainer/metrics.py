@@ -51,13 +51,13 @@ class TrainerMetrics(RequestMetrics):
 
 
 class _JobsCollector(Collector):
-    """Collector of the gauge that counts jobs by state; it reads the queue at each scrape."""
+    """Collector of prometheus_client for the number of jobs by state. It reads the queue at each scrape."""
 
     def __init__(self, jobs: Jobs) -> None:
         self._jobs = jobs
 
     def describe(self) -> Iterable[Metric]:
-        # Without this method, the registry would call `collect` at registration, to get the metrics' names.
+        # Without this method, prometheus_client would call `collect` at registration, to get the metrics' names.
         return ()
 
     def collect(self) -> Iterable[Metric]:

@@ -39,8 +39,8 @@ class PublishMarker:
 def published_version(store: Store, pipeline: str, job: str) -> int | None:
     """Return the version that a job published, or None if the job published no version.
 
-    If this version is newer than the current version of the pipeline, make it the current version: the training
-    process may have been killed after it had written the version, but before it had made it current.
+    If this version is newer than the current version of the pipeline, the function makes it the current version. The
+    reason: the training process may have been killed after it wrote the version, and before it made it current.
     """
     for version in reversed(store.versions(pipeline)):
         snapshot = store.snapshot(pipeline, version)

@@ -94,7 +94,7 @@ def _check_undamaged(database: sqlite3.Connection, path: Path) -> None:
 
 
 def _check_schema(database: sqlite3.Connection, path: Path) -> None:
-    """Raise `QueueError` unless the database is empty or has the tables and columns of a queue."""
+    """Check that the database is empty, or has the tables and columns of a queue. Otherwise, raise `QueueError`."""
     (version,) = database.execute("PRAGMA user_version").fetchone()
     if version not in (0, _FORMAT):
         raise QueueError(
@@ -110,7 +110,7 @@ def _check_schema(database: sqlite3.Connection, path: Path) -> None:
 
 
 def _tables(database: sqlite3.Connection) -> dict[str, set[str]]:
-    """Return the names of the columns of each table."""
+    """Return the column names of each table in the database."""
     names = [
         row[0]
         for row in database.execute(

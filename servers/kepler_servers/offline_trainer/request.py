@@ -77,7 +77,7 @@ class SimpleRequest:
     prome_response: dict[str, Any] | None = None
     """The recording: Prometheus range-query results by metric name."""
     prom_response: dict[str, Any] | None = None
-    """The recording, under a newer key. A request has either `prome_response` or `prom_response`."""
+    """The recording. This key is newer than `prome_response`; a request has only one of the two keys."""
     idle_prom_response: dict[str, Any] | None = None
     """A recording of the idle machine. `trainer.idle_prom_response` is an alternative key."""
     machine_spec: dict[str, Any] | None = None
@@ -125,14 +125,16 @@ def request_from(body: bytes | mmap.mmap) -> TrainRequest:
         trainer = _members(members.pop("trainer"), "trainer")
         if IDLE_KEY in trainer:
             if _has_value(recordings.get(IDLE_KEY)):
-                raise RequestError(f"trainer.{IDLE_KEY}", f"also given as {IDLE_KEY}; one of them is enough")
+                raise RequestError(
+                    f"trainer.{IDLE_KEY}", f"this value is also given as {IDLE_KEY}; one of them is enough"
+                )
             recordings[IDLE_KEY] = trainer.pop(IDLE_KEY)
     document = _document(members, trainer)
     spec = _pipeline(document)
     machine = _machine(document.get("machine_spec"))
     recording_keys = [key for key in (OLD_RECORDING_KEY, RECORDING_KEY) if _has_value(recordings.get(key))]
     if len(recording_keys) > 1:
-        raise RequestError(RECORDING_KEY, f"also given as {OLD_RECORDING_KEY}; one of them is enough")
+        raise RequestError(RECORDING_KEY, f"this value is also given as {OLD_RECORDING_KEY}; one of them is enough")
     if not recording_keys:
         raise RequestError(RECORDING_KEY, "missing: the recording to train from")
     idle = recordings.get(IDLE_KEY)
@@ -168,7 +170,7 @@ def _has_value(raw: msgspec.Raw | None) -> bool:
 
 
 def _document(members: Mapping[str, msgspec.Raw], trainer: Mapping[str, msgspec.Raw] | None) -> dict[str, Any]:
-    """Decode the members of a request, and the members of its object `trainer` if any.
+    """Decode the members of a request, and of its object `trainer` if it has one.
 
     Leave out optional keys that are null.
     """
@@ -207,7 +209,7 @@ def _pipeline(document: Mapping[str, Any]) -> PipelineSpec:
         return _simple_pipeline(_structured(document, SimpleRequest))
     for key in ("name", "energy_source", "trainer", "use_vm_metrics"):
         if key in document:
-            raise RequestError(key, "a key of the pipeline; write it inside of the object pipeline")
+            raise RequestError(key, "this is a key of the pipeline; write it inside the object pipeline")
     request = _structured(document, PipelineRequest)
     try:
         return resolved(request.pipeline, "pipeline")
@@ -229,7 +231,9 @@ def _simple_pipeline(request: SimpleRequest) -> PipelineSpec:
     isolator = section.isolator
     isolator_args = isolator_arguments(isolator.name, section.isolator_args)
     if duplicates := sorted(isolator.args.keys() & isolator_args.keys()):
-        raise RequestError(f"trainer.isolator_args.{duplicates[0]}", "also given in trainer.isolator.args")
+        raise RequestError(
+            f"trainer.isolator_args.{duplicates[0]}", "this value is also given in trainer.isolator.args"
+        )
     try:
         return pipeline_from(
             {
@@ -247,11 +251,11 @@ def _simple_pipeline(request: SimpleRequest) -> PipelineSpec:
 
 
 def _request_path(path: tuple[str | int, ...], section: TrainerSection) -> tuple[str | int, ...]:
-    """Convert a path in a pipeline to the path in the `SimpleRequest` from which the pipeline was made.
+    """Convert the path of a wrong key in a pipeline to the path of the corresponding key in the client's request.
 
-    `section` is the request's object `trainer`.
+    The pipeline was made from this request, a `SimpleRequest`. `section` is the request's object `trainer`.
     """
-    if not path:  # the error is that the pipeline has no trainers
+    if not path:  # such an error means that the pipeline has no trainers
         return ("trainer",)
     match path:
         case ("isolator", "args", argument, *_) if argument in section.isolator_args:

@@ -78,7 +78,7 @@ def _reference(name: str) -> dict[str, Any]:
 
 
 def _with_component_references(schema: Any) -> Any:
-    """Return a schema whose references to `$defs` are replaced by references to the OpenAPI components."""
+    """Replace the references to `$defs` in a schema by references to the OpenAPI components."""
     if isinstance(schema, dict):
         return {
             key: value.replace("#/$defs/", _COMPONENTS) if key == "$ref" else _with_component_references(value)

@@ -1,4 +1,4 @@
-"""Convert isolators' arguments: older clients send other names, and text in place of numbers and flags."""
+"""Convert the arguments of isolators that older clients send: with old names, and with text for numbers and flags."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ log = logging.getLogger(__name__)
 ARGUMENTS_KEY = "trainer.isolator_args"
 """Key of the isolator's arguments in training requests of older clients."""
 OLD_NAMES = {"background_hints": "bg_hints"}
-"""Name of an isolator's argument -> name of the argument in kepler-model-server 0.7."""
+"""Names that isolators' arguments have in kepler-model-server 0.7, by the present name."""
 IGNORED = "abs_pipeline_name"
-"""Argument with the pipeline whose models the isolator of kepler-model-server 0.7 uses. Isolators of Kepler Core do not
-need a pipeline."""
+"""Name of an argument that names a pipeline. The isolator of kepler-model-server 0.7 uses the models of this pipeline.
+Isolators of Kepler Core do not need a pipeline."""
 
 
 def isolator_arguments(isolator: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments of an isolator, with numbers and flags in place of texts where the isolator expects them.
+    """Return the arguments of an isolator. Texts become numbers and flags where the isolator expects them.
 
     Old names (see `OLD_NAMES`) are replaced by new names. The argument `IGNORED` is left out and logged, unless the
-    isolator declares an argument with this name. Raises `RequestError` if an argument has a value under both its old
-    and its new name.
+    isolator declares an argument with this name. Raises `RequestError` if the client has sent an argument under both
+    its old and its new name.
 
     The type annotation of an argument decides whether a number or a flag is expected. A text stays unchanged if the
     argument may be text, or if the text is neither a number nor a flag. If the isolator cannot be loaded, all texts
@@ -54,7 +54,9 @@ def _renamed(isolator: str, arguments: Mapping[str, Any], types: Mapping[str, An
     for name, old in OLD_NAMES.items():
         if old in renamed and old not in types and name in types:
             if name in renamed:
-                raise RequestError(f"{ARGUMENTS_KEY}.{old}", f"also given as {name}; one of them is enough")
+                raise RequestError(
+                    f"{ARGUMENTS_KEY}.{old}", f"this value is also given as {name}; one of them is enough"
+                )
             renamed[name] = renamed.pop(old)
     return renamed
 

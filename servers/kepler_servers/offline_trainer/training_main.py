@@ -108,7 +108,7 @@ def _outcome(command: Train, channel: Channel, progress: ProgressReporter, limit
             if _has_cause(error, MemoryError):
                 return _out_of_memory(limit)
             raise
-    except RequestError as error:  # not found by the check before: samples are wrong, or plugins were changed
+    except RequestError as error:  # the earlier check does not find wrong samples or changed plugins
         return Rejected(400, {"msg": str(error), "key": error.key})
     except UntrainableError as error:
         return Rejected(422, {"msg": str(error), "findings": error.findings})

@@ -56,7 +56,7 @@ _RETRY_SECONDS = 1.0
 _DISK_FULL = "disk full"
 """Outcome of an attempt that failed because the disk was full. The job is then queued again."""
 _SERVER_SIGNAL_SECONDS = 2.0
-"""Time between the end of a training process by a signal, and the decision whether the job has one attempt more.
+"""If a signal has ended a training process, the server waits for this time before it counts the attempt.
 
 systemd and container runtimes send a signal to all processes of a service, one after another. The training process may
 get the signal first. If the server also gets a signal during this time, the attempt is not counted.
@@ -258,9 +258,9 @@ class TrainingPool:
         return self._fail_or_requeue(job, 500, f"the training process ended: {reason}")
 
     def _fail_or_requeue(self, job: Job, status: int, reason: str) -> str:
-        """Mark a job as failed, unless it may already have published a version.
+        """Mark a job as failed, unless it may have published a version.
 
-        A job that may have published a version is queued again by `_requeue_or_fail`. Its next attempt then finds out
+        If it may have published a version, `_requeue_or_fail` queues the job again. The next attempt then finds out
         whether a version was published.
         """
         current = self._jobs.get(job.id)
@@ -296,10 +296,10 @@ class TrainingPool:
         return current is not None and current.state == RUNNING
 
     def _persist(self, change: Callable[[], T]) -> T:
-        """Make a change to the queue's database, and repeat it until the disk accepts it.
+        """Make a change to the queue's database. Repeat the change until it is stored on the disk.
 
-        Raises `sqlite3.Error` if the server stops before that. The job then stays in the state running, and the
-        server requeues it when it starts again.
+        Raises `sqlite3.Error` if the server stops first. The job then stays in the state running, and the server
+        requeues it when it starts again.
         """
         reported = False
         while True:
@@ -323,7 +323,7 @@ class TrainingPool:
 
 
 def _failures(message: Message | None) -> str:
-    """Return the end of a log line with the number of failed models and data sets.
+    """Return a text with the number of failed models and data sets, which is appended to a log line.
 
     `message` is the last message of a training. The text is empty if there was no failure.
     """

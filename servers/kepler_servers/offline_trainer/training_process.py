@@ -39,7 +39,7 @@ class ProcessEndedError(Exception):
 
 
 class TrainingProcess(SessionProcess):
-    """A training process, for use in the HTTP process, which sends commands to it and receives its messages."""
+    """A training process. The HTTP process uses this class to send it commands and to receive its messages."""
 
     def __init__(self, state: str, memory_limit: int) -> None:
         """Start the process. `state` is the path of the state folder; `memory_limit` is the process' limit in bytes."""
@@ -123,5 +123,5 @@ def _other_processes() -> list[int]:
 def _environ_of(pid: int) -> list[bytes]:
     try:
         return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    except OSError:  # the process has ended meanwhile, or belongs to another user
+    except OSError:  # the process may have ended, or belongs to another user
         return []

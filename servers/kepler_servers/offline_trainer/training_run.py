@@ -37,8 +37,8 @@ class UntrainableError(Exception):
 def train_job(command: Train, channel: Channel, progress: ProgressReporter, store: Store) -> dict[str, Any]:
     """Train and publish the pipeline of a job. Return the report in the format of `kepler-model train --json`.
 
-    If an earlier attempt has published a version already, only write the zip, and return the parts of that
-    attempt's report that the store contains.
+    If an earlier attempt at the job has already published a version, only write the zip file. The returned report
+    then has only the parts that the store contains.
     """
     channel.send(StageStarted("reading"))
     request = read_request(Path(command.body))
@@ -75,7 +75,7 @@ def _train(
     except TrainingError as error:
         raise UntrainableError(str(error), _findings(request)) from error
     except Exception as error:
-        # If a listener fails after the pipeline was published, the job is done nevertheless.
+        # If a listener fails after the pipeline was published, the job counts as done nevertheless.
         version = None
         if progress.may_publish:
             with contextlib.suppress(StoreError):
@@ -88,7 +88,7 @@ def _train(
 
 
 def _observe(request: TrainRequest, channel: Channel, listeners: Hooks) -> tuple[Observations, Observations | None]:
-    """Return the observations in the recording, and those in the recording of the idle machine (None if there is none).
+    """Return the observations in two recordings: of the machine under load, and of the idle machine (or None).
 
     The recording is dropped from memory before the recording of the idle machine is read, because the memory may be too
     small for both recordings.

@@ -72,11 +72,11 @@ class WarmWorker:
                     if -code in KILL_SIGNALS and isinstance(error, ProcessEndedError) and attempt < CHECK_ATTEMPTS:
                         log.warning("the process that checked a training request ended (%s); checking again", reason)
                         continue
-                    log.error("checking a training request failed: %s", reason)
+                    log.error("a training request could not be checked: %s", reason)
                     raise HttpError(500, f"the request could not be checked: {reason}") from None
                 process.last_used = time.monotonic()
                 return _pipeline_name(message)
-        raise AssertionError("the last attempt returns or raises")
+        raise AssertionError("the last attempt returns a name or raises an error")
 
     def take(self) -> TrainingProcess:
         """Return the idle process, or a new process if there is none.
@@ -101,7 +101,7 @@ class WarmWorker:
         """End the process. Running and later calls of `check` raise `HttpError`."""
         self._stopping = True
         if (process := self._process) is not None:
-            process.kill()  # a thread that waits in `check` then returns and releases the lock
+            process.kill()  # then `check` in another thread returns, and releases the lock
         with self._lock:
             self._end()
 
@@ -123,7 +123,7 @@ class WarmWorker:
 
 
 def _pipeline_name(message: Message) -> str:
-    """Return the pipeline name in the answer to a `Check`. Raises `HttpError` if the answer is an error."""
+    """Return the pipeline name that the checking process has sent. Raises `HttpError` if it rejected the request."""
     match message:
         case Accepted():
             return message.pipeline

@@ -28,7 +28,7 @@ class StoredSamples(msgspec.Struct):
     bytes: int
     """Size of the sample store on disk."""
     nodes: dict[str, int]
-    """Node -> number of its samples."""
+    """Number of samples of each node."""
     damaged_files: int
 
 
@@ -59,7 +59,7 @@ class Health(msgspec.Struct):
     lag_seconds: float | None
     memory: StoredSamples
     nodes_gone: dict[str, float]
-    """Node without new samples -> seconds by which its newest sample is older than the newest sample of all nodes."""
+    """For each node without new samples: seconds by which its newest sample is older than the newest sample of all."""
     drift: bool
     models: list[WatchedModelState]
     """The served models that are compared with new samples."""

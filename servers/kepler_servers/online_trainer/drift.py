@@ -28,12 +28,12 @@ log = logging.getLogger(__name__)
 _ERROR_CHARACTERS = 200
 
 WINDOW_SAMPLES = 100
-"""The running error of a model, and the coverage of its intervals, are means over this number of newest samples."""
+"""Number of newest samples over which a model's running error and the coverage of its intervals are averaged."""
 MIN_SAMPLES = 20
 """A running error or a coverage is calculated only from at least this number of samples."""
 ALARM_FACTOR = 1.5
 ALARM_WATTS = 0.5
-"""The alarm is on while the running error of a model exceeds ALARM_FACTOR · (its validated error) + ALARM_WATTS."""
+"""A model has drifted if its running error exceeds ALARM_FACTOR · (its validated error) + ALARM_WATTS."""
 
 
 def _empty() -> FloatArray:
@@ -50,14 +50,14 @@ class Window:
     """Half-widths of the intervals in watts, shape (samples,); None if the model states no interval."""
 
     def followed_by(self, errors: FloatArray, half_widths: FloatArray | None) -> Window:
-        """Return a window to which the results of new samples are appended."""
+        """Return a `Window` that also contains the results of new samples."""
         if half_widths is not None:
             half_widths = _newest(_empty() if self.half_widths is None else self.half_widths, half_widths)
         return Window(_newest(self.errors, errors), half_widths)
 
     @property
     def running_error(self) -> float:
-        """The mean absolute error over the window, in watts."""
+        """The mean absolute error over the newest samples, in watts."""
         return float(self.errors.mean())
 
     @property
@@ -77,7 +77,7 @@ def _newest(values: FloatArray, more: FloatArray) -> FloatArray:
 
 @attrs.define
 class WatchedModel:
-    """A served model and its results on the newest samples.
+    """A served model, and its errors and intervals on the newest samples.
 
     The thread of the rounds updates the results while threads of the HTTP server read them. Therefore attributes are
     only replaced, and no array or dict is changed in place.
@@ -88,35 +88,38 @@ class WatchedModel:
     """The model, with its twin if there is one. The twin is a second model with fewer features that checks the
     predictions."""
     validated: Mapping[str, float]
-    """Component -> mean absolute error in the validation of the model, in watts."""
+    """Mean absolute error of each component in the validation of the model, in watts."""
     honesty: Honesty | None = None
-    """The block `honesty` of the model's metadata (errors, intervals and range of the training); None if it is missing
-    or malformed."""
+    """The errors, intervals and training range of the model, which are the block `honesty` of its metadata. None if the
+    block is missing or malformed."""
     windows: Mapping[str, Window] = attrs.field(factory=dict)
-    """Component -> results on the newest samples."""
+    """Errors and intervals of each component on the newest samples."""
     outside: FloatArray = attrs.field(factory=_empty)
-    """For each of the newest samples, 1 if a feature is outside the range of the training, otherwise 0."""
+    """For each of the newest samples: 1 if a feature is outside its range in the training data, otherwise 0."""
     disagrees: FloatArray = attrs.field(factory=_empty)
-    """For each of the newest samples, 1 if the model and its twin disagree, otherwise 0."""
+    """For each of the newest samples: 1 if the predictions of the model and its twin differ too much, otherwise 0."""
 
     def known_windows(self) -> dict[str, Window]:
-        """Return component -> window, for all components with at least `MIN_SAMPLES` errors."""
+        """Return the newest errors and intervals of each component that has at least `MIN_SAMPLES` errors."""
         return {c: window for c, window in sorted(self.windows.items()) if len(window.errors) >= MIN_SAMPLES}
 
     def running(self) -> dict[str, float]:
-        """Return component -> running error in watts, for all components with at least `MIN_SAMPLES` errors."""
+        """Return the running error in watts of each component that has at least `MIN_SAMPLES` errors."""
         return {c: window.running_error for c, window in self.known_windows().items()}
 
     def alarms(self) -> dict[str, bool]:
-        """Return component -> whether the component's running error exceeds its `limit`."""
+        """Return for each component whether its running error exceeds its `limit`."""
         return {c: error > limit(self.validated[c]) for c, error in self.running().items()}
 
     def outside_ratio(self) -> float | None:
-        """Return the fraction of samples outside the range of the training; None if there are too few samples."""
+        """Return the fraction of samples with a feature outside its training range; None if there are few samples."""
         return _ratio(self.outside)
 
     def disagreement_ratio(self) -> float | None:
-        """Return the fraction of samples in which model and twin disagree; None if there are too few samples."""
+        """Return the fraction of samples for which the predictions of model and twin differ too much.
+
+        Returns None if there are too few samples.
+        """
         return _ratio(self.disagrees)
 
 
@@ -178,7 +181,7 @@ class DriftMonitor:
         return True
 
     def update(self, observations: Observations, fresh: IntArray) -> None:
-        """Compare the predictions of the watched models with the power of new samples.
+        """Compare the predictions of the served models with the measured power of new samples.
 
         `fresh` holds the indices of the new samples in `observations`.
         """
@@ -192,7 +195,7 @@ class DriftMonitor:
 
     @property
     def alarm(self) -> bool:
-        """Whether the running error of any watched model exceeds its limit."""
+        """Whether the running error of any served model exceeds its limit. Models with too few samples are ignored."""
         return any(any(watched.alarms().values()) for watched in self.watched)
 
 
@@ -211,15 +214,16 @@ def _preferred(entries: list[StoredModel]) -> list[StoredModel]:
 
 
 def _watched(entry: StoredModel) -> WatchedModel | None:
-    """Load a served model, with its twin if possible. If it cannot be watched, log the reason and return None."""
+    """Load a served model, with its twin if possible. If the model is not usable, log the reason and return None."""
     honesty = None
     try:
         try:
             honesty = read_honesty(entry.metadata)
             model = with_twin(entry)
         except KeplerError as error:
-            # as in the estimator, a missing twin or a malformed block `honesty` does not make the model unusable
-            log.warning("the served model %s is watched without a twin: %s", entry.path, error)
+            # The twin (a second model that checks this model) is missing, or the block `honesty` (errors and intervals)
+            # of the metadata is malformed. In both cases, the model is used alone, as in the estimator.
+            log.warning("the served model %s is checked without its twin: %s", entry.path, error)
             model = TwinnedModel(entry.load())
     except KeplerError as error:
         log.error("the served model %s cannot be watched: %s", entry.path, error)
@@ -232,7 +236,7 @@ def _watched(entry: StoredModel) -> WatchedModel | None:
 
 
 def _compare(watched: WatchedModel, observations: Observations, fresh: IntArray) -> None:
-    """Add the model's errors on the new samples, and the half-widths of its intervals, to the windows of `watched`."""
+    """Add the model's errors and the half-widths of its intervals on the new samples to `watched`."""
     features = watched.model.model.features
     if not set(features) <= set(observations.node_features):
         return

@@ -23,7 +23,10 @@ from kepler_core.recording.observations import has_short_window
 log = logging.getLogger(__name__)
 
 SLICE_SECONDS = 1800.0
-"""A longer time range is fetched in slices of this length. Each slice is stored before the next slice is fetched."""
+"""Maximum length of a time range that is fetched at once. A longer time range is fetched in slices of this length.
+
+Each slice is stored before the next slice is fetched.
+"""
 
 
 @attrs.frozen
@@ -122,9 +125,10 @@ class Fetcher:
     def _step(
         self, selections: Sequence[Selection], since: float, until: float, instances: Shard | None
     ) -> float | None:
-        """Return the step, rounded to a multiple of the scrape interval; None if each scraped value is fetched.
+        """Return the number of seconds between fetched values, rounded to a multiple of the scrape interval.
 
-        `instances` are the instances whose scrape interval is looked at; None looks at all.
+        `instances` are the instances whose scrape interval is looked at; None looks at all. Returns None if each
+        scraped value is fetched.
         """
         if self.step is None:
             return None
@@ -136,10 +140,10 @@ class Fetcher:
 
 
 def without_long_windows(observations: Observations) -> Observations:
-    """Return the observations with NaN in place of all watts that are means over several samples.
+    """Replace watts that are means over several samples by NaN, and return the observations.
 
-    The sample store does not contain `Observations.windows`, which state the samples of each mean. Without the windows,
-    a mean would be compared only with the features of its last sample.
+    `Observations.windows` lists the samples that each mean covers. The sample store does not contain this list. Without
+    the list, a mean would be compared only with the features of its last sample.
     """
     power = {
         (source, component): np.where(has_short_window(observations, source), watts, np.nan)

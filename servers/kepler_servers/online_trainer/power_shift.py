@@ -49,7 +49,7 @@ class PowerShift(msgspec.Struct, frozen=True):
     since: float
     """Time at which the power shifted, Unix seconds."""
     lines: dict[str, Line]
-    """"<energy source>.<component>" -> the line that maps watts before the shift to watts after it."""
+    """Lines that map watts before the shift to watts after it. A key is "<energy source>.<component>"."""
     pairs: int
     """Number of sample pairs that show the shift. A pair is a sample before the shift and a similar sample after it."""
 
@@ -75,7 +75,7 @@ def shift_watts(observations: Observations, shifts: Sequence[PowerShift]) -> Obs
 
 
 def common_lines(shifts: Sequence[PowerShift], nodes: Sequence[str]) -> Mapping[str, Line] | None:
-    """Average the lines of several nodes: return "<energy source>.<component>" -> one `Line` for all nodes.
+    """Average the lines of several nodes. Return one `Line` for each key "<energy source>.<component>".
 
     Scale and offset of the returned line are the mean scale and the mean offset of the nodes' lines. A node without
     a shift counts as a line with scale 1 and offset 0. The result is None if there are no shifts. The result is also
@@ -95,7 +95,7 @@ def common_lines(shifts: Sequence[PowerShift], nodes: Sequence[str]) -> Mapping[
 
 
 def describe_lines(lines: Mapping[str, Line]) -> str:
-    """Return the lines of a power shift as text for a log message."""
+    """Return a text for a log message about a power shift: scale and offset of the line of each component."""
     return ", ".join(f"{key} × {line.scale:.3f} {line.offset:+.1f} W" for key, line in sorted(lines.items()))
 
 
@@ -112,7 +112,7 @@ class ShiftLog:
     def shifts(self) -> list[PowerShift]:
         """Return the power shifts in the file; no shifts if the file is absent.
 
-        Raises `KeplerError` if it cannot be read.
+        Raises `KeplerError` if the file cannot be read.
         """
         try:
             return decode_json(self.path.read_bytes(), _LogFile).changes

@@ -55,7 +55,7 @@ class Schedule:
     delay: float = 10.0
     """Minimum age of values to fetch. The Prometheus server may not have all younger values yet."""
     backfill: float = 3600.0
-    """Length of the time range before now that the very first round fetches."""
+    """The very first round fetches a time range of this length, which ends now."""
     catch_up: float = 6 * 3600.0
     """Maximum length of the time range that a round fetches after a pause of the online trainer."""
     retrain_after: int = 200
@@ -67,7 +67,7 @@ class Schedule:
 
 
 class Rounds:
-    """The rounds of one online trainer, with the state that they share."""
+    """Runs the rounds of one online trainer, and holds the state that they share."""
 
     def __init__(
         self,
@@ -294,8 +294,8 @@ class Rounds:
         self.status.last_decision = decision
         self.status.decisions[decision["decision"]] += 1
         self.status.power_shifts += len(decision.get("law_changes", ()))
-        # The refresh precedes the call of the hook `kepler_model_published`, because a listener with
-        # `hookimpl(strict=True)` that raises an exception ends the round.
+        # Load the new models before the hook `kepler_model_published` is called. If a strict listener raises an
+        # exception, the round ends there.
         self.drift.refresh()
         if decision["decision"] == "published":
             self._rounds_to_skip, self._next_skip = 0, 1

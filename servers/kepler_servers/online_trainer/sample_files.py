@@ -33,7 +33,7 @@ _DAMAGED, _LOST = ".damaged", ".lost"
 
 
 class SampleStoreError(KeplerError):
-    """Error of a sample store that cannot be read or written."""
+    """Raised if a sample store cannot be read or written."""
 
 
 class FileHeader(msgspec.Struct):
@@ -54,7 +54,7 @@ class FileHeader(msgspec.Struct):
 
 @attrs.frozen
 class FileName:
-    """The parts of a sample file's name."""
+    """The name of a sample file, divided into its parts."""
 
     number: int
     is_base: bool

@@ -62,7 +62,7 @@ _ERROR_CHARACTERS = 200
 
 @attrs.frozen
 class AppendResult:
-    """Numbers of the samples in a fetch that the sample store added, replaced or ignored."""
+    """Counts how many samples of a fetch the sample store has added, replaced or ignored."""
 
     added: int = 0
     replaced: int = 0
@@ -111,7 +111,7 @@ class SampleStore:
     ) -> None:
         """Open the store, and read the keys (node and time) of all samples.
 
-        See `reach` for `overlap`, which is in seconds. Use `read_only` if the folder belongs to another process: then
+        `overlap` is a number of seconds (see `reach`). Use `read_only` if the folder belongs to another process: then
         no file is changed, and damaged files are not renamed.
         """
         self._read_only = read_only
@@ -121,7 +121,7 @@ class SampleStore:
         self.max_bytes = max_bytes
         self._files: list[SampleFile] = []
         self._completeness: dict[str, dict[float, int]] = {}
-        """Node -> time -> number of present values, for every sample in the store."""
+        """Number of known values of each sample in the store. The keys are nodes, the inner keys are times."""
         self._first_lost: int | None = None
         """Number of the oldest damaged file whose time range must be fetched again; None if there is no such file."""
         self.damaged: list[str] = []
@@ -149,7 +149,7 @@ class SampleStore:
                 self._remove_leftovers(newest_base)
 
     def _scan(self) -> tuple[list[SampleFile], dict[Path, pa.Table], list[int]]:
-        """Return the readable files, the key columns by path, and the numbers of the damaged files."""
+        """Return the readable files, their columns node and time by path, and the <n> in the names of damaged files."""
         files: list[SampleFile] = []
         keys: dict[Path, pa.Table] = {}
         lost: list[int] = []
@@ -198,7 +198,7 @@ class SampleStore:
             name = FileName.parse(path.name)
             is_merged = name is not None and name.number <= newest_base and path not in in_use
             if is_merged or is_partial(path.name):
-                with contextlib.suppress(OSError):  # the next `refresh` tries again to remove the file
+                with contextlib.suppress(OSError):  # if this fails, the next `refresh` tries again
                     path.unlink()
 
     def _index(self, table: pa.Table) -> None:
@@ -230,11 +230,11 @@ class SampleStore:
 
     @property
     def samples_by_node(self) -> dict[str, int]:
-        """Node -> number of its samples in the store."""
+        """Number of samples of each node in the store."""
         return {node: len(times) for node, times in sorted(self._completeness.items())}
 
     def newest(self) -> dict[str, float]:
-        """Return node -> time of its newest sample, in Unix seconds."""
+        """Return the time of each node's newest sample, in Unix seconds."""
         return {node: max(times) for node, times in self._completeness.items() if times}
 
     @property
@@ -249,9 +249,9 @@ class SampleStore:
 
     @property
     def reach(self) -> float:
-        """Length in seconds of the time range before the latest fetch in which missing samples are still added.
+        """Length in seconds of the time range before the latest fetch for which later fetches still add samples.
 
-        The reach is `overlap` or two steps (see `step`), whichever is longer. Samples within the reach are not thinned
+        The length is the larger of `overlap` and two steps (see `step`). Samples in this time range are not thinned
         out.
         """
         return max(self.overlap, _REACH_STEPS * self.step) if np.isfinite(self.step) else self.overlap
@@ -342,8 +342,8 @@ class SampleStore:
     def tidy(self) -> int:
         """Merge the files if there are many, and thin out the samples if there are too many.
 
-        Returns the number of samples that were thinned out. Nothing is changed while the time range of a damaged file
-        still has to be fetched again: otherwise, samples that were thinned out would be fetched and added again.
+        Returns the number of samples that were removed. While the time range of a damaged file still has to be fetched
+        again, nothing is changed. Otherwise, this fetch would add removed samples again.
         """
         if self.has_lost:
             return 0
@@ -366,7 +366,7 @@ class SampleStore:
         self._files = [base]
         for file in merged:
             if file.path != base.path:
-                with contextlib.suppress(OSError):  # `refresh` ignores the merged file and tries again to remove it
+                with contextlib.suppress(OSError):  # if this fails, `refresh` ignores the file and tries again
                     file.path.unlink()
         self._completeness = {}
         self._index(table)

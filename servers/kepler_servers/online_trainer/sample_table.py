@@ -125,7 +125,7 @@ def float_column(table: pa.Table, name: str) -> FloatArray:
 
 
 def node_features(table: pa.Table) -> dict[str, FloatArray]:
-    """Return feature -> value of the node in each sample, shape (samples,)."""
+    """Return the values of each feature that is measured per node, shape (samples,)."""
     return {
         name.partition(".")[2]: float_column(table, name)
         for name in table.column_names
@@ -134,7 +134,7 @@ def node_features(table: pa.Table) -> dict[str, FloatArray]:
 
 
 def power(table: pa.Table) -> dict[tuple[str, str], FloatArray]:
-    """Return (energy source, component) -> watts of each sample, shape (samples,)."""
+    """Return the watts of each sample, shape (samples,). A key is a pair of energy source and component."""
     columns = {}
     for name in table.column_names:
         if name.startswith(_POWER):
@@ -177,9 +177,9 @@ def to_observations(table: pa.Table, step: float) -> Observations:
 
 
 def _container_features(table: pa.Table, lengths: IntArray) -> dict[str, FloatArray]:
-    """Return feature -> value of each row. There is one row per sample and container.
+    """Return the values of each feature that is measured per container, shape (rows,).
 
-    `lengths` holds the number of containers of each sample.
+    There is one row per sample and container. `lengths` has the number of containers of each sample.
     """
     features = {}
     for name in table.column_names:

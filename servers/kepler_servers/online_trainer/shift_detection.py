@@ -29,17 +29,17 @@ REQUIRED_ERRORS = 4.0
 The test is repeated in every retraining, so it must rarely find a shift by chance.
 """
 REQUIRED_ERRORS_BESIDE = 2.0
-"""If the power of one component has shifted, this number replaces `REQUIRED_ERRORS` for the other components of the
-node."""
+"""Replaces `REQUIRED_ERRORS` for the other components of a node if the power of one component has shifted."""
 MIN_SCALE = 0.5
-"""Smallest plausible scale of a line; its inverse is the largest plausible scale.
+"""Smallest plausible scale of the line from old to new power. The largest plausible scale is 1 / `MIN_SCALE`.
 
 If the power for the same work changes by a larger factor, the node's name probably belongs to a different machine now.
 """
 SPLIT_VARIANCE = 0.7
-"""Limit for dividing the pairs into earlier and later pairs.
+"""Limit for dividing a node's sample pairs at the time of a power shift.
 
-The pairs are divided only if the variance within both parts is less than this fraction of the variance of all pairs.
+Pairs are divided into earlier and later pairs only if the variance within the two parts is small enough. It must be
+less than this fraction of the variance of all pairs.
 """
 _OFFSET_SPREAD = 2.0
 """A line gets an offset in addition to the scale only if the power in the pairs varies enough. The 90th percentile of
@@ -63,7 +63,7 @@ class _Pairs:
 
 @attrs.frozen(eq=False)
 class _Power:
-    """The power of one component in the past (`then`) and the recent (`now`) sample of each pair, in watts."""
+    """Power of one component in watts: in the past sample of each pair (`then`), and in its recent sample (`now`)."""
 
     then: FloatArray
     now: FloatArray
@@ -74,8 +74,8 @@ class _Power:
 def find_shifts(observations: Observations) -> list[PowerShift]:
     """Find the power shifts in the recent samples of each node.
 
-    `observations` are sorted by node and time. If a power shift is already known,
-    the watts before it must be converted to the level after it (`shift_watts`).
+    `observations` are sorted by node and time. If a power shift is already known, `shift_watts` must have converted the
+    watts before this shift.
     """
     shifts = []
     for code, stream in enumerate(observations.streams):
@@ -112,7 +112,7 @@ def _find_pairs(observations: Observations, samples: IntArray) -> _Pairs | None:
 
 
 def _find_shift(observations: Observations, pairs: _Pairs, node: str) -> PowerShift | None:
-    """Return the power shift that a node's sample pairs show; None if they show no shift."""
+    """Return the power shift that pairs of similar samples of a node show; None if they show no shift."""
     time = observations.sample_time[pairs.recent]
     power = _power_of_pairs(observations, pairs)
     lines: dict[str, Line] = {}
@@ -130,8 +130,8 @@ def _find_shift(observations: Observations, pairs: _Pairs, node: str) -> PowerSh
     since = float(np.median(starts))
     for name, watts in power.items():
         if name not in lines:
-            # The power of another component has shifted, so this component's power has probably shifted, too. The
-            # smaller limit finds the shift even if the power of this component is noisier.
+            # The power of another component has shifted, so this component's power has probably shifted, too. With
+            # the smaller limit `REQUIRED_ERRORS_BESIDE`, this shift is found even if the power is noisy.
             after = watts.measured[time[watts.measured] >= since]
             line = _line_if_shifted(watts, pairs.difference, after, REQUIRED_ERRORS_BESIDE)
             if line is not None:
@@ -140,7 +140,7 @@ def _find_shift(observations: Observations, pairs: _Pairs, node: str) -> PowerSh
 
 
 def _power_of_pairs(observations: Observations, pairs: _Pairs) -> Mapping[str, _Power]:
-    """Return "<energy source>.<component>" -> power in the pairs.
+    """Return the power in the pairs of samples. A key is "<energy source>.<component>".
 
     Components with fewer than `MIN_PAIRS` pairs are left out.
     """
@@ -186,7 +186,7 @@ def _difference(then: FloatArray, now: FloatArray, feature_difference: FloatArra
     covariance = np.linalg.pinv(design.T @ design) * variance
     error_if_independent = float(np.sqrt(variance / len(then)))
     _, block_error = mean_and_standard_error(residual)
-    # pairs that follow each other in time are nearly equal, so the standard error for independent pairs is too low
+    # Consecutive pairs are nearly equal, so the standard error for independent pairs is too low and is increased.
     can_inflate = error_if_independent > 0 and np.isfinite(block_error)
     inflation = max(1.0, block_error / error_if_independent) if can_inflate else 1.0
     error = float(np.sqrt(max(covariance[0, 0], 0.0))) * inflation
@@ -207,7 +207,7 @@ def _nearest(past: FloatArray, recent: FloatArray) -> tuple[IntArray, BoolArray]
 
 
 def _split(ratio: FloatArray) -> int:
-    """Return the index at which the level of the ratios, in order of time, changes; 0 if the level is constant."""
+    """Return the index at which the mean of the ratios changes; 0 if it does not change. Ratios are sorted by time."""
     n = len(ratio)
     total, squares = np.cumsum(ratio), np.cumsum(ratio**2)
     position = np.arange(1, n)
@@ -219,7 +219,7 @@ def _split(ratio: FloatArray) -> int:
         return 0
     cost = np.where(is_allowed, left + right, np.inf)
     best = int(np.argmin(cost))
-    # splitting where the level changes reduces the variance much; splitting mere noise reduces it little
+    # a split at a real change of the mean reduces the variance much; a split of mere noise reduces it little
     return int(position[best]) if cost[best] < SPLIT_VARIANCE * unsplit else 0
 
 

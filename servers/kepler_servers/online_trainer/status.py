@@ -20,9 +20,9 @@ class Status:
     started: float = attrs.field(factory=time.time)
     """Time at which the online trainer started, Unix seconds."""
     rounds: Counter[str] = attrs.field(factory=Counter)
-    """Outcome of a round -> number of rounds with this outcome."""
+    """Number of rounds with each outcome."""
     problems: Counter[str] = attrs.field(factory=Counter)
-    """Kind of problem -> number of problems of this kind."""
+    """Number of problems of each kind."""
     problem: str | None = None
     """Description of the latest round's problem; None if the round succeeded."""
     last_success: float | None = None
@@ -30,19 +30,22 @@ class Status:
     lag: float | None = None
     """Age of the newest stored sample in seconds, measured with the Prometheus server's clock; None if unknown."""
     samples: Counter[str] = attrs.field(factory=Counter)
-    """Action of the sample store ("added", "replaced", "known", "unusable", "left_out") -> number of samples. "known"
-    samples were already in the store; "left_out" samples exceeded its limit."""
+    """Number of fetched samples by their result in the sample store: "added", "replaced", "known" (the store already
+    had the sample), "unusable" or "left_out" (the fetch had more samples than the store may hold)."""
     decisions: Counter[str] = attrs.field(factory=Counter)
-    """Decision ("published", "kept aside", "failed") -> number of retrainings with this decision."""
+    """Number of retrainings with each decision.
+
+    The decisions are "published", "kept aside" (new models are not published) and "failed" (no new models).
+    """
     last_decision: dict[str, Any] | None = None
     """The latest decision in the model store, as a JSON object; None if there is no decision yet."""
     power_shifts: int = 0
     stored_samples: dict[str, int] = attrs.field(factory=dict)
-    """Node -> number of its samples in the sample store."""
+    """Number of samples of each node in the sample store."""
     stored_bytes: int = 0
     damaged_files: int = 0
     """Number of files of the sample store that could not be read."""
     gone: dict[str, float] = attrs.field(factory=dict)
-    """Node without new samples -> seconds by which its newest sample is older than the newest sample of all nodes."""
+    """For each node without new samples: seconds by which its newest sample is older than the newest sample of all."""
     seconds: dict[str, float] = attrs.field(factory=dict)
-    """"round", "fetch" or "retraining" -> duration of the latest round, fetch or retraining in seconds."""
+    """Durations of the latest "round", "fetch" and "retraining" in seconds."""

@@ -25,7 +25,7 @@ _HIGHEST_LOAD_RANK = 5
 If the highest load itself were used, a single outlier could move all other samples into the bin of idle samples.
 """
 _MAX_OCTAVES = 4
-"""Ratios of features are limited to this number of powers of two above and below their median."""
+"""Exponent of the limits of a ratio of two features: 2^-4 to 2^4 times the median of the ratio."""
 _LOAD_FEATURES = ("cpu_instructions", "bpf_cpu_time_ms", "cpu_cycles")
 _WORKLOAD_RATIOS = (
     ("cpu_instructions", "cpu_cycles"),
@@ -43,7 +43,7 @@ def water_fill(counts: IntArray, capacity: int) -> IntArray:
     if counts.sum() <= capacity:
         return counts.copy()
     low, high = 0, int(counts.max(initial=0))
-    while low < high:  # bisect: find the largest maximum with which all groups together fit into the capacity
+    while low < high:  # bisection: find the largest maximum per group that fits into the capacity
         middle = (low + high + 1) // 2
         if np.minimum(counts, middle).sum() <= capacity:
             low = middle
@@ -56,7 +56,10 @@ def water_fill(counts: IntArray, capacity: int) -> IntArray:
 
 
 def assign_strata(node: IntArray, features: Mapping[str, FloatArray]) -> IntArray:
-    """Return the number of each sample's stratum. All arrays have the shape (samples,)."""
+    """Return the stratum number of each sample. Samples with equal node, load bin and workload have equal numbers.
+
+    All arrays have the shape (samples,).
+    """
     n = len(node)
     load_name = next((name for name in _LOAD_FEATURES if name in features and np.isfinite(features[name]).any()), None)
     if load_name is None:
@@ -83,10 +86,10 @@ def assign_strata(node: IntArray, features: Mapping[str, FloatArray]) -> IntArra
 
 
 def _octaves(numerator: FloatArray, denominator: FloatArray) -> IntArray:
-    """Return, for each sample, the ratio numerator / denominator as a small integer.
+    """Return the ratio numerator / denominator of each sample as a small integer, on a logarithmic scale.
 
-    The integer is `_MAX_OCTAVES` + 1 at the median ratio. It is higher by 1 for each power of two above the median, and
-    lower by 1 for each power of two below it, limited to 1 … 2 · `_MAX_OCTAVES` + 1. It is 0 if the ratio is undefined.
+    The median ratio gives `_MAX_OCTAVES` + 1. Each doubling of the ratio adds 1, and each halving subtracts 1. Results
+    are limited to 1 … 2 · `_MAX_OCTAVES` + 1. If the ratio is undefined, the result is 0.
     """
     defined = np.isfinite(numerator) & np.isfinite(denominator) & (numerator > 0) & (denominator > 0)
     octaves = np.zeros(len(numerator), dtype=np.int64)
@@ -131,7 +134,7 @@ def _spread_over_time(members: IntArray, time: FloatArray, quota: int) -> IntArr
     selected = []
     for number, slice_quota in zip(slices, water_fill(counts, quota), strict=True):
         inside = members[slice_of == number]
-        # divide the slice into parts with equal numbers of samples, and keep the middle sample of each part
+        # divide the samples of the time slice into parts of equal size, and keep the middle sample of each part
         middles = (np.arange(slice_quota) + 0.5) * (len(inside) / max(int(slice_quota), 1))
         selected.append(inside[np.floor(middles).astype(np.int64)])
     return np.concatenate(selected)

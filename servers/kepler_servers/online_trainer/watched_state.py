@@ -21,7 +21,7 @@ class WatchedComponentState(msgspec.Struct):
 
 
 class WatchedModelState(msgspec.Struct):
-    """A served model and its results on the newest samples."""
+    """A served model, and its errors and intervals on the newest samples."""
 
     source: str
     feature_group: str
@@ -29,15 +29,15 @@ class WatchedModelState(msgspec.Struct):
     interval_level: float | None
     """Probability with which an interval is meant to contain the true power; null if the model states no intervals."""
     samples_outside: float | None
-    """Fraction of the samples that are outside the range of the training; null if there are too few samples."""
+    """Fraction of the samples with a feature outside its training range; null if there are too few samples."""
     disagreements: float | None
-    """Fraction of the samples in which the model and its twin disagree; null if there are too few samples."""
+    """Fraction of the samples for which the watts of model and twin differ too much; null if there are few samples."""
     components: dict[str, WatchedComponentState]
-    """Component -> results. Components with too few samples are left out."""
+    """Results of each component. Components with too few samples are left out."""
 
 
 def watched_state(watched: WatchedModel) -> WatchedModelState:
-    """Return the results of a served model on the newest samples."""
+    """Return the errors, and the coverage of the intervals, of a served model on the newest samples."""
     return WatchedModelState(
         watched.entry.source,
         watched.entry.feature_group,

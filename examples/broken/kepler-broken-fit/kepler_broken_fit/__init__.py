@@ -1,4 +1,4 @@
-"""Trainers whose regressors fail in `fit`, but work until then."""
+"""Trainers whose regressors can be created, but fail in `fit`."""
 
 import os
 

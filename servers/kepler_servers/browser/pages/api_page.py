@@ -38,7 +38,7 @@ class Response:
     status: str
     description: str
     content: list[tuple[str, str]]
-    """(media type, type of the content) of each possible content."""
+    """The forms that the answer may have: pairs of media type and type of the content."""
     headers: Mapping[str, str]
 
 
@@ -91,7 +91,7 @@ class ApiPage:
         self._needs_token = needs_token
 
     def routes(self) -> list[Route]:
-        """Return the route of the page."""
+        """Return the route of the page that describes the endpoints."""
         return [page_route(self._site, PATH, self.api)]
 
     def api(self, view: View, query: PageQuery) -> Answer:

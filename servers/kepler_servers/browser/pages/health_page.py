@@ -30,7 +30,7 @@ class HealthPage:
         self._started = time.time()
 
     def routes(self) -> list[Route]:
-        """Return the route of the page."""
+        """Return the route of the page about the server's health."""
         return [page_route(self._site, "/ui/health", self.health)]
 
     def health(self, view: View, query: PageQuery) -> Answer:

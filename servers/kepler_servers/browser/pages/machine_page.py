@@ -41,7 +41,7 @@ class MachinePage:
         self._live = live
 
     def routes(self) -> list[Route]:
-        """Return the route of the page."""
+        """Return the route of the page about machines."""
         return [page_route(self._site, "/ui/machines", self.machines, query=MachineQuery)]
 
     def machines(self, view: View, query: MachineQuery) -> Answer:
@@ -79,7 +79,7 @@ class MachinePage:
 
 
 def _link(spec: Mapping[str, Any]) -> dict[str, str]:
-    """Return the query parameters for a link to this page that describe the machine of a node type."""
+    """Return query parameters that describe the machine of a node type. A link to this page contains them."""
     return {
         name: f"{value:g}" if isinstance(value, float) else str(value)[:_MAX_LINK_CHARACTERS]
         for name in SPEC_FIELDS

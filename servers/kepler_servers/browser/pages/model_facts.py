@@ -26,12 +26,12 @@ class ModelFacts:
     metadata: Mapping[str, Any]
     honesty: Honesty | None
     problem: str
-    """The reason why the block `honesty` of the metadata cannot be used; empty if the block can be used or is
-    missing."""
+    """The reason why the block `honesty` (errors and intervals) of the metadata cannot be used; empty if the block can
+    be used or is missing."""
 
     @classmethod
     def of(cls, model: StoredModel) -> ModelFacts:
-        """Make the facts of a model from its metadata."""
+        """Read the facts about a model from its metadata."""
         metadata = model.metadata
         try:
             return cls(model, metadata, read_honesty(metadata), "")
@@ -64,7 +64,7 @@ class ModelFacts:
 
     @property
     def half_width(self) -> float | None:
-        """The largest typical half-width of all components' intervals, in watts; None if the model has no intervals."""
+        """Typical half-width of the widest of the components' intervals, in watts; None if there are no intervals."""
         terms = [] if self.honesty is None else list(self.honesty.intervals.values())
         return max((typical_half_width(one) for one in terms), default=None)
 
@@ -85,7 +85,7 @@ class ModelFacts:
                 }  # fmt: skip
 
     def interval_rows(self) -> list[dict[str, Any]]:
-        """Return a table row for each component: the errors that make up its intervals."""
+        """Return one table row for each component, with the errors from which the component's interval is computed."""
         intervals = {} if self.honesty is None else self.honesty.intervals
         return [
             {
@@ -118,7 +118,7 @@ class ModelFacts:
     def lineage_rows(self) -> list[tuple[str, str]]:
         """Return the lineage (the origin of the model) as (name, text) pairs.
 
-        The metadata may contain any JSON values under this key.
+        The key `lineage` of the metadata may have any JSON value.
         """
         return list(_rows(self.metadata.get("lineage"), ""))[:_MAX_LINEAGE_ROWS]
 

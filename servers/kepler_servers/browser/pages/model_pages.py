@@ -64,7 +64,7 @@ class ModelPages:
         self._curves = PowerCurves()
 
     def routes(self) -> list[Route]:
-        """Return the routes of the pages."""
+        """Return the routes of the pages about pipelines and models."""
         site = self._site
         return [
             page_route(site, "/", self.overview),
@@ -125,7 +125,7 @@ class ModelPages:
         return Answer(200, _REPORT_HEADERS, snapshot.read(REPORT_FILE, MAX_REPORT_BYTES))
 
     def _check_name(self, pipeline: str) -> None:
-        """Raise `HttpError` unless the catalogue has the pipeline, or has the reason why it cannot be read."""
+        """Raise `HttpError` if the catalogue knows no pipeline with this name. It also knows unreadable pipelines."""
         catalogue = self._live.current
         if pipeline not in catalogue.node_types and pipeline not in catalogue.broken:
             raise HttpError(404, f"no pipeline {quoted(pipeline)} is served")
@@ -175,13 +175,13 @@ class ModelPages:
 
 
 def _lowest(models: list[StoredModel]) -> float | None:
-    """Return the mean absolute error of the first model; None if it is not known.
+    """Return the lowest mean absolute error of the models; None if it is not known.
 
-    `models` are sorted by their error.
+    `models` must be sorted by their error, the lowest error first.
     """
     return models[0].scores.get("mae") if models else None
 
 
 def _parameters(query: PageQuery) -> dict[str, Any]:
-    """Return name in the URL -> value, for all query parameters that are set."""
+    """Return the query parameters that are set, as a mapping from the name in the URL to the value."""
     return {name: value for name, value in msgspec.to_builtins(query).items() if value is not None}

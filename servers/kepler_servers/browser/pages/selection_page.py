@@ -74,7 +74,7 @@ class SelectionPage:
         self._model_path = model_path
 
     def routes(self) -> list[Route]:
-        """Return the route of the page."""
+        """Return the route of the page that explains the selection of a model."""
         return [page_route(self._site, "/ui/select", self.select, query=SelectionQuery)]
 
     def select(self, view: View, query: SelectionQuery) -> Answer:

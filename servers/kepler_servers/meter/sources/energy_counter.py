@@ -1,4 +1,4 @@
-"""Energy counters, and the calculation of watts from their increase."""
+"""Read energy counters, and compute watts from the increase of their values."""
 
 from __future__ import annotations
 
@@ -21,28 +21,30 @@ _MAX_POINTS = 64
 class EnergyCounter:
     """An energy counter in microjoules that is read once per period.
 
-    The watts are the rate of increase between two changes of the counter. Between changes, the previous watts stay
-    valid, because some counters change only every second or every five seconds.
+    The watts are the increase between two changes of the counter, divided by the time between the changes. Some
+    counters change only every second or every five seconds. Until the next change, the previous watts stay valid.
     """
 
     where: str
     """Name of the counter in messages, usually its file."""
     component: str
     read: Callable[[], int]
-    """Function that returns the counter in microjoules. Raises `MeterError`."""
+    """Function that returns the value of the counter in microjoules. Raises `MeterError`."""
     range_microjoules: int = 0
     """Highest value of the counter, after which it restarts at 0. The attribute is 0 if the highest value is not
     known."""
     patience_seconds: float = 3.0
     """If the counter does not change for this time, it is considered broken."""
     smoothing_seconds: float = 0.0
-    """The watts are the mean over at least this time. 0 means: the mean since the previous change."""
+    """The watts are a mean over at least this time. If it is 0, the mean covers the time since the counter's
+    previous change."""
     discard_first_change: bool = False
-    """Whether the first change only starts the measurement. This is needed for counters that change rarely."""
+    """Whether the measurement starts at the first change of the counter, instead of the first time it is read. This is
+    needed for counters that change rarely."""
     _value: int | None = None
     _changed_at: float = 0.0
     _points: deque[tuple[float, float]] = attrs.field(factory=lambda: deque(maxlen=_MAX_POINTS))
-    """(time of a change of the counter, microjoules since the first of these changes), oldest first."""
+    """The latest changes of the counter, oldest first: (time, microjoules since the first of these changes)."""
     _watts: float | None = None
 
     def watts(self, now: float) -> float | None:
@@ -60,8 +62,8 @@ class EnergyCounter:
             return None
         if value == self._value:
             if now - self._changed_at > self.patience_seconds:
-                # The text does not contain the time since the last change: a text that changes would be logged and
-                # exported again every second.
+                # The message does not contain the time since the last change. If it did, it would be a new message in
+                # every second, and each one would be logged and exported.
                 raise MeterError(f"{self.where} stands still at {value} for more than {self.patience_seconds:g} s")
             return self._watts
         step = value - self._value
@@ -104,10 +106,10 @@ class EnergyCounter:
 
 
 def watts_by_component(counters: list[EnergyCounter], now: float) -> tuple[dict[str, float], list[str], bool]:
-    """Return the watts by component, the problems, and whether a component without a problem has no watts yet.
+    """Return the watts by component, the problems, and whether the watts of a component will be known only later.
 
-    The watts of all counters of a component (one for each socket) are added. If one of these counters has no watts, the
-    component has no watts, because the sum over some of the sockets is not the power of the machine.
+    A component has one counter for each socket, and its watts are the sum over all counters. If a counter has no watts,
+    the component has no watts, because a sum over only some of the sockets is not the power of the machine.
     """
     sums: dict[str, float | None] = {}
     problems: dict[str, str] = {}

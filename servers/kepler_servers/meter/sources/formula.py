@@ -34,13 +34,13 @@ GUEST_LOADS = (0.0, 1.0)
 """Loads at which the formula is evaluated for a virtual machine. Two loads are enough, because the power of a virtual
 machine is linear in its load."""
 BUSY_HOST_STEAL = 0.03
-"""Fraction of steal time (the virtual machine waits for a CPU) from which on all CPUs of the host are assumed to be
-busy."""
+"""If steal time (the virtual machine waits for a CPU) is at least this fraction of the time, the meter assumes that all
+CPUs of the host are busy."""
 BUSY_HOST_SECONDS = 60.0
-"""Time for which the host must be busy without an interruption before the interval has its smallest width. Steal time
-changes from second to second, but the interval must not."""
+"""The interval has its smallest width only if the host has been busy for this time without an interruption. Steal time
+changes from second to second, and the interval should not."""
 _GAP_SECONDS = 1.0
-"""A longer time between two readings interrupts the time in which the host was busy."""
+"""If the time between two readings is longer than this, the time in which the host is busy counts as interrupted."""
 _LOWER_QUANTILE, _MEDIAN, _UPPER_QUANTILE = 0.05, 0.5, 0.95
 _MIN_VALUES = 10
 
@@ -66,9 +66,10 @@ class PowerCurve:
 
 @attrs.define
 class BusyHost:
-    """The time for which the host of a virtual machine has been busy.
+    """Measures for how long the host of a virtual machine has been busy.
 
-    The interval gets wide at once if the host is not busy in a period, and narrow slowly.
+    While the host is busy, the interval of the power gets narrower slowly. As soon as the host is not busy, it gets
+    wide at once.
     """
 
     seconds: float = 0.0
@@ -77,7 +78,8 @@ class BusyHost:
     """End of the latest period, in Unix seconds."""
 
     def observe(self, observation: Observation) -> float:
-        """Add a period. Return how narrow the interval is, from 0 (host not known) to 1 (host busy)."""
+        """Use the steal time of one more period. Return 0 for the widest interval, 1 for the narrowest, or a number
+        between them."""
         begin = observation.time - observation.seconds
         is_continued = self._end is not None and abs(begin - self._end) <= _GAP_SECONDS
         self._end = observation.time
@@ -165,7 +167,7 @@ class FormulaSource:
 
 
 def _between(one: Power, other: Power, part: float) -> Power:
-    """Return the power at a part, from 0 to 1, of the way from one power to another."""
+    """Interpolate between two powers. `part` 0 gives the first power, and 1 the second."""
     return Power(
         one.watts + part * (other.watts - one.watts),
         one.lower + part * (other.lower - one.lower),
@@ -174,7 +176,7 @@ def _between(one: Power, other: Power, part: float) -> Power:
 
 
 def _mixed(one: PowerCurve, other: PowerCurve, part: float) -> PowerCurve:
-    """Return the curve at a part, from 0 to 1, of the way from one curve to another with the same loads."""
+    """Interpolate between two curves with equal loads. `part` 0 gives the first curve, and 1 the second."""
     points = [_between(low, high, part) for low, high in zip(one.points, other.points, strict=True)]
     return PowerCurve(one.loads, points, one.reasons)
 
@@ -186,10 +188,11 @@ def machine_curve(
     host_load: float | None = None,
     model: MachineModel | None = None,
 ) -> PowerCurve:
-    """Return the power of a machine by load. It is computed by the formula, or by a model that replaces the formula.
+    """Return the power of a machine by load. The machine formula computes it, or `model` if it is not None.
 
-    If several hosts are possible, the watts are the median over the hosts. The interval contains 90 % of the
-    lower ends and 90 % of the upper ends of the hosts' intervals. Raises `MeterError` if no host has an estimate.
+    If several hosts are possible, the watts are the median over the hosts. The lower end of the interval is the
+    5 % quantile of the lower ends for the hosts, and the upper end is the 95 % quantile of the upper ends. Raises
+    `MeterError` if no host has an estimate.
     """
     if not machine.hosts:
         raise MeterError(
@@ -247,8 +250,8 @@ def _power(
 def _quantile(values: Sequence[float], part: float) -> float:
     """Return a quantile of values, interpolated linearly between the two neighbouring values.
 
-    If there are fewer than `_MIN_VALUES` values, the lowest or the highest value is returned instead, except for the
-    median.
+    The median is always interpolated. For other quantiles of fewer than `_MIN_VALUES` values, the function returns the
+    lowest or the highest value.
     """
     ordered = sorted(values)
     if len(ordered) < _MIN_VALUES and part != _MEDIAN:

@@ -27,7 +27,7 @@ _TEXT_BYTES = 100
 
 @attrs.frozen
 class _Rule:
-    """Rule that selects the sensors of a driver that measure the whole machine or its processors."""
+    """Rule for one driver. It selects the sensors that measure the whole machine or its processors."""
 
     chip: re.Pattern[str]
     label: re.Pattern[str]
@@ -55,11 +55,11 @@ RULES = (
     _rule("amd_energy", r"ecore[0-9]+", "core"),
     # IBM POWER with OPAL.
     _rule("ibmpowernv", r"system", "platform"),
-    # Boards with current sensors at the supply of the whole board, e.g. NVIDIA Jetson.
+    # Boards that measure the current of the whole board, e.g. NVIDIA Jetson.
     _rule("ina[0-9]+", r"vdd_in|vin_sys_5v0", "platform"),
 )
-"""The rules that select sensors. Sensors of other drivers (graphics cards, network cards, disks, single voltage rails)
-do not measure the whole machine. The sensors that the meter itself publishes (kepler_core) are not a measurement."""
+"""The rules that select sensors. Sensors of other drivers measure only a part of the machine, e.g. a graphics card, a
+disk or one voltage. The sensors of the driver kepler_core are published by the meter itself."""
 
 _SENSOR = re.compile(r"(power|energy)([0-9]{1,4})_(input|average)")
 
@@ -173,7 +173,7 @@ class HwmonSource:
 
 
 def _sensors_of(folder: Path) -> list[tuple[str, str, str]]:
-    """Return (kind, number, file) of each sensor in a folder. An average is preferred to a momentary value."""
+    """List the sensors in a folder, with kind, number and file. Averages are preferred to momentary values."""
     files: dict[tuple[str, str], str] = {}
     try:
         names = sorted(entry.name for entry in os.scandir(folder))

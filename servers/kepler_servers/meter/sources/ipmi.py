@@ -33,7 +33,7 @@ REQUEST = bytes((DCMI, 0x01, 0x00, 0x00))
 """Request for the present power of the system (mode 1)."""
 _ANSWER_BYTES = 19
 _MEASURES = 0x40
-"""Bit in the last byte of an answer: the controller measures power at present."""
+"""Bit in the last byte of an answer. It is set if the controller measures power at present."""
 _CODES = {
     0xC1: "the management controller does not know DCMI's power reading",
     0xC7: "the management controller rejects the length of the request",
@@ -109,8 +109,8 @@ def _ioctl_number(direction: int, number: int, size: int) -> int:
 
 SEND_COMMAND = _ioctl_number(2, 13, ctypes.sizeof(_Request))
 RECEIVE_MESSAGE = _ioctl_number(3, 11, ctypes.sizeof(_Received))
-"""Number of the ioctl IPMICTL_RECEIVE_MSG_TRUNC. It truncates a message that is too long; IPMICTL_RECEIVE_MSG would
-leave the message in the queue."""
+"""Number of the ioctl IPMICTL_RECEIVE_MSG_TRUNC. If a message is too long, this ioctl truncates it; IPMICTL_RECEIVE_MSG
+would leave it in the queue."""
 
 
 @attrs.define

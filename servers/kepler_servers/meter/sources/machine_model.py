@@ -22,10 +22,11 @@ from kepler_servers.meter.this_machine import ThisMachine
 REFRESH_SECONDS = 600.0
 """Interval at which a better model is searched for."""
 RETRY_SECONDS = 60.0
-"""Interval of the search if there is no such model, or if the store or the model server cannot be read."""
+"""Interval at which a model is searched for while there is none, or while the store or model server cannot be read."""
 
 Finder = Callable[[bool], MachineModel]
-"""Returns the best model. The argument is whether the idle power is known. Raises `KeplerError` if there is none."""
+"""Function that returns the best model. Its argument tells whether the idle power is known. Raises `KeplerError` if no
+model fits."""
 
 
 def model_of_store(location: str) -> Finder:
@@ -82,7 +83,7 @@ class MachineModelSource:
         idle_watts: float | None = None,
         idle_share: IdleShare = "reservation",
     ) -> None:
-        """The first of `finders` that finds a model counts. See `FormulaSource` for the other arguments."""
+        """`finders` are called in order, until one finds a model. See `FormulaSource` for the other arguments."""
         self._finders = tuple(finders)
         self._make: Callable[[MachineModel], FormulaSource] = lambda model: FormulaSource(
             machine, idle_watts=idle_watts, idle_share=idle_share, model=model
@@ -90,7 +91,7 @@ class MachineModelSource:
         self._idle_known = idle_watts is not None
         self._source: FormulaSource | None = None
         self._rank = 0
-        """Index of the finder that has found the model in use."""
+        """Index in `_finders` of the function that has found the model in use."""
         self._problem = ""
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
@@ -117,7 +118,7 @@ class MachineModelSource:
             problems: list[str] = []
             for rank, find in enumerate(self._finders):
                 if self._source is not None and rank > self._rank:
-                    break  # the model in use comes from a finder that is preferred, and that fails only now
+                    break  # later finders are less preferred than the finder of the model in use
                 try:
                     source = self._make(find(self._idle_known))
                     self._source, self._rank, self._problem = source, rank, ""

@@ -1,4 +1,4 @@
-"""Readings of power sources that measure."""
+"""Make readings from the watts of power sources that measure power, with assumed errors."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from kepler_core.metering import Observation, Power, Provenance, Reading
 from kepler_core.vocabulary import in_component_order
 
 MAIN_COMPONENTS = ("platform", "package")
-"""A power source that measures must have at least one of these components. The other components are only parts of
-them."""
+"""A power source that measures power must have at least one of these components. All other components are parts of
+these two."""
 ERRORS = {"platform": 0.03, "package": 0.05, "core": 0.05, "uncore": 0.1, "dram": 0.2}
-"""Assumed errors of meters, as fractions of the power. They are taken from documents, not measured here: RAPL's
-package agrees with external meters to a few percent since Haswell, RAPL's DRAM is less exact, and power supplies with
-sensors state errors of 1 to 3 %."""
+"""Assumed errors of meters, as fractions of the power. They come from documents, not from measurements of Kepler Core:
+since Haswell, RAPL's package power agrees with external meters to a few percent. RAPL's DRAM power is less exact. Power
+supplies with sensors state errors of 1 to 3 %."""
 
 
 def measured_reading(
@@ -25,7 +25,7 @@ def measured_reading(
     problems: list[str],
     waiting: bool,
 ) -> Reading | None:
-    """Return the reading of a power source that measures; None if the source needs a further period.
+    """Return the reading of a power source that measures power; None if the source needs a further period.
 
     Raises `MeterError` if neither the platform nor the package was measured; `problems` are the reasons.
     """

@@ -25,7 +25,7 @@ from kepler_servers.meter.sources.power_source import Kind
 from kepler_servers.meter.this_machine import ThisMachine
 
 ENERGY_SOURCES = ("acpi", "rapl-sysfs")
-"""Energy sources for which models are requested: acpi for the whole machine, rapl-sysfs for its components."""
+"""Models of these energy sources are requested: acpi (whole machine) and rapl-sysfs (components)."""
 GUEST_SOURCES = tuple(VM_SOURCES.values())
 """Energy sources whose models a virtual machine prefers. These models were trained on virtual machines, with watts from
 their hosts."""
@@ -74,7 +74,7 @@ class ModelSource:
             machine_spec=machine.spec.as_dict(),
             refresh_seconds=REFRESH_SECONDS,
             on_search_end=lambda: None,
-            logs_problems=False,  # the source chain logs the reasons of all energy sources in one line
+            logs_problems=False,  # `SourceChain` logs the reasons of all energy sources in one line
         )
         self._cache.start()
         self._used: dict[str, LoadedModel] = {}
@@ -94,12 +94,12 @@ class ModelSource:
             if model is not None and not problem:
                 models[source] = model
             elif problem and (model is not None or source in ENERGY_SOURCES):
-                reasons[problem] = None  # most stores have no models of virtual machines: not worth a reason
+                reasons[problem] = None  # no reason for `GUEST_SOURCES`, which most stores lack
         own = [source for source in GUEST_SOURCES if source in models]
         if own:
             models = {own[0]: models[own[0]]}
         elif not self._used and any(entries[source].searching for source in sources if source in GUEST_SOURCES):
-            return None  # a model for physical machines would soon be replaced
+            return None  # a model of virtual machines is preferred, and may be found soon
         if not models:
             if any(entry.searching for entry in entries.values()):
                 return None
@@ -117,7 +117,8 @@ class ModelSource:
     def _model(self, source: str, entry: CacheEntry, observation: Observation) -> LoadedModel | None:
         """Return the model of a cache entry.
 
-        While the first search runs, return the previous model if its features are measured.
+        While the entry is new and its model is still searched for, return the model that was used before. It must not
+        need a feature that is no longer measured.
         """
         if entry.loaded is not None:
             return entry.loaded
@@ -178,7 +179,7 @@ class ModelSource:
     def _powers(
         self, observation: Observation, loaded: LoadedModel, ratio: float
     ) -> tuple[dict[str, _ComponentPower], list[str]]:
-        """Return the power by component and the reasons to doubt it. See `_component` for `ratio`."""
+        """Return the power of each component, and reasons to doubt it. See `_component` for `ratio`."""
         features = loaded.model.features
         values = np.zeros((_ROWS, len(features)))
         values[_NOW] = [observation.features[feature] for feature in features]
@@ -200,13 +201,13 @@ class ModelSource:
 
     def _shown_idle_share(self, models: Mapping[str, LoadedModel]) -> Literal["reservation", "none", "all"]:
         if self._machine.virtual is not None and next(iter(models)) in GUEST_SOURCES:
-            # a model that was trained on virtual machines always includes a part of the host's idle power
+            # the watts of a model for virtual machines always include a part of the host's idle power
             return "reservation"
         return "all" if all(self._guest_ratio(model) >= 1 for model in models.values()) else self._idle_share
 
     def _guest_ratio(self, loaded: LoadedModel) -> float:
-        """Return the number of this virtual machine's CPUs as a fraction of the CPUs of the model's machine. Return 1
-        if this machine is not virtual, or if the model was trained on it."""
+        """Return the number of this machine's CPUs ÷ the number of the CPUs of the model's machine, at most 1. Return 1
+        if this machine is not virtual, or if the model was trained on this machine."""
         if self._machine.virtual is None or loaded.core_ratio is None or self._is_trained_here(loaded):
             return 1.0
         return min(loaded.core_ratio, 1.0)
@@ -214,9 +215,9 @@ class ModelSource:
     def _component(self, component: str, watts: FloatArray, half: FloatArray, ratio: float) -> _ComponentPower:
         """Compute the power of this machine, now and idle, from the watts that the model predicts.
 
-        `watts` and `half` have the predicted watts and half-widths: first now, then idle. The power of a virtual
-        machine is the fraction `ratio` of the idle power plus the power of its own work. The latter depends on the load
-        of the other virtual machines on the host, which is not known, so the interval is wider.
+        `watts` and `half` each have two values: for the present features, and for the idle machine. The power of a
+        virtual machine is the fraction `ratio` of the idle power, plus the power of its own work. The power of its work
+        also depends on the other virtual machines on the host. Their load is not known, so the interval is wider.
         """
         now, idle = (max(float(value), 0.0) for value in watts)
         half_now, half_idle = (float(value) for value in half)

@@ -1,7 +1,7 @@
-"""Power sources that are too slow for the meter's loop: a thread sends requests to the management controller (BMC).
+"""Power sources that read a management controller (BMC). They are slow, so a thread sends the requests.
 
-A management controller measures the power supplies, so its watts are those of the whole machine (the component
-`platform`), with the losses of the power supplies. It answers within 10 ms to 10 s.
+A management controller measures the power supplies. So its watts are the power of the whole machine (the component
+`platform`), including the losses of the power supplies. It answers within 10 ms to 10 s.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class PolledSource:
         interval: float = POLL_SECONDS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`open_controller` is called in the thread. `clock` returns monotonic seconds."""
+        """`open_controller` is called in the thread that sends the requests. `clock` returns monotonic seconds."""
         self.name = name
         self._description = description
         self._open_controller = open_controller

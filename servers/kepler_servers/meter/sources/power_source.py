@@ -12,7 +12,7 @@ Kind = Literal["measured", "model", "formula"]
 class PowerSource(Protocol):
     """Interface of a power source, which returns the watts of this machine for an observation.
 
-    A power source measures, applies a model, or applies the machine formula.
+    A power source measures power, applies a model, or applies the machine formula.
     """
 
     name: str

@@ -28,7 +28,7 @@ RESCAN_SECONDS = 60.0
 """Interval at which the source searches the folder for zones that were added or removed."""
 PROVIDED_PATIENCE_SECONDS = 30.0
 PROVIDED_SMOOTHING_SECONDS = 10.0
-# These times are longer than for the kernel's counters, because Scaphandre on the host writes only every 2 to 10 s.
+# The two times above are longer than those for the kernel's counters, because Scaphandre writes only every 2 to 10 s.
 
 _INDEX = re.compile(r"(?:-die)?-[0-9]+")
 _COMPONENTS = {"package": "package", "core": "core", "uncore": "uncore", "dram": "dram", "psys": "platform"}
@@ -40,8 +40,8 @@ class PowercapSource:
 
     kind: Kind = "measured"
     keeps_files_open = True
-    """Whether files may stay open between two reads. The kernel's files may; a program may replace its files by new
-    files."""
+    """Whether the source keeps the files of the counters open. It keeps files of the kernel open, but not files of a
+    program, because a program may replace its files."""
 
     def __init__(
         self,
@@ -89,7 +89,7 @@ class PowercapSource:
     # --- zones ---
 
     def _scan(self, now: float) -> None:
-        """Find the zones. If they have not changed, keep the counters, because counters store earlier values."""
+        """Find the zones. If the zones have not changed, keep their counters, because these have earlier values."""
         self._scanned_at = now
         zones = self._find_zones()
         if tuple(zone for zone, _ in zones) == self._zones and self._counters:
@@ -100,7 +100,8 @@ class PowercapSource:
         self._counters = [self._counter(self._folder / zone, component) for zone, component in zones]
 
     def _find_zones(self) -> list[tuple[str, str]]:
-        """Return the name of each zone's directory, and the zone's component. No energy is counted twice."""
+        """Return the directory name and the component of each zone. If two zones count the same energy, only one is
+        returned."""
         names = entries_of(self._folder, self._own_trees, MAX_ZONES)
         self._skipped = ""
         zones: dict[tuple[str, str], str] = {}
@@ -115,11 +116,12 @@ class PowercapSource:
             component = _COMPONENTS.get(_INDEX.sub("", label))
             if component is None:
                 continue
-            # A package may be listed twice, as intel-rapl:0 and as intel-rapl-mmio:0. Both have the label package-0.
+            # The kernel may list a package twice: as intel-rapl:0 and as intel-rapl-mmio:0, both with the label
+            # package-0.
             socket = (
                 label if component == "package" else name.removeprefix("intel-rapl-mmio:").removeprefix("intel-rapl:")
             )
-            zones[component, socket] = name  # the names are sorted, so intel-rapl replaces intel-rapl-mmio
+            zones[component, socket] = name  # intel-rapl comes last, and replaces intel-rapl-mmio
         return [(name, component) for (component, _), name in sorted(zones.items())]
 
     def _is_measurement(self, zone: Path) -> bool:
@@ -190,10 +192,10 @@ class ProvidedTreeSource(PowercapSource):
         )
 
     def _is_measurement(self, zone: Path) -> bool:
-        """Return whether the host has measured a zone.
+        """Return whether the power in a zone of the folder tree was measured on the host.
 
         If a meter on the host has written the zone, the file `provenance` states whether the host's power was measured.
-        If the host itself is a virtual machine and reads its power from such a folder tree, the zone is not measured.
+        If the meter on the host has itself read its power from a folder tree of another host, the result is False.
         """
         text = _text(zone / PROVENANCE)
         return not text or ("kind: measured" in text.splitlines() and f"name: {self.name}" not in text.splitlines())

@@ -105,7 +105,7 @@ class RedfishController:
     """A management controller that answers Redfish requests."""
 
     def __init__(self, settings: RedfishSettings) -> None:
-        """Raises `MeterError` if the file with credentials or certificates cannot be read."""
+        """Read the files with credentials and certificates. Raises `MeterError` if one of them cannot be read."""
         parts = urlsplit(settings.url)
         self._host = parts.hostname or ""
         self._port = parts.port
@@ -250,5 +250,5 @@ def _credentials(path: Path) -> bytes:
     except OSError as error:
         raise MeterError(f"{path}: {error.strerror or error}") from error
     if b":" not in content or len(content) > MAX_CREDENTIALS_BYTES or len(content.splitlines()) != 1:
-        raise MeterError(f"{path}: not one line user:password")
+        raise MeterError(f"{path}: the file must have one line of the form user:password")
     return content

@@ -10,8 +10,8 @@ from kepler_servers.meter.sources.measured import MAIN_COMPONENTS
 
 FROZEN_SECONDS = 120.0
 FROZEN_LOAD_CHANGE = 0.3
-"""A sensor is frozen if its value did not change for `FROZEN_SECONDS`, although the load (0 to 1) changed by this
-number."""
+"""A sensor is frozen if its value did not change for `FROZEN_SECONDS`, although the load (from 0 to 1) changed by at
+least this amount."""
 
 
 @attrs.define
@@ -24,7 +24,7 @@ class SensorCheck:
     _watts: float | None = None
     _changed_at: float = 0.0
     _loads: tuple[float, float] = (1.0, 0.0)
-    """Lowest and highest load since the value changed."""
+    """Lowest and highest load since the latest change of the sensor's value."""
 
     def check(self, watts: float, now: float, load: float | None) -> float:
         """Return the watts.

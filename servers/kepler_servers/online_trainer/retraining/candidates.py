@@ -97,7 +97,7 @@ class ChallengerTrainer:
     served: Snapshot | None
 
     def train(self, spec: PipelineSpec, observations: Observations) -> tuple[Snapshot, dict[str, Candidate]]:
-        """Train a pipeline. Return the version with the challengers, and path -> challenger.
+        """Train challengers. Return the pipeline version that contains them, and the challengers by path.
 
         Raises `TrainingError` if no model can be trained.
         """
@@ -105,7 +105,7 @@ class ChallengerTrainer:
         if self.served is not None:
             names = self.served.names - {MANIFEST_FILE, REPORT_FILE}
             store.publish(spec.name, {name: self.served.read(name) for name in sorted(names)})
-        # no report about the challengers alone: the version that is published later gets the page of the decision
+        # The version with all challengers gets no report: the page of the decision describes them.
         with hooks().without(REPORT_LISTENER):
             report = train(spec, observations, store, jobs=self.jobs, machine=self.machine, profile=self.profile)
         store.prune(spec.name, KEPT_VERSIONS)
@@ -149,7 +149,7 @@ def make_candidates(
 def _recalibrate(
     served: Mapping[str, StoredModel], shifts: Sequence[PowerShift], training: Observations
 ) -> dict[str, Candidate]:
-    """Return path -> candidate, which is the served model with watts corrected for the power shifts."""
+    """Return the served models with watts that are corrected for the power shifts, by the path of the model."""
     lines = common_lines(shifts, sorted({stream.node for stream in training.streams}))
     if lines is None:
         log.info("no served model is recalibrated, because the power of the nodes shifted by different amounts")
@@ -170,7 +170,7 @@ def _recalibrate(
 
 
 def _corrections(entry: StoredModel, lines: Mapping[str, Line]) -> dict[str, Correction]:
-    """Return component -> correction of a model's watts, from the lines of the power shift for its energy source."""
+    """Return the correction of a model's watts for each component, made from its line in the power shift."""
     corrections = {}
     for key, line in lines.items():
         source, _, component = key.rpartition(".")

@@ -22,17 +22,17 @@ from kepler_servers.online_trainer.standard_error import SIGNIFICANT_ERRORS, mea
 MIN_GAIN = 0.02
 """A challenger is better only if its gain is larger than this fraction of the champion's error."""
 COMPONENT_LOSS = 0.05
-"""Largest tolerated loss of a single component, as a fraction of the champion's error for this component."""
+"""A component's error may be higher for the challenger by this fraction of the champion's error for the component."""
 COMPONENT_LOSS_WATTS = 0.1
-"""Loss of a single component that is always tolerated, in watts."""
+"""A component's error may always be higher for the challenger than for the champion by this number of watts."""
 IDLE_LOSS_WATTS = 0.5
-"""Loss of a component at idle that is always tolerated, in watts."""
+"""A component's error at idle may always be higher for the challenger by this number of watts."""
 IDLE_LOSS_OF_POWER = 0.02
-"""Largest tolerated loss of a component at idle, as a fraction of the component's mean power."""
+"""A component's error at idle may be higher for the challenger by this fraction of the component's mean power."""
 IDLE_LOSS_OF_GAIN = 0.2
-"""Largest tolerated loss of a component at idle, as a fraction of the challenger's gain.
+"""A component's error at idle may be higher for the challenger by this fraction of the challenger's gain.
 
-For example, a challenger with a gain of five watts may have an error at idle that is one watt larger.
+For example, if the challenger's error over all samples is five watts lower, its error at idle may be one watt higher.
 """
 
 
@@ -43,9 +43,9 @@ class Comparison:
     better: bool
     reason: str
     gain: float
-    """The challenger's gain in watts, summed over all components; negative if the champion is better."""
+    """Champion's error minus challenger's error in watts, summed over all components."""
     needed: float | None = None
-    """The gain in watts that the challenger must exceed; None if the errors of the two models were not compared."""
+    """The value that `gain` must exceed, in watts; None if the errors of the two models were not compared."""
 
 
 @attrs.frozen
@@ -60,7 +60,7 @@ class CandidateResult:
     comparison: Comparison
 
     def as_dict(self) -> dict[str, Any]:
-        """Return this result as a JSON object, for the record of a decision."""
+        """Return this result as a JSON object, which becomes a part of the recorded decision."""
         return {
             "path": self.path,
             "kind": self.candidate.kind,
@@ -95,7 +95,10 @@ def compare_candidates(
 
 
 def best_by_path(results: Sequence[CandidateResult]) -> dict[str, CandidateResult]:
-    """For each path with a better candidate, return path -> the better candidate with the highest gain."""
+    """For each path, return the candidate that is better than the served model and has the highest gain.
+
+    Paths without such a candidate are left out.
+    """
     best: dict[str, CandidateResult] = {}
     for result in results:
         if result.comparison.better and (
@@ -121,7 +124,8 @@ def compare(champion: Evaluation, challenger: Evaluation) -> Comparison:
     """Compare two models on the samples on which both models were evaluated.
 
     The challenger is better if its error, summed over all components, is significantly lower than the champion's error.
-    In addition, no single component of the challenger may be significantly worse, on all samples or at idle.
+    In addition, the challenger's error for each single component must not be significantly higher. This applies to all
+    samples together, and to the idle samples alone.
     """
     common = set(champion.samples) & set(challenger.samples)
     if len(common) < MIN_SAMPLES:
@@ -143,14 +147,14 @@ def compare(champion: Evaluation, challenger: Evaluation) -> Comparison:
 
 
 def _gain(champion: Evaluation, challenger: Evaluation) -> tuple[float, float]:
-    """Return the challenger's gain, and the gain that it must exceed to be significant, both in watts."""
+    """Return how much lower the challenger's error is, and the limit above which this is significant, in watts."""
     before = champion.total_error()
     gains = before - challenger.total_error()
     gain, error = mean_and_standard_error(gains)
     only_champion_extrapolates = champion.is_extrapolated & ~challenger.is_extrapolated
     if only_champion_extrapolates.any() and gains[only_champion_extrapolates].mean() > 0:
-        # The challenger has lower errors on the samples for which only the champion extrapolates (`is_extrapolated`).
-        # Such a gain is not noise, so it need not exceed the standard error.
+        # Some samples are above the champion's training range, but not above the challenger's. The challenger has lower
+        # errors on these samples. This gain is not noise, so it need not exceed the standard error.
         error = 0.0
     return gain, max(SIGNIFICANT_ERRORS * error, MIN_GAIN * float(before.mean()))
 

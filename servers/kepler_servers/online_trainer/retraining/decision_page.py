@@ -13,7 +13,7 @@ from kepler_core.store.layout import REPORT_FILE, REPORT_LISTENER
 from kepler_servers.online_trainer.retraining.comparison import CandidateResult
 
 EARLIER_DECISIONS = 30
-"""Number of earlier decisions that the hook passes to the listeners."""
+"""Number of earlier decisions that listeners of the hook `kepler_retraining_decided` get."""
 
 
 def page_maker(

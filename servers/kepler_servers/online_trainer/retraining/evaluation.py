@@ -24,7 +24,7 @@ from kepler_core.vocabulary import OutputType, load_feature
 from kepler_servers.online_trainer.retraining.holdout import MIN_SAMPLES, HeldOut
 
 EXTRAPOLATION_FACTOR = 1.05
-"""A model extrapolates for a sample if a feature exceeds this factor · the feature's highest value in the training."""
+"""A model extrapolates if a feature is higher than this factor times the feature's highest value in training."""
 MAX_SAMPLES_ON_ALL = 2000
 """An evaluation on all samples uses at most this number of samples, evenly spaced in time."""
 
@@ -49,19 +49,19 @@ class Evaluation:
     """Predictions of a model and the measured power; all arrays have shape (samples,), in order of time."""
 
     samples: tuple[tuple[str, float], ...]
-    """(node, Unix seconds) of each sample."""
+    """The pair (node, Unix seconds) of each sample."""
     predicted: Mapping[str, FloatArray]
-    """Component -> predicted watts of the node; for DynPower, the sum over the node's containers."""
+    """Predicted watts of the node for each component; for DynPower, the sum over the node's containers."""
     measured: Mapping[str, FloatArray]
     load: FloatArray
     """Values of the feature that represents the load (`vocabulary.load_feature`), summed over the rows of a node."""
     is_extrapolated: BoolArray
-    """Whether the model extrapolates for the sample (`EXTRAPOLATION_FACTOR`)."""
+    """For each sample: whether a feature is so high that the model extrapolates (see `EXTRAPOLATION_FACTOR`)."""
     half_widths: Mapping[str, FloatArray] = attrs.field(factory=dict)
-    """Component -> half-widths of the model's intervals in watts. Components without intervals are left out."""
+    """Half-widths of the model's intervals in watts, for each component that has intervals."""
 
     def errors(self) -> dict[str, dict[str, float]]:
-        """Return component -> {"mae": mean absolute error, "idle_error": error at idle}, in watts."""
+        """Return for each component the errors "mae" (mean absolute error) and "idle_error" (at idle), in watts."""
         errors = {}
         for component, predicted in self.predicted.items():
             scores = score(predicted, self.measured[component], self.load)
@@ -88,7 +88,7 @@ class Evaluation:
         return Evaluation(samples, *columns, cut(self.half_widths))
 
     def coverage(self) -> dict[str, dict[str, float]]:
-        """Return component -> {"coverage": fraction of samples in the intervals, "half_width": mean in watts}."""
+        """Return for each component "coverage" (fraction of samples in the intervals) and the mean "half_width"."""
         coverage = {}
         for component, half in self.half_widths.items():
             inside = np.abs(self.predicted[component] - self.measured[component]) <= half
@@ -99,7 +99,7 @@ class Evaluation:
         return coverage
 
     def as_dict(self) -> dict[str, Any]:
-        """Return this evaluation as a JSON object, for the record of a decision."""
+        """Return this evaluation as a JSON object, which becomes a part of the recorded decision."""
         coverage = self.coverage()
         components = {name: {**errors, **coverage.get(name, {})} for name, errors in self.errors().items()}
         return {"instants": len(self.samples), "components": components}
@@ -171,7 +171,7 @@ def _with_intervals(evaluation: Evaluation, metadata: Mapping[str, Any]) -> Eval
     """Add the half-widths of the intervals to an evaluation, if the model's metadata state intervals."""
     try:
         honesty = read_honesty(metadata)
-    except ModelError:  # a malformed block `honesty`: the model can be used, but has no intervals
+    except ModelError:  # the block `honesty`, which has the intervals, is malformed: the model has none
         return evaluation
     if honesty is None:
         return evaluation

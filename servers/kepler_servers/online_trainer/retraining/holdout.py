@@ -36,11 +36,11 @@ class HeldOut:
 
     starts: FloatArray
     ends: FloatArray
-    """`starts` has the first time of each range, and `ends` has the last time (Unix seconds, inclusive), in order of
-    time."""
+    """`starts` has the first time of each held-out time range, and `ends` has the last time (Unix seconds, inclusive).
+    Both are sorted."""
     gap: float
-    """Length in seconds of the gap before and after each range. Samples in a gap are used neither for training nor for
-    evaluation."""
+    """Length in seconds of the gaps before and after each held-out time range. Samples in a gap are not used at all,
+    neither for training nor for evaluation."""
 
     def covers(self, time: FloatArray) -> BoolArray:
         """Return, for each time, whether it is within one of the held-out ranges."""
@@ -61,7 +61,7 @@ NOTHING = HeldOut(np.empty(0), np.empty(0), 0.0)
 
 
 def hold_out(time: FloatArray, trained_until: float, step: float, *, drift: bool) -> HeldOut:
-    """Choose the samples after the time `trained_until` that are held out.
+    """Choose the samples to hold out, from all samples after the time `trained_until`.
 
     `time` has the times of all samples (Unix seconds) in any order. `trained_until` is the time of the newest sample
     that any served model was trained on. `step` is the number of seconds between a node's samples; NaN if it is

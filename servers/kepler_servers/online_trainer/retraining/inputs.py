@@ -33,13 +33,13 @@ class ServedModels:
     """The models in the pipeline version that is currently served."""
 
     slot: NodeTypeSlot
-    """The node type of the measured nodes: its number in the pipeline, and the pipeline's served version."""
+    """The node type of the nodes whose samples are fetched: its number, and the pipeline's served version."""
     all: Mapping[str, StoredModel]
-    """Path -> model, for all node types."""
+    """Models for all node types, by the path of the model."""
     own: Mapping[str, StoredModel]
-    """Path -> model, only for the node type of the measured nodes."""
+    """Models for the node type of the nodes whose samples are fetched, by the path of the model."""
     trained_until: Mapping[str, float]
-    """Path -> time of the newest sample that the model at this path was trained on, Unix seconds."""
+    """Time of the newest sample that each model was trained on, in Unix seconds, by the path of the model."""
 
     @property
     def snapshot(self) -> Snapshot | None:
@@ -57,7 +57,7 @@ class SampleSplit:
     held_out: HeldOut
 
     def shifted(self, shifts: Sequence[PowerShift]) -> SampleSplit:
-        """Convert the watts of the samples for further power shifts (see `shift_watts`), and return the samples."""
+        """Return the samples with watts that are converted for additional power shifts (see `shift_watts`)."""
         return attrs.evolve(self, all=shift_watts(self.all, shifts), training=shift_watts(self.training, shifts))
 
 

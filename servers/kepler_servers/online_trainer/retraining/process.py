@@ -33,7 +33,7 @@ def run_in_process(task: RetrainingTask, *, timeout: float, stop: threading.Even
     content = msgspec.json.encode(task)
 
     def exchange() -> None:
-        # these errors mean that the process has ended; its exit code is checked below
+        # OSError and ValueError mean that the process has ended; its exit code is checked below
         with contextlib.suppress(OSError, ValueError):
             process.stdin.write(content)
             process.stdin.close()

@@ -26,12 +26,12 @@ class Outcome:
     candidates: Candidates
     results: Sequence[CandidateResult]
     winners: Mapping[str, Candidate]
-    """Path -> candidate that is better than the served model at the same path."""
+    """Candidates that are better than the served models at the same paths. The keys are these paths."""
     restated: Mapping[str, Model]
-    """Path -> model whose stated errors were increased (see the module `restated_errors`)."""
+    """Models whose stated errors were increased (see the module `restated_errors`). The keys are their paths."""
 
     def failure(self) -> dict[str, Any]:
-        """Return the members of the decision if nothing is published."""
+        """Return the members that a decision gets if nothing is published."""
         reasons = [result.comparison.reason for result in self.results]
         reason = reasons[0] if reasons else self.candidates.problem or "no model could be trained"
         return {"decision": "kept aside" if self.results else "failed", "version": None, "reason": reason}
@@ -45,7 +45,7 @@ def publish_better(
     decision: dict[str, Any],
     page_of: Callable[[Mapping[str, Any]], bytes | None],
 ) -> None:
-    """Publish a new version if there are winners, or if changed stated errors make other served models the best.
+    """Publish a new version if there are better models, or if changed stated errors make other served models the best.
 
     The retraining may have increased the stated errors of served models (`Outcome.restated`).
 
@@ -59,7 +59,7 @@ def publish_better(
         if base is not None and served.snapshot is not None and base is not served.snapshot:
             decision["aside"] = base.version
         return
-    assert base is not None  # there are winners or restated models only if there is a version
+    assert base is not None  # without any version, there are no better and no changed models
     decision |= {"decision": "published", "reason": _reason(outcome, changed)}
     files = _compose(base, served, outcome, decision)
     if (page := page_of({**decision, "version": served.slot.next_version})) is not None:
@@ -94,10 +94,10 @@ def _reason(outcome: Outcome, changed: set[str]) -> str:
 
 
 def _compose(base: Snapshot, served: ServedModels, outcome: Outcome, decision: Mapping[str, Any]) -> dict[str, bytes]:
-    """Return the files of the next version: file name -> content.
+    """Return the contents of the files of the next version, by file name.
 
-    The models are the winners, and the served models at all other paths. All other files, such as the profiles of node
-    types, come from `base`.
+    The models are the new, better models, and the served models at all other paths. All other files, such as the
+    profiles of node types, come from `base`.
     """
     kept = {path: entry for path, entry in served.all.items() if path not in outcome.winners}
     trained_until = {path: served.trained_until.get(path, -1.0) for path in kept}
@@ -110,17 +110,17 @@ def _compose(base: Snapshot, served: ServedModels, outcome: Outcome, decision: M
 
 
 def _without_twins(models: Mapping[str, Model], kinds: Mapping[str, str]) -> dict[str, Model]:
-    """Return path -> model, for the models that must be published without their twin.
+    """Remove the twin from each model that must be published without it. Return these models by path.
 
-    A twin is a second model that checks a model. Its limits were measured between two models of the same training. The
-    limits are not valid if only one of the two models is new in this version, or if one is retrained and the other is
-    recalibrated. `kinds` has the kind of each new model.
+    A twin is a second model that checks a model. The predictions of both may differ up to limits, which were measured
+    between two models of the same training. The limits are not valid if only one of the two models is new in this
+    version, or if one is retrained and the other is recalibrated. `kinds` has the kind of each new model.
     """
     changed = {}
     for path, (metadata, files) in models.items():
         try:
             twin = twin_of(metadata)
-        except ModelError:  # a malformed block `honesty` of a served model is not used, so it need not be changed
+        except ModelError:  # the block `honesty`, which names the twin, is malformed: the twin is not used
             continue
         if twin is not None and (twin[0] not in models or kinds.get(path) != kinds.get(twin[0])):
             changed[path] = with_description(files, None)

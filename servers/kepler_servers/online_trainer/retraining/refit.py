@@ -1,6 +1,6 @@
 """Train the winners of a comparison once more before they are published.
 
-This time, they are trained on all samples, including the held-out samples.
+The second time, they are trained on all samples, including the held-out samples.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ def refit_winners(
     evaluator: Evaluator,
     trainer: ChallengerTrainer,
 ) -> dict[str, Candidate]:
-    """Train all winners except recalibrated models on all observations. Return path -> new model.
+    """Train the better challengers once more, on all observations. Return the new models by path.
 
-    The held-out samples are the newest samples, and may be the only samples that show how the machine behaves now. If a
-    new model is worse than the winner on the held-out samples, although it was trained on them, it is left out of the
-    result. Then the winner itself is published.
+    Recalibrated models are not trained. The held-out samples are the newest samples, and may be the only samples that
+    show how the machine behaves now. If the new model is worse than the challenger on these samples, although it was
+    trained on them, it is left out of the result. Then the challenger itself is published.
     """
     evaluations = {
         path: winner.evaluation
@@ -46,7 +46,7 @@ def refit_winners(
         needed = _restrict(spec, [winners[path].candidate.metadata for path in evaluations])
         _, refitted = trainer.train(needed, observations)
     except TrainingError as error:
-        log.warning("the winners could not be trained once more on all samples: %s", error)
+        log.warning("the better models could not be trained again on all samples: %s", error)
         return {}
     accepted = {}
     for path, evaluation in evaluations.items():
@@ -69,7 +69,7 @@ def _restrict(spec: PipelineSpec, metadata: Sequence[Mapping[str, Any]]) -> Pipe
         spec,
         energy_sources=sorted({m["source"] for m in metadata}),
         feature_groups=sorted({m["feature_group"] for m in metadata}),
-        # to train DynPower models, train all AbsPower models, too: an isolator may use any of them
+        # An isolator for DynPower may use any AbsPower model. So train all AbsPower models if DynPower is trained.
         abs_trainers=spec.abs_trainers if dyn_trainers else needed("AbsPower", spec.abs_trainers),
         dyn_trainers=dyn_trainers,
     )

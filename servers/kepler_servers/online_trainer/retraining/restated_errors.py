@@ -55,7 +55,7 @@ def restate_models(
             if model is not None:
                 restated[path] = model
     for path, winner in winners.items():
-        # a retrained winner was just validated on the stored samples, so its stated errors are right
+        # a retrained model was just validated on the stored samples, so its stated errors are right
         if winner.kind == "recalibrated":
             evaluation = evaluator.evaluate(winner, on_all=True)
             model = None if evaluation is None else restate(winner.metadata, winner.files, evaluation)
@@ -65,10 +65,10 @@ def restate_models(
 
 
 def restate(metadata: Mapping[str, Any], files: Mapping[str, bytes], evaluation: Evaluation) -> Model | None:
-    """Return the model with the errors of the evaluation in place of all stated errors that are lower.
+    """Raise the stated errors of a model to its errors in the evaluation, and return the changed model.
 
-    In the block `honesty`, the errors on held-out blocks and the quantiles of the intervals are replaced in the same
-    way. Returns None if no stated error is lower than the evaluation's error.
+    In the metadata's block `honesty`, the errors on held-out blocks of time and the quantiles of the intervals are
+    raised in the same way. Returns None if no stated error is lower than the error in the evaluation.
     """
     restated = dict(metadata)
     components = dict(metadata.get("validation", {}).get("components", {}))
@@ -91,7 +91,7 @@ def restate(metadata: Mapping[str, Any], files: Mapping[str, bytes], evaluation:
     restated["mae"] = max(maes)
     restated["mape"] = max(mapes) if mapes else None
     restated["validation"] = {**metadata.get("validation", {}), "components": components}
-    with contextlib.suppress(ModelError):  # a malformed block is not used, so it is not changed
+    with contextlib.suppress(ModelError):  # a malformed block `honesty` (errors) is not used, so it is left unchanged
         if (honesty := read_honesty(metadata)) is not None:
             restated[HONESTY_KEY] = msgspec.to_builtins(_restated_honesty(honesty, evaluation, higher))
     restated["restated"] = {"components": higher, "instants": len(evaluation.samples)}
@@ -100,10 +100,10 @@ def restate(metadata: Mapping[str, Any], files: Mapping[str, bytes], evaluation:
 
 
 def _restated_honesty(honesty: Honesty, evaluation: Evaluation, higher: Sequence[str]) -> Honesty:
-    """Return the block `honesty` with the errors and quantiles of the evaluation wherever these are higher.
+    """Raise the errors and quantiles in the block `honesty` to those of the evaluation, and return the block.
 
-    `higher` has the components whose stated errors are too low. Models are ranked by their error on the hardest part of
-    the samples. Therefore the samples of the evaluation are divided into `PARTS` parts that follow each other in time.
+    `higher` lists the components whose stated errors are too low. Models are ranked by their error on the part of the
+    samples with the highest error. So the evaluation's samples are divided into `PARTS` consecutive parts.
     """
     blocks = honesty.splits.get("blocks")
     components = {} if blocks is None else dict(blocks.components)
@@ -133,8 +133,8 @@ def _restated_honesty(honesty: Honesty, evaluation: Evaluation, higher: Sequence
 def _widened(terms: IntervalTerms, predicted: FloatArray, error: FloatArray) -> IntervalTerms:
     """Make the intervals of a component wider if the errors of its predictions are higher than expected.
 
-    `terms` has one quantile of the error in watts for each bin of predicted watts. If the errors in a bin have a higher
-    quantile, the higher quantile replaces it.
+    `terms` has one quantile of the error in watts for each bin of predicted watts. If the errors in `error` have a
+    higher quantile in a bin, this quantile replaces the bin's quantile.
     """
     bins = np.searchsorted(terms.edges, predicted, side="right")
     quantiles = [

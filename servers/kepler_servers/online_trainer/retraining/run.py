@@ -5,8 +5,8 @@ A retraining takes these steps. If the process is killed between two steps, at m
 1. Record new power shifts.
 2. Train challengers, and publish them in a model store of their own.
 3. Compare the challengers with the served models.
-4. Train the winners once more, on all samples.
-5. Publish the winners, with the decision in their metadata.
+4. Train the better challengers once more, on all samples.
+5. Publish these models, with the decision in their metadata.
 6. Record the decision in the model store.
 """
 
@@ -121,7 +121,7 @@ def main() -> None:
         result = retrain(task)
     except KeplerError as error:
         result = {"error": str(error)}
-    # if the online trainer was killed meanwhile, the decision cannot be sent, but it is in the model store
+    # If the online trainer was killed, it cannot receive the decision. The decision is in the model store, too.
     with contextlib.suppress(BrokenPipeError), answer:
         answer.write(msgspec.json.encode(result))
 
