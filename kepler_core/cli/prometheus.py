@@ -94,6 +94,12 @@ def access_options(command: F) -> F:
                 show_default=True,
                 help="Maximum number of requests per second.",
             ),
+            click.option(
+                "--compress/--no-compress",
+                default=None,
+                help="Whether the server compresses its answers, which costs it CPU time.  [configuration key: "
+                "PROM_COMPRESS; default: compress, except if the server is on this machine]",
+            ),
         )
     ):
         command = option(command)
@@ -111,12 +117,14 @@ def open_client(
     headers: Mapping[str, str],
     patience: float,
     rate: float,
+    compress: bool | None,
     stop: threading.Event | None = None,
 ) -> PrometheusClient:
     """Return a client of the Prometheus server at `url`, without sending a request.
 
     `headers` are added to the client's own headers (see `headers_of`). If the server does not answer, the
     client repeats a request for at most `patience` seconds. It sends at most `rate` requests per second.
+    See `Server.compress` for `compress`.
     """
     from kepler_core.prometheus import PrometheusClient, Server
 
@@ -130,6 +138,7 @@ def open_client(
         ca_file=ca_file,
         verify=not insecure,
         headers=headers,
+        compress=compress,
     )
     return PrometheusClient(server, patience=patience, requests_per_second=rate, stop=stop)
 

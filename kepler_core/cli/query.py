@@ -136,6 +136,7 @@ def query(
     selector: str | None,
     instances_per_query: int | None,
     rate: float,
+    compress: bool | None,
     output: str,
     to_csv: str | None,
     jobs: int,
@@ -167,6 +168,7 @@ def query(
             headers=own_headers,
             patience=seconds_of(patience, "--patience"),
             rate=rate,
+            compress=configuration.flag("PROM_COMPRESS", compress),
         )
     except ModuleNotFoundError as error:
         raise missing_extra(error, "query") or error from error

@@ -23,7 +23,7 @@ from kepler_core.prometheus.error_texts import has_too_many_series, kind_of_reas
 from kepler_core.prometheus.pacing import Pace
 from kepler_core.prometheus.replies import decode_answer, decode_names, decode_time, matrix_result
 from kepler_core.prometheus.transport import ANSWER_ERRORS, Reply, Transport
-from kepler_core.urls import secrets_of, shown_url, without_secrets
+from kepler_core.urls import is_loopback, secrets_of, shown_url, without_secrets
 
 T = TypeVar("T")
 
@@ -79,6 +79,11 @@ class Server:
     """Whether the client verifies the server's TLS certificate."""
     headers: Mapping[str, str] = attrs.field(factory=dict[str, str], repr=False)
     """Further headers of each request, for example the name of the tenant if the server has several tenants."""
+    compress: bool | None = None
+    """Whether the server compresses its answers; None compresses them except if the server is on this machine.
+
+    Compressing takes most of the CPU time that Prometheus needs for a large answer.
+    """
 
 
 class PrometheusClient:
@@ -112,6 +117,8 @@ class PrometheusClient:
         self._pace = Pace(requests_per_second)
         self._completeness: Mapping[str, str] = _COMPLETENESS_PARAMETERS
         self._headers = _headers(server, parts.username, parts.password)
+        compress = not is_loopback(parts.hostname or "") if server.compress is None else server.compress
+        self._headers["accept-encoding"] = "gzip" if compress else "identity"
         credentials = self._headers.get("authorization", "").partition(" ")[2]
         values = [text for value in server.headers.values() for text in (value, *value.split())]
         self._secrets = [*secrets_of(server.url), server.password or "", server.token or "", credentials, *values]
@@ -360,7 +367,7 @@ def _headers(server: Server, user: str | None, password: str | None) -> dict[str
 
     `user` and `password` come from the server's URL. The credentials in `server` take precedence.
     """
-    headers = urllib3.make_headers(user_agent="kepler-model", accept_encoding="gzip")
+    headers = urllib3.make_headers(user_agent="kepler-model")
     if (server.token or server.username or user) and any(name.lower() == "authorization" for name in server.headers):
         raise UsageError(
             "the header Authorization is given together with a token or a user; only one of the two can be used"

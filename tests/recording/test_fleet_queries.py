@@ -202,6 +202,20 @@ def test_complete_and_unchanged_samples_are_demanded() -> None:
         }
 
 
+@pytest.mark.parametrize(
+    ("host", "compress", "sent"),
+    [
+        ("127.0.0.1", None, "identity"),
+        ("prometheus", None, "gzip"),
+        ("127.0.0.1", True, "gzip"),
+        ("p", False, "identity"),
+    ],
+)
+def test_answers_from_the_same_machine_are_not_compressed(host: str, compress: bool | None, sent: str) -> None:
+    client = PrometheusClient(Server(f"http://{host}:9090", compress=compress))
+    assert client._headers["accept-encoding"] == sent
+
+
 def test_a_busy_server_gets_no_requests_for_a_while() -> None:
     """An answer 429 delays the requests of all threads, and does not use up the client's patience."""
     times: list[float] = []

@@ -69,6 +69,7 @@ class Options:
     selector: str | None
     instances_per_query: int | None
     rate: float
+    compress: bool | None
     delay: str
     overlap: str
     backfill: str
@@ -343,6 +344,7 @@ def _open_client(options: Options, configuration: Configuration, url: str, stop:
         headers=headers_of(options.headers, configuration),
         patience=PROMETHEUS_RETRY_SECONDS,
         rate=options.rate,
+        compress=configuration.flag("PROM_COMPRESS", options.compress),
         stop=stop,
     )
 
