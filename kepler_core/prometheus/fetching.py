@@ -91,7 +91,9 @@ def _checked(client: PrometheusClient, query: Query, stop: threading.Event) -> b
     result = client.matrix(*query.request(), stop, retry_timeouts=is_smallest(query))
     margin = _ROUNDING_SECONDS + (query.step or 0) / 1000
     try:
-        check_matrix(result, query.start / 1000 - margin, query.end / 1000 + margin)
+        values = None if query.instances is None else frozenset(query.instances)
+        span = query.start / 1000 - margin, query.end / 1000 + margin
+        check_matrix(result, *span, query.selection.node_label, values)
     except DocumentError as error:
         raise PrometheusError(f"{client.location}: {error}", "answer") from error
     return result

@@ -175,6 +175,19 @@ def test_too_many_series_of_one_instance_are_an_error() -> None:
     assert caught.value.kind == "too large"
 
 
+def test_series_of_other_instances_are_refused() -> None:
+    """They would be counted twice, because the query for their own instances returns them, too."""
+    series = {"metric": {"instance": "b"}, "values": [[5, "1"]]}
+    body = {"status": "success", "data": {"resultType": "matrix", "result": [series]}}
+    query = Query(Selection("m"), 0, 10_000, None, ("a", "c"))
+    with (
+        answering(lambda path, headers: (200, {}, json.dumps(body).encode())) as url,
+        pytest.raises(PrometheusError, match="the instance 'b' was not queried") as caught,
+    ):
+        list(answers(PrometheusClient(Server(url), patience=0), [query]))
+    assert caught.value.kind == "answer"
+
+
 def test_complete_and_unchanged_samples_are_demanded() -> None:
     """Servers that reject unknown parameters get the queries without them."""
     paths: list[str] = []
