@@ -26,6 +26,8 @@ class Selection:
     metric: str
     matchers: tuple[str, ...] = ()
     """Label matchers in PromQL, e.g. `source=~"rapl"`."""
+    node_label: str = "instance"
+    """Label that names the exporter of a series."""
 
     def selector(self) -> str:
         """Return the metric with its label matchers as a PromQL instant vector selector."""
@@ -78,7 +80,7 @@ def select_metrics(
             own = [*_where(mappings), *([] if spec is None else _matchers(spec, mappings, schema))]
             if instance is not None and schema is uses.schemas[0][1]:
                 own.append(f"{schema.node_label}=~{promql_string(instance)}")
-            selections.append(Selection(name, (*own, *matchers)))
+            selections.append(Selection(name, (*own, *matchers), schema.node_label))
     return selections
 
 

@@ -179,6 +179,8 @@ def map_series(
     node, unit, exporter, share = (np.zeros(n, dtype=np.int64) for _ in range(4))
     sources: list[str | None] = []
     shares = Codes()
+    # Joining the values of labels takes longer than finding a tuple of them, and most series have known values.
+    exporters: dict[tuple[str | None, ...], int] = {}
     for index, labels in enumerate(metric.labels):
         if schema.node_label not in labels:
             counts.missing_labels[f"{metric.name} {schema.node_label}"] += 1
@@ -191,8 +193,12 @@ def map_series(
         unit[index] = codes.units.code(word)
         if not codes.unit_names.get(word):
             codes.unit_names[word] = _unit_name(mapping, labels)
-        exporter[index] = codes.exporters.code("\0".join(labels.get(label, "") for label in EXPORTER_LABELS))
-        share[index] = shares.code("\0".join(labels.get(label, "") for label in mapping.summed_labels))
+        words = tuple(map(labels.get, EXPORTER_LABELS))
+        if words not in exporters:
+            exporters[words] = codes.exporters.code("\0".join(word or "" for word in words))
+        exporter[index] = exporters[words]
+        if mapping.summed_labels:
+            share[index] = shares.code("\0".join(labels.get(label, "") for label in mapping.summed_labels))
         sources.append(labels.get(schema.source_label, mapping.source))
     conflicting = metric.conflicting
     if conflicting is not None:

@@ -67,6 +67,9 @@ class Options:
     insecure: bool | None
     instance: str | None
     selector: str | None
+    instances_per_query: int | None
+    rate: float
+    compress: bool | None
     delay: str
     overlap: str
     backfill: str
@@ -340,6 +343,8 @@ def _open_client(options: Options, configuration: Configuration, url: str, stop:
         insecure=bool(configuration.flag("PROM_SSL_DISABLE", options.insecure)),
         headers=headers_of(options.headers, configuration),
         patience=PROMETHEUS_RETRY_SECONDS,
+        rate=options.rate,
+        compress=configuration.flag("PROM_COMPRESS", options.compress),
         stop=stop,
     )
 
@@ -360,7 +365,8 @@ def _make_fetcher(options: Options, configuration: Configuration, client: Promet
     step = configuration.number("PROM_QUERY_STEP", options.step)
     if step is not None and step <= 0:
         raise UsageError(f"PROM_QUERY_STEP: {step:g} is not above 0")
-    return Fetcher(client, spec, step, options.instance, matchers_of(options.selector))
+    matchers = matchers_of(options.selector)
+    return Fetcher(client, spec, step, options.instance, matchers, instances_per_query=options.instances_per_query)
 
 
 def _make_schedule(options: Options, configuration: Configuration) -> Schedule:
