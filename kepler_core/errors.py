@@ -172,6 +172,10 @@ class PrometheusError(KeplerError):
         stop)."""
         self.retry_after: float | None = None
         """Seconds that the server wants the client to wait before it sends the query again; None if it states none."""
+        self.rate_limited = False
+        """Whether the server rejects the query only because it gets too many requests (status 429)."""
+        self.too_many_series = False
+        """Whether a query of the kind "too large" has too many series, so that a shorter time range does not help."""
 
     @property
     def may_pass(self) -> bool:

@@ -78,6 +78,28 @@ def access_options(command: F) -> F:
                 metavar="MATCHERS",
                 help="Query only series that also match these label matchers, e.g. 'cluster=\"a\"'.",
             ),
+            configured_option(
+                "--instances-per-query",
+                key="PROM_INSTANCES_PER_QUERY",
+                metavar="N",
+                type=click.IntRange(1),
+                help="Number of instances whose series one query fetches.  [default: as many as give answers of 8 MiB]",
+            ),
+            configured_option(
+                "--rate",
+                key="PROM_REQUEST_RATE",
+                metavar="N",
+                type=click.FloatRange(0.01),
+                default=50.0,
+                show_default=True,
+                help="Maximum number of requests per second.",
+            ),
+            click.option(
+                "--compress/--no-compress",
+                default=None,
+                help="Whether the server compresses its answers, which costs it CPU time.  [configuration key: "
+                "PROM_COMPRESS; default: compress, except if the server is on this machine]",
+            ),
         )
     ):
         command = option(command)
@@ -94,12 +116,15 @@ def open_client(
     insecure: bool,
     headers: Mapping[str, str],
     patience: float,
+    rate: float,
+    compress: bool | None,
     stop: threading.Event | None = None,
 ) -> PrometheusClient:
     """Return a client of the Prometheus server at `url`, without sending a request.
 
     `headers` are added to the client's own headers (see `headers_of`). If the server does not answer, the
-    client repeats a request for at most `patience` seconds.
+    client repeats a request for at most `patience` seconds. It sends at most `rate` requests per second.
+    See `Server.compress` for `compress`.
     """
     from kepler_core.prometheus import PrometheusClient, Server
 
@@ -113,8 +138,9 @@ def open_client(
         ca_file=ca_file,
         verify=not insecure,
         headers=headers,
+        compress=compress,
     )
-    return PrometheusClient(server, patience=patience, stop=stop)
+    return PrometheusClient(server, patience=patience, requests_per_second=rate, stop=stop)
 
 
 def headers_of(options: Sequence[str], configuration: Configuration) -> dict[str, str]:

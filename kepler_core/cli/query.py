@@ -60,6 +60,7 @@ class _Request:
     """Digest of the request headers; None if there are none. A header may select the tenant whose samples are
     returned."""
     metric_prefix: str | None
+    machines: bool
 
 
 @click.command(
@@ -89,6 +90,12 @@ class _Request:
     "--pipeline", metavar="P", help="Query only the metrics that the pipeline P needs; by default all known metrics."
 )
 @metric_prefix_option()
+@click.option(
+    "--machines",
+    is_flag=True,
+    help="Also query the metrics that describe the nodes' machines, one sample per hour. `train --machine-specs "
+    "metrics` needs them.",
+)
 @access_options
 @click.option(
     "-o",
@@ -126,6 +133,7 @@ def query(
     step: float | None,
     pipeline: str | None,
     metric_prefix: str | None,
+    machines: bool,
     username: str | None,
     password_file: str | None,
     token_file: str | None,
@@ -134,6 +142,9 @@ def query(
     insecure: bool | None,
     instance: str | None,
     selector: str | None,
+    instances_per_query: int | None,
+    rate: float,
+    compress: bool | None,
     output: str,
     to_csv: str | None,
     jobs: int,
@@ -151,8 +162,9 @@ def query(
     configuration = Configuration()
     own_headers = headers_of(headers, configuration)
     request = _Request(
-        start, end, last, step, pipeline, list(settings), instance, selector, _digest(own_headers), metric_prefix
-    )
+        start, end, last, step, pipeline, list(settings), instance, selector, _digest(own_headers), metric_prefix,
+        machines,
+    )  # fmt: skip
     _check_usage(request, output, to_csv)
     try:
         client = open_client(
@@ -164,10 +176,12 @@ def query(
             insecure=bool(configuration.flag("PROM_SSL_DISABLE", insecure)),
             headers=own_headers,
             patience=seconds_of(patience, "--patience"),
+            rate=rate,
+            compress=configuration.flag("PROM_COMPRESS", compress),
         )
     except ModuleNotFoundError as error:
         raise missing_extra(error, "query") or error from error
-    summary = _run(client, request, output, jobs)
+    summary = _run(client, request, output, jobs, instances_per_query)
     if to_csv is not None:
         to_csv = to_csv or f"{output.removesuffix('.gz').removesuffix('.json')}_csv"
         summary["csv"] = _write_csv(output, to_csv)
@@ -201,7 +215,9 @@ def _check_usage(request: _Request, output: str, to_csv: str | None) -> None:
         check_folder(Path(output))
 
 
-def _run(client: PrometheusClient, request: _Request, output: str, jobs: int) -> dict[str, Any]:
+def _run(
+    client: PrometheusClient, request: _Request, output: str, jobs: int, instances_per_query: int | None
+) -> dict[str, Any]:
     """Write the recording and return the summary that `--json` prints."""
     from kepler_core.prometheus.spool import Spool
 
@@ -210,7 +226,7 @@ def _run(client: PrometheusClient, request: _Request, output: str, jobs: int) ->
     queries = spool.resume(arguments)
     resumed = queries is not None
     if queries is None:
-        queries = _plan(client, request)
+        queries = _plan(client, request, jobs, instances_per_query)
         spool.begin(arguments, queries)
     missing = [index for index in range(len(queries)) if not spool.has(index)]
     if resumed:
@@ -259,10 +275,11 @@ def _write_csv(recording: str, folder: str) -> list[str]:
         raise UsageError(f"cannot write to {folder}: {error.strerror or error}") from error
 
 
-def _plan(client: PrometheusClient, request: _Request) -> list[Query]:
+def _plan(client: PrometheusClient, request: _Request, jobs: int, instances_per_query: int | None) -> list[Query]:
     """Return the queries for all metrics that the server has and that the pipeline needs."""
-    from kepler_core.prometheus import plan_queries, select_metrics
+    from kepler_core.prometheus import plan_machine_queries, plan_queries, select_machine_metrics, select_metrics
     from kepler_core.prometheus.scrape_interval import rounded_step, scrape_interval
+    from kepler_core.prometheus.sharding import choose_shards, instances_by_label, sample_of_many
 
     spec = None
     if request.pipeline is not None:
@@ -278,15 +295,24 @@ def _plan(client: PrometheusClient, request: _Request) -> list[Query]:
     if not selections:
         contents = f"{len(names)} metrics, but none that is needed" if names else "no metric at all"
         raise RecordingError(f"{client.location} has {contents} in the queried time range")
+    instances = instances_by_label(client, selections, since, until)
     step = request.step
     if step is not None:
-        interval = scrape_interval(client, selections, since, until, request.metric_prefix)
+        sample = sample_of_many(instances)
+        interval = scrape_interval(client, selections, since, until, request.metric_prefix, sample)
         if interval is None:
             click.echo(f"--step {step:g}: the scrape interval is unknown; the step must be a multiple of it", err=True)
         elif (rounded := rounded_step(step, interval)) != step:
             click.echo(f"--step {step:g} is changed to {rounded:g}: samples are scraped every {interval:g} s", err=True)
             step = rounded
-    return plan_queries(selections, since, until, step)
+    shards = choose_shards(client, selections, instances, (since, until), step, most=instances_per_query, jobs=jobs)
+    queries = plan_queries(selections, since, until, step, shards)
+    if request.machines:
+        others = select_machine_metrics(
+            names, selections, instance=request.instance, matchers=matchers, metric_prefix=request.metric_prefix
+        )
+        queries += plan_machine_queries(others, since, until)
+    return queries
 
 
 def _window(client: PrometheusClient, request: _Request) -> tuple[float, float]:

@@ -18,6 +18,8 @@ from kepler_core.recording.columns import Recording
 
 MAX_BUFFERED_SAMPLES = 2_000_000
 """Number of samples of a metric that are collected before they are written; about 50 MB of memory."""
+MAX_BUFFERED_SERIES = 50_000
+"""Number of series of a metric whose labels are kept, if the writer knows that the series have ended."""
 ROW_GROUP_ROWS = 2**17
 """Number of rows of a row group. A reader needs the memory of one row group, and skips the row groups of other
 nodes."""
@@ -90,6 +92,15 @@ class RecordingWriter:
         self._n_buffered += len(timestamps)
         if self._n_buffered >= MAX_BUFFERED_SAMPLES:
             self._flush()
+
+    def end_series(self) -> None:
+        """State that the series written so far have no further samples, so that their labels need not be kept.
+
+        The files are not smaller for it: the samples are written together with those of the next series.
+        """
+        if self._n_buffered >= MAX_BUFFERED_SAMPLES // 2 or len(self._latest) >= MAX_BUFFERED_SERIES:
+            self._flush()
+            self._labels, self._latest = {}, []
 
     def _flush(self) -> None:
         if not self._parts or self._metric is None:

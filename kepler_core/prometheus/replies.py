@@ -7,7 +7,7 @@ so no part of it is used.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Annotated
 
 import msgspec
@@ -15,7 +15,7 @@ import numpy as np
 
 from kepler_core.documents import DocumentError, Text, decode_json
 from kepler_core.errors import RecordingError
-from kepler_core.messages import shortened
+from kepler_core.messages import quoted, shortened
 from kepler_core.recording.samples import LATEST_UNIX_SECONDS, decode_samples
 
 MAX_METRICS = 1_000_000
@@ -99,11 +99,14 @@ def decode_series(result: bytes) -> list[Series]:
     return decode_json(result, _matrix) or []
 
 
-def check_matrix(result: bytes, start: float, end: float) -> None:
+def check_matrix(
+    result: bytes, start: float, end: float, label: str = "", values: Collection[str] | None = None
+) -> None:
     """Raise `DocumentError` if a JSON list of series is no valid answer to a query from `start` to `end`.
 
     `start` and `end` are in Unix seconds. Each series must occur once. Each sample must have a timestamp
-    from `start` to `end`, and a value that is a number, NaN or infinity.
+    from `start` to `end`, and a value that is a number, NaN or infinity. The value of `label` must be one of `values`,
+    if they are given; a series without the label has the value "".
     """
     labels = set()
     for index, series in enumerate(decode_series(result)):
@@ -111,6 +114,8 @@ def check_matrix(result: bytes, start: float, end: float) -> None:
         if key in labels:
             raise DocumentError(f"series {index} occurs twice")
         labels.add(key)
+        if values is not None and series.metric.get(label, "") not in values:
+            raise DocumentError(f"series {index}: the {label} {quoted(series.metric.get(label, ''))} was not queried")
         if not bytes(series.values):
             if not bytes(series.histograms):
                 raise DocumentError(f"series {index} has no values")

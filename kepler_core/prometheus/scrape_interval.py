@@ -13,7 +13,9 @@ import numpy as np
 
 from kepler_core.arrays import FloatArray
 from kepler_core.prometheus.client import PrometheusClient
-from kepler_core.prometheus.queries import Query, answers
+from kepler_core.prometheus.fetching import answers
+from kepler_core.prometheus.instances import Shard
+from kepler_core.prometheus.queries import Query
 from kepler_core.prometheus.replies import decode_series
 from kepler_core.prometheus.selections import Selection
 from kepler_core.recording.samples import decode_samples
@@ -43,16 +45,18 @@ def scrape_interval(
     since: float,
     until: float,
     metric_prefix: str | None = None,
+    instances: Shard | None = None,
 ) -> float | None:
     """Return the interval in seconds at which the targets of some series are scraped; None if it is unknown.
 
     The interval is taken from the timestamps of a few samples between `since` and `until` (Unix seconds). If targets
     are scraped at different intervals, see `_LARGEST_MULTIPLE`. `metric_prefix` is the first word of the exporter's
-    metric names, if it is not the word that the schema expects.
+    metric names, if it is not the word that the schema expects. `instances` are the instances to look at; None looks at
+    all.
     """
     for selection in _energy_first(selections, metric_prefix)[:_MAX_SELECTIONS]:
         for start, end in _looks(since, until):
-            query = Query(selection, round(start * 1000), round(end * 1000), None)
+            query = Query(selection, round(start * 1000), round(end * 1000), None, instances)
             intervals = _intervals(result for _, results in answers(client, [query], jobs=1) for result in results)
             if intervals:
                 common, longest = math.lcm(*intervals), max(intervals)

@@ -16,6 +16,7 @@ from kepler_core.documents import DocumentError, decode_json
 from kepler_core.errors import UsageError
 from kepler_core.gzip_files import compressed_by_name
 from kepler_core.parquet import RecordingWriter, is_parquet
+from kepler_core.prometheus.instances import Shard
 from kepler_core.prometheus.joining import joined_series
 from kepler_core.prometheus.queries import Query
 from kepler_core.prometheus.replies import decode_series
@@ -23,21 +24,25 @@ from kepler_core.prometheus.selections import Selection
 from kepler_core.recording.samples import decode_samples
 
 _PLAN = "plan.json"
-_LAYOUT = 1
+_LAYOUT = 2
 """Version of the file layout in the spool's folder."""
 
 
 class _PlannedQuery(msgspec.Struct):
     metric: str
     matchers: list[str]
+    node_label: str
     start: int
     end: int
     step: int | None
+    shard: int | None
+    """Index of the query's instances in `_Plan.shards`; null for all instances."""
 
 
 class _Plan(msgspec.Struct):
     layout: int
     asked: dict[str, Any]
+    shards: list[list[str]]
     queries: list[_PlannedQuery]
 
 
@@ -57,18 +62,46 @@ class Spool:
             return None
         if plan.layout != _LAYOUT or plan.asked != arguments:
             return None
-        return [Query(Selection(q.metric, tuple(q.matchers)), q.start, q.end, q.step) for q in plan.queries]
+        shards = [tuple(shard) for shard in plan.shards]
+        try:
+            return [
+                Query(
+                    Selection(q.metric, tuple(q.matchers), q.node_label),
+                    q.start,
+                    q.end,
+                    q.step,
+                    None if q.shard is None else shards[q.shard],
+                )
+                for q in plan.queries
+            ]
+        except IndexError:
+            return None
 
     def begin(self, arguments: dict[str, Any], queries: Sequence[Query]) -> None:
         """Remove the plan and the answers of an earlier command, and write the planned queries."""
-        planned = [_PlannedQuery(q.metric, list(q.selection.matchers), q.start, q.end, q.step) for q in queries]
+        number = {shard: at for at, shard in enumerate(dict.fromkeys(q.instances for q in queries if q.instances))}
+        planned = [
+            _PlannedQuery(
+                q.metric,
+                list(q.selection.matchers),
+                q.selection.node_label,
+                q.start,
+                q.end,
+                q.step,
+                None if q.instances is None else number[q.instances],
+            )
+            for q in queries
+        ]
         with self._errors():
             if self.folder.exists():
                 if not (self.folder / _PLAN).exists() and any(self.folder.iterdir()):
                     raise UsageError(f"{self.folder} is in the way: kepler-model query did not create this folder")
                 shutil.rmtree(self.folder)
             self.folder.mkdir()
-            _write(self.folder / _PLAN, msgspec.json.encode(_Plan(_LAYOUT, arguments, planned)))
+            _write(
+                self.folder / _PLAN,
+                msgspec.json.encode(_Plan(_LAYOUT, arguments, [list(shard) for shard in number], planned)),
+            )
 
     def has(self, index: int) -> bool:
         """Return whether the answer to the planned query with this index is on disk."""
@@ -86,35 +119,38 @@ class Spool:
         it. For Parquet, only one answer is in memory at a time. If an interrupted call is repeated, the files that it
         has already written are replaced.
         """
-        by_metric: dict[str, list[int]] = {}
-        for index, query in enumerate(queries):
-            by_metric.setdefault(query.metric, []).append(index)
+        groups = _groups(queries)
         if is_parquet(self.target):
-            self._add_to_parquet(queries, by_metric)
+            self._add_to_parquet(groups)
             return
         with self._errors():
             with whole_file(self.target) as raw, compressed_by_name(raw, self.target.name) as file:
                 separator = b"{\n"
-                for metric, indices in by_metric.items():
-                    ordered = sorted(indices, key=lambda index: queries[index].start)
-                    series = joined_series(result for index in ordered for result in self._results(index))
-                    if series != b"[]":
-                        file.write(separator + msgspec.json.encode(metric) + b":" + series)
+                for metric, of_metric in groups.items():
+                    separator_of_series = separator + msgspec.json.encode(metric) + b":["
+                    for indices in of_metric:
+                        series = joined_series(result for index in indices for result in self._results(index))[1:-1]
+                        if series:
+                            file.write(separator_of_series + series)
+                            separator_of_series = b",\n"
+                    if separator_of_series == b",\n":
+                        file.write(b"]")
                         separator = b",\n"
                 file.write(b"{}\n" if separator == b"{\n" else b"\n}\n")
             shutil.rmtree(self.folder)
 
-    def _add_to_parquet(self, queries: Sequence[Query], by_metric: Mapping[str, Sequence[int]]) -> None:
-        """Add all answers to the recording in Parquet. `by_metric` has the indices of the queries of each metric."""
+    def _add_to_parquet(self, groups: Mapping[str, Sequence[Sequence[int]]]) -> None:
+        """Add all answers to the recording in Parquet. `groups` is the result of `_groups`."""
         with self._errors():
             plan = hashlib.sha256((self.folder / _PLAN).read_bytes()).hexdigest()
             with RecordingWriter(self.target, f"query-{plan[:12]}") as writer:
-                for metric, indices in by_metric.items():
-                    for index in sorted(indices, key=lambda index: queries[index].start):
-                        for result in self._results(index):
+                for metric, of_metric in groups.items():
+                    for indices in of_metric:
+                        for result in (result for index in indices for result in self._results(index)):
                             for series in decode_series(result):
                                 samples = decode_samples(series.values)
                                 writer.write(metric, series.metric, samples[0::2], samples[1::2])
+                        writer.end_series()
             shutil.rmtree(self.folder)
 
     def _results(self, index: int) -> list[bytes]:
@@ -131,6 +167,20 @@ class Spool:
             yield
         except OSError as error:
             raise UsageError(f"cannot write {error.filename or self.target}: {error.strerror or error}") from error
+
+
+def _groups(queries: Sequence[Query]) -> dict[str, list[list[int]]]:
+    """Return metric -> groups of queries for the same instances, as indices in order of time.
+
+    Different groups have different series.
+    """
+    groups: dict[tuple[str, Shard | None], list[int]] = {}
+    for index, query in enumerate(queries):
+        groups.setdefault((query.metric, query.instances), []).append(index)
+    by_metric: dict[str, list[list[int]]] = {}
+    for (metric, _), indices in groups.items():
+        by_metric.setdefault(metric, []).append(sorted(indices, key=lambda index: queries[index].start))
+    return by_metric
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -147,15 +147,19 @@ def map_metric(metric: Metric, use: MetricUse, codes: SeriesCodes, counts: Count
             names = sorted({label for mapping in use.mappings for label in (*mapping.where, *mapping.where_not)})
             words = ", ".join(f"{label}={labels.get(label, '')}" for label in names)
             counts.count("unmapped_series", metric.name, 1, printable(words, 100))
-    count_irregular(metric, counts)
+    count_irregular(metric, counts, has_values=any(mapping.kind != "cpus" for mapping in use.mappings))
     return mapped
 
 
-def count_irregular(metric: Metric, counts: Counts) -> None:
-    """Count the samples of a metric that were left out while it was read, and its series with a single sample."""
+def count_irregular(metric: Metric, counts: Counts, *, has_values: bool = True) -> None:
+    """Count the samples of a metric that were left out while it was read, and its series with a single sample.
+
+    A single sample is no irregularity of a metric without values, which only names the node's CPUs.
+    """
     counts.not_finite.update({metric.name: metric.not_finite})
     counts.repeated_timestamps.update({metric.name: metric.repeated})
-    counts.one_sample_series.update({metric.name: int(np.count_nonzero(metric.lengths == 1))})
+    if has_values:
+        counts.one_sample_series.update({metric.name: int(np.count_nonzero(metric.lengths == 1))})
 
 
 def map_series(

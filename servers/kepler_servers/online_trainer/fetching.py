@@ -13,6 +13,8 @@ from kepler_core.errors import RecordingError
 from kepler_core.pipeline.observing import observe_for
 from kepler_core.pipeline.spec import PipelineSpec
 from kepler_core.prometheus import PrometheusClient, Query, Selection, answers, plan_queries, select_metrics
+from kepler_core.prometheus.host_groups import host_groups
+from kepler_core.prometheus.instances import Shard, shards_of
 from kepler_core.prometheus.joining import recording_bytes
 from kepler_core.prometheus.scrape_interval import rounded_step, scrape_interval
 from kepler_core.recording import Observations, read_recording
@@ -44,25 +46,69 @@ class Fetcher:
     """PromQL label matchers that every fetched series must satisfy."""
     jobs: int = 4
     """Number of parallel queries."""
+    instances_per_query: int | None = None
+    """Number of instances whose series a query fetches; None chooses the number by the size of the answers."""
 
     def fetch(self, since: float, until: float, stop: threading.Event) -> Observations | None:
-        """Fetch the samples from `since` to `until` (Unix seconds); return None if the server has none.
+        """Fetch the samples of all nodes from `since` to `until` (Unix seconds); return None if the server has none.
 
         Raises `PrometheusError` if any query fails, so incomplete samples are never returned.
         """
-        names = self.client.metric_names(since, until, self.matchers)
-        selections = select_metrics(names, spec=self.spec, instance=self.instance, matchers=self.matchers)
+        selections = self._selections(since, until)
         if not selections:
             return None
-        step = self._step(selections, since, until)
+        return self._fetch_group(selections, None, since, until, self._step(selections, since, until, None), stop)
+
+    def fetch_groups(self, since: float, until: float, stop: threading.Event) -> Iterator[Observations]:
+        """Fetch the samples from `since` to `until` (Unix seconds), and yield the observations of groups of nodes.
+
+        Only one group is in memory at a time. Small fleets are one group. Raises `PrometheusError` if any query fails,
+        and `RecordingError` if no group can be observed, for example because no node has energy.
+        """
+        selections = self._selections(since, until)
+        if not selections:
+            return
+        groups = host_groups(self.client, selections, (since, until), self.step, jobs=self.jobs, stop=stop)
+        step = self._step(selections, since, until, groups[0])
+        error: RecordingError | None = None
+        is_any_observed = False
+        for group in groups:
+            try:
+                observations = self._fetch_group(selections, group, since, until, step, stop)
+            except RecordingError as failed:
+                error = error or failed
+                continue
+            if observations is not None and len(observations.sample_time):
+                is_any_observed = True
+                yield observations
+        if error is not None and not is_any_observed:
+            raise error
+
+    def _selections(self, since: float, until: float) -> list[Selection]:
+        names = self.client.metric_names(since, until, self.matchers)
+        return select_metrics(names, spec=self.spec, instance=self.instance, matchers=self.matchers)
+
+    def _fetch_group(
+        self,
+        selections: Sequence[Selection],
+        group: Shard | None,
+        since: float,
+        until: float,
+        step: float | None,
+        stop: threading.Event,
+    ) -> Observations | None:
+        """Fetch the samples of a group of instances; None as group stands for all instances."""
         by_metric: dict[str, list[tuple[Query, list[bytes]]]] = {}
-        queries = plan_queries(selections, _aligned(since, step), until, step)
+        shards: list[Shard | None] = [None] if group is None else [*shards_of(group, self.instances_per_query)]
+        of_each = dict.fromkeys(selections, shards)
+        queries = plan_queries(selections, _aligned(since, step), until, step, of_each)
         for query, results in answers(self.client, queries, jobs=self.jobs, stop=stop):
             by_metric.setdefault(query.metric, []).append((query, results))
         in_order = {
             metric: [result for _, results in sorted(parts, key=lambda part: part[0].start) for result in results]
             for metric, parts in sorted(by_metric.items())
         }
+        del by_metric
         content = {metric: results for metric, results in in_order.items() if any(r != b"[]" for r in results)}
         if not content:
             return None
@@ -76,14 +122,17 @@ class Fetcher:
                 raise
             return None
 
-    def _step(self, selections: Sequence[Selection], since: float, until: float) -> float | None:
+    def _step(
+        self, selections: Sequence[Selection], since: float, until: float, instances: Shard | None
+    ) -> float | None:
         """Return the number of seconds between fetched values, rounded to a multiple of the scrape interval.
 
-        Returns None if each scraped value is fetched.
+        `instances` are the instances whose scrape interval is looked at; None looks at all. Returns None if each
+        scraped value is fetched.
         """
         if self.step is None:
             return None
-        interval = scrape_interval(self.client, selections, since, until)
+        interval = scrape_interval(self.client, selections, since, until, instances=instances)
         step = self.step if interval is None else rounded_step(self.step, interval)
         if step != self.step:
             log.info("fetching with the step %g s instead of %g s: scrapes are %g s apart", step, self.step, interval)

@@ -23,6 +23,7 @@ from kepler_core.pipeline.load import as_document
 from kepler_core.plugins.hooks import hooks
 from kepler_core.recording.times import utc
 from kepler_core.store import Store
+from kepler_servers.online_trainer.collecting import SampleCollector
 from kepler_servers.online_trainer.decision_record import last_decision
 from kepler_servers.online_trainer.drift import DriftMonitor
 from kepler_servers.online_trainer.fetching import Fetcher, time_slices
@@ -164,8 +165,7 @@ class Rounds:
         self.status.seconds["fetch"] = time.monotonic() - started
         cursor = self.samples.cursor(now + _CLOCK_TOLERANCE_SECONDS)
         self.status.lag = None if cursor is None else max(now - cursor, 0.0)
-        if removed := self.samples.tidy():
-            log.info("removed %d samples, because the sample store was full", removed)
+        self._tidy()
         if outcome != "empty":
             self.status.last_success = time.time()
         if (trigger := self._due()) is not None:
@@ -184,16 +184,21 @@ class Rounds:
         for start, end in time_slices(since, until, 2 * reach):
             if self.stop.is_set():
                 break
-            observations = self.fetcher.fetch(start, end, self.stop)
-            if observations is None or not len(observations.sample_time):
+            collector = SampleCollector(self.samples, start, end)
+            for observations in self.fetcher.fetch_groups(start, end, self.stop):
+                collector.add(observations)
+            if not collector.n_fetched:
                 continue
-            fetched += len(observations.sample_time)
-            result = self.samples.append(observations, since=start, until=end)
-            for name in ("added", "replaced", "known", "unusable"):
+            fetched += collector.n_fetched
+            result, new = collector.store()
+            for name in ("added", "replaced", "known", "unusable", "left_out"):
                 self.status.samples[name] += getattr(result, name)
             added += result.added
             unusable += result.unusable
-            self.drift.update(observations, result.fresh)
+            if new is not None:
+                self.drift.update(new, result.fresh)
+            del new
+            self._tidy()
         self._new_samples += added
         if unusable > 1 and unusable == fetched and not self._said_unusable:
             log.warning("%d samples were fetched, and none can be used: they have no features or no power", fetched)
@@ -203,6 +208,10 @@ class Rounds:
         if added:
             return "new data"
         return "nothing new" if fetched else "empty"
+
+    def _tidy(self) -> None:
+        if removed := self.samples.tidy():
+            log.info("removed %d samples, because the sample store was full", removed)
 
     def _fetch_since(self, until: float) -> float:
         """Return the start of the time range to fetch. `until` is the end of the range; both times are Unix seconds."""

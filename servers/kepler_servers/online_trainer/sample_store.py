@@ -78,6 +78,23 @@ class AppendResult:
     """
     fresh: IntArray = attrs.field(factory=lambda: np.empty(0, dtype=np.int64), eq=False, repr=False)
     """Indices of the added samples in the fetched observations. Samples that replaced a stored sample are left out."""
+    left_out: int = 0
+    """Number of new samples that were not stored, because the fetch had more samples than the store may hold."""
+
+
+@attrs.frozen
+class NewSamples:
+    """The samples of observations that the store does not have, or has with fewer values."""
+
+    chosen: IntArray
+    """Indices of the samples to store."""
+    fresh: IntArray
+    """Indices of those samples that do not replace a stored sample."""
+    complete: IntArray
+    """Result of `sample_table.completeness` for the observations."""
+    known: int
+    unusable: int
+    waiting: int
 
 
 class SampleStore:
@@ -276,6 +293,15 @@ class SampleStore:
 
         If an error occurs, no sample is added.
         """
+        new = self.find_new(observations, until)
+        if len(new.chosen):
+            table = sample_table.to_table(observations, new.chosen, new.complete, node_type)
+            self.append_table(table, len(new.fresh), since=since, until=until, step=float(observations.step))
+        n_fresh = len(new.fresh)
+        return AppendResult(n_fresh, len(new.chosen) - n_fresh, new.known, new.unusable, new.waiting, new.fresh)
+
+    def find_new(self, observations: Observations, until: float) -> NewSamples:
+        """Return which samples of a fetch up to `until` (Unix seconds) are new."""
         complete = sample_table.completeness(observations)
         time = observations.sample_time
         cursor = self.cursor(until)
@@ -300,15 +326,18 @@ class SampleStore:
                 else:
                     known += 1
         chosen = np.flatnonzero(is_fresh | is_replacement)
-        fresh = np.flatnonzero(is_fresh)
-        if len(chosen):
-            table = sample_table.to_table(observations, chosen, complete, node_type)
-            number = max((file.number for file in self._files), default=0) + 1
-            step = float(observations.step) if np.isfinite(observations.step) else None
-            self._files.append(self._write(number, table, FileHeader(LAYOUT, since, until, len(fresh), step)))
-            self._index(table)
         unusable = int(np.count_nonzero(complete == 0))
-        return AppendResult(len(fresh), len(chosen) - len(fresh), known, unusable, waiting, fresh)
+        return NewSamples(chosen, np.flatnonzero(is_fresh), complete, known, unusable, waiting)
+
+    def append_table(self, table: pa.Table, fresh: int, *, since: float, until: float, step: float) -> None:
+        """Add samples of a fetch from `since` to `until` (Unix seconds), of which `fresh` replace no stored sample.
+
+        `step` is the number of seconds between two samples of a node; NaN if no node had two samples.
+        """
+        number = max((file.number for file in self._files), default=0) + 1
+        header = FileHeader(LAYOUT, since, until, fresh, step if np.isfinite(step) else None)
+        self._files.append(self._write(number, table, header))
+        self._index(table)
 
     def tidy(self) -> int:
         """Merge the files if there are many, and thin out the samples if there are too many.

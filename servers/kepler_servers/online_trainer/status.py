@@ -31,7 +31,7 @@ class Status:
     """Age of the newest stored sample in seconds, measured with the Prometheus server's clock; None if unknown."""
     samples: Counter[str] = attrs.field(factory=Counter)
     """Number of fetched samples by their result in the sample store: "added", "replaced", "known" (the store already
-    had the sample) or "unusable"."""
+    had the sample), "unusable" or "left_out" (the fetch had more samples than the store may hold)."""
     decisions: Counter[str] = attrs.field(factory=Counter)
     """Number of retrainings with each decision.
 
