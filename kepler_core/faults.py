@@ -66,7 +66,7 @@ def scrape_seconds(names: Iterable[str], severity: int, step: int) -> int:
 
 
 def with_faults(series: list[Counter], names: Sequence[str], severity: int, seed: int) -> list[Counter]:
-    """Return the series of one node with the faults `names`, which are applied in this order."""
+    """Apply faults to the series of one node, in the order of their `names`. Return the changed series."""
     for name in names:
         rng = np.random.default_rng([seed, list(FAULTS).index(name), severity])
         series = FAULTS[name].change(series, severity, rng)

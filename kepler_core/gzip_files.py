@@ -17,8 +17,8 @@ MAX_OVERHEAD_BYTES = 2**20
 """Maximum number of bytes by which gzip data may be larger than its content. Valid gzip data is almost never larger
 than its content."""
 MIN_MEMBER_BYTES = 4096
-"""Minimum mean number of unpacked bytes per gzip member, for the members after the first `MAX_SMALL_MEMBERS`. This
-bounds the time of unpacking, because even an empty member takes time."""
+"""Gzip data may consist of several members, and even an empty member takes time to unpack. So gzip data is rejected
+if it has more than `MAX_SMALL_MEMBERS` members, and fewer unpacked bytes than this number for each further member."""
 MAX_SMALL_MEMBERS = 1024
 """Number of gzip members that are accepted even if they are empty."""
 

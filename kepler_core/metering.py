@@ -64,7 +64,7 @@ class Provenance:
 
     @property
     def slug(self) -> str:
-        """The kind, the name and the version of the provenance, in one word that is safe as a file name."""
+        """The kind, the name and the version as one text without spaces and slashes, so that it can be a file name."""
         words = f"{self.name}@{self.version}" if self.version else self.name
         safe = "".join(character if character.isalnum() or character in "._@-" else "-" for character in words)
         return f"kepler-core:{self.kind}:{safe}"[:120]

@@ -1,4 +1,4 @@
-"""A series of a simulated recording, with the changes that faults of exporters make to it."""
+"""A time series of a simulated recording, with methods that change its samples as a faulty exporter would."""
 
 from __future__ import annotations
 

@@ -87,7 +87,7 @@ _OPTIONS = (
         default=15.0,
         show_default=True,
         metavar="SECONDS",
-        help="Search offsets up to this number of seconds.",
+        help="To estimate the offset of the clocks, try the offsets from -SECONDS to SECONDS.",
     ),
     click.option(
         "--idle-watts",

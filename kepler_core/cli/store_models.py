@@ -153,8 +153,8 @@ def _report_kind(report: str) -> str:
 def _sides(first: tuple[str, str], second: tuple[str, str]) -> tuple[Side, Side]:
     """Read the two pipelines that a user compares. Each of `first` and `second` is (name of the pipeline, store).
 
-    Raises `UsageError` if the targets of the pipelines differ, because errors in estimating different watts cannot be
-    compared.
+    Raises `UsageError` if the pipelines estimate different kinds of power (different targets). An example is the power
+    of a machine and the power of a virtual machine. The errors of such pipelines cannot be compared.
     """
     from kepler_core.comparison.sides import read_side
     from kepler_core.pipeline.targets import target_of
@@ -164,7 +164,7 @@ def _sides(first: tuple[str, str], second: tuple[str, str]) -> tuple[Side, Side]
     if targets[0] != targets[1]:
         raise UsageError(
             f"{first[0]} has the target {targets[0]}, {second[0]} has the target {targets[1]}: they estimate different "
-            "watts, so that their errors cannot be compared"
+            "kinds of power, so their errors cannot be compared"
         )
     return read_side("A", *first, snapshots[0]), read_side("B", *second, snapshots[1])
 

@@ -31,7 +31,7 @@ from kepler_core.models.power_model import (
 from kepler_core.vocabulary import RARE_MAXIMUM, WORKLOAD_FEATURES
 
 MAX_FEATURES = 1000
-"""Maximum number of features of all components together."""
+"""Maximum number of features in a file with linear weights."""
 MAX_FEATURE_CHARACTERS = 300
 
 

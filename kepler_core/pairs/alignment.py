@@ -78,7 +78,7 @@ def given_offset(offset: float, guest: GuestUsage) -> Alignment:
 
 
 def align(host: HostWindows, guest: GuestUsage, largest: float = LARGEST_OFFSET_SECONDS) -> Alignment:
-    """Return the offset of the clocks, searched from −`largest` to `largest` seconds.
+    """Estimate the offset of the clocks. The function tries the offsets from −`largest` to `largest` seconds.
 
     Raises `AlignmentError` with the reason if the offset cannot be determined.
     """

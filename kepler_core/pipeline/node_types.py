@@ -35,7 +35,7 @@ class NodeTypeSlot:
     node_type: int
     spec: MachineSpec
     stored: Mapping[int, NodeType]
-    """Node types of the current version, by number."""
+    """Node types of the current version. Each key is the number of a node type."""
     snapshot: Snapshot | None
     """The current version of the pipeline; None if there is none yet."""
     next_version: int

@@ -45,7 +45,7 @@ Kind = Literal["as is", "mixed", "new"]
 """Kind of a candidate: the served model, a fit to earlier and new rows, or a fit to the new rows alone."""
 
 NEW_WEIGHT = 0.25
-"""Weight of all new rows together, as a fraction of the weight of all earlier rows."""
+"""Total weight of all new rows, as a fraction of the total weight of all earlier rows."""
 BLOCKS = 5
 """Number of blocks into which the new rows (those of the new recording) are divided. Each block is held out once."""
 MIN_ROWS = 20

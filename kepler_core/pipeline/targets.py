@@ -1,4 +1,4 @@
-"""The targets of pipelines. Models of different targets predict different watts, so they are never mixed."""
+"""The targets of pipelines. Models of different targets predict different kinds of power. They are never mixed."""
 
 from __future__ import annotations
 

@@ -90,7 +90,7 @@ def _looks(since: float, until: float) -> list[tuple[float, float]]:
 
 
 def _intervals(results: Iterable[bytes]) -> set[int]:
-    """Return the scrape intervals in milliseconds of the series in query results."""
+    """Return the different scrape intervals, in milliseconds, that the timestamps of the series in `results` show."""
     timestamps: dict[frozenset[tuple[str, str]], list[FloatArray]] = {}
     for result in results:
         for series in decode_series(result):

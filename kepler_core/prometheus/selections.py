@@ -49,13 +49,14 @@ def select_metrics(
     matchers: Sequence[str] = (),
     metric_prefix: str | None = None,
 ) -> list[Selection]:
-    """Return a selection for each metric in `names` that the pipeline `spec` needs.
+    """Choose the metrics to query from a Prometheus server. Return one `Selection` for each chosen metric.
 
-    `names` are the metrics that a server has. Without a pipeline, every metric that a metric schema uses is selected.
-    If several exporters report the same feature or component, the metrics of one of them are selected. `instance` is a
-    regular expression that must match the whole node label of the exporter that has the most metrics. `matchers` are
-    PromQL label matchers to add to every selection. `metric_prefix` is the first word of the exporter's metric names,
-    if it is not the word that the schema expects.
+    `names` are all metrics of the server. The metrics that the pipeline `spec` needs are chosen. Without `spec`, every
+    metric that a metric schema uses is chosen. If several exporters report the same feature or component, the metrics
+    of only one of these exporters are chosen. `instance` is a regular expression that must match the whole node label.
+    It is applied only to metrics of the exporter that has the most metrics. `matchers` are PromQL label matchers that
+    are added to every selection. `metric_prefix` is the first word of the exporter's metric names, if it is not the
+    word that the schema expects.
     """
     uses = find_schemas(names, metric_prefix)
     third_party = () if spec is None else spec.third_party

@@ -56,7 +56,7 @@ class Position:
 
 @attrs.frozen(eq=False)
 class Points:
-    """The points of a metric, converted to the unit that the vocabulary defines for it."""
+    """The values of a metric's points, converted from the exporter's unit to the unit in `kepler_core.vocabulary`."""
 
     item: MappedMetric
     values: FloatArray

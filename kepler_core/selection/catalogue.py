@@ -55,9 +55,10 @@ class Catalogue:
     ) -> None:
         """Store the properties of the models in columns.
 
-        `node_types` maps each pipeline to its node types by number. `broken` maps each pipeline that cannot be
-        read to the reason. `compare` is called with the machines of all node types. It returns a table that
-        compares the machine of a request with these machines. Without `compare`, the machine of a request is ignored.
+        `node_types` has the node types of each pipeline, with their numbers as keys. `broken` maps each pipeline
+        that cannot be read to the reason. `compare` is called with the machines of all node types. It returns a table
+        that compares the machine of a request with these machines. Without `compare`, the machine of a request is
+        ignored.
         `error_key` is the score by which models are ranked. `location` names the store in error messages.
         """
         self.models = tuple(models)

@@ -26,7 +26,7 @@ from kepler_core.store.snapshot import Snapshot
 from kepler_core.urls import file_path, is_file_url, is_url, shown_url, split_url
 
 MAX_PIPELINE_BYTES = 2**30
-"""Maximum size of all files of a pipeline together, after unpacking."""
+"""Maximum total size of the files of a pipeline, after unpacking."""
 MAX_PIPELINE_FILES = 200_000
 
 

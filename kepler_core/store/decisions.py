@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 import time
 import uuid
 from collections.abc import Iterable, Mapping
@@ -23,9 +24,26 @@ MAX_PAGES = 20
 _FILE_NAME = re.compile(r"[0-9]{14}-[0-9a-f]{8}\.json")
 
 
+class _Clock:
+    """The time in milliseconds. No two readings in this process are equal, so its decisions stay in their order."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._latest = 0
+
+    def read(self) -> int:
+        """Return the Unix time in milliseconds, or one more than the latest reading if that is later."""
+        with self._lock:
+            self._latest = max(time.time_ns() // 1_000_000, self._latest + 1)
+            return self._latest
+
+
+_CLOCK = _Clock()
+
+
 def decision_name() -> str:
     """Return a name for the file of a new decision. The name contains the time, so sorted names are sorted by time."""
-    return f"{time.time_ns() // 1_000_000:014d}-{uuid.uuid4().hex[:8]}.json"
+    return f"{_CLOCK.read():014d}-{uuid.uuid4().hex[:8]}.json"
 
 
 def is_decision(name: str) -> bool:

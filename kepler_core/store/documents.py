@@ -64,7 +64,10 @@ _node_types = msgspec.json.Decoder(NodeTypeIndex)
 
 
 def decode_node_types(content: bytes, where: str) -> dict[int, NodeTypeEntry]:
-    """Return the entries of `node_type_index.json` by number, or raise `StoreError` if the index is malformed."""
+    """Return the entries of `node_type_index.json`. Each key is the number of a node type.
+
+    Raises `StoreError` if the file is malformed.
+    """
     try:
         entries = decode_json(content, _node_types)
     except DocumentError as error:

@@ -221,7 +221,10 @@ def parts_of_path(path: str) -> tuple[str, str, str, str, str, int]:
 
 
 def read_node_types(snapshot: Snapshot) -> dict[int, NodeType]:
-    """Return the pipeline's node types by number, or raise `StoreError` if the index is malformed."""
+    """Return the pipeline's node types. Each key is the number of a node type.
+
+    Raises `StoreError` if the file `node_type_index.json` is malformed.
+    """
     if NODE_TYPE_INDEX not in snapshot.names:
         return {}
     entries = decode_node_types(snapshot.read(NODE_TYPE_INDEX), f"{snapshot.where}: {NODE_TYPE_INDEX}")

@@ -23,7 +23,7 @@ from kepler_core.models.power_model import MAX_FILE_BYTES
 MAX_ARCHIVE_BYTES = 512 * 2**20
 """Maximum size of an archive before unpacking."""
 MAX_MODEL_BYTES = 512 * 2**20
-"""Maximum size of all files of one model together, after unpacking."""
+"""Maximum total size of the files of one model, after unpacking."""
 MAX_MODEL_FILES = 1000
 
 _CHUNK_BYTES = 2**20

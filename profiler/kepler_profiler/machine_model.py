@@ -210,7 +210,7 @@ def find_machine_model(
     facts: Mapping[str, float] | None = None,
     vendor: str | None = None,
 ) -> MachineModel:
-    """Return the store's best model for a described machine. All features of the model must be known for this machine.
+    """Return the store's best model for a machine that is only described. All of the model's features must be known.
 
     If the idle power is known, models that use it are preferred. Among equally preferred models, the model with the
     smallest error on held-out machines is the best. `facts` are the values of known `EXTRA_FACTS`. Raises `StoreError`
@@ -236,7 +236,7 @@ def find_machine_model(
         return min(usable, key=lambda entry: entry[:3])[3]
     reason = "; ".join(refusals) or "no model of `kepler-model machines fit`"
     place = store.location if pipeline is None else f"pipeline {pipeline} of {store.location}"
-    raise StoreError(f"{place}: no model for a described machine: {reason}")
+    raise StoreError(f"{place}: no model can estimate power from a machine's description: {reason}")
 
 
 def _is_machine_model(stored: StoredModel) -> bool:

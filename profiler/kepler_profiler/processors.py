@@ -188,7 +188,10 @@ def sources() -> Mapping[str, str]:
 
 
 def decode_processors(content: bytes, document: str) -> ProcessorTable:
-    """Decode a table of processors. `document` is its name. Raises `ProcessorTableError`."""
+    """Decode a table of processors. Raises `ProcessorTableError`.
+
+    `document` is the name of the table for error messages.
+    """
     table = _decoded(content, ProcessorTable, document)
     _check_layout(table.layout, document)
     seen: dict[str, str] = {}
@@ -207,7 +210,10 @@ def decode_processors(content: bytes, document: str) -> ProcessorTable:
 
 
 def decode_instances(content: bytes, document: str) -> InstanceTable:
-    """Decode a table of cloud instances. `document` is its name. Raises `ProcessorTableError`."""
+    """Decode a table of cloud instances. Raises `ProcessorTableError`.
+
+    `document` is the name of the table for error messages.
+    """
     table = _decoded(content, InstanceTable, document)
     _check_layout(table.layout, document)
     seen: set[str] = set()

@@ -177,7 +177,7 @@ def test_tree_of_scaphandre(machine):
 
 
 def published(tmp_path, kind, name):
-    """Write zones with the output `powercap`, in the form that Scaphandre reads, and return the output."""
+    """Publish a reading of 5 W as powercap files for Scaphandre. Return the `PowercapOutput` that wrote the files."""
     output = PowercapOutput(str(tmp_path / "tree"), scaphandre=True)
     output.open()
     reading = Reading(1.7e9, {"package": Power(5.0, 4.0, 6.0)}, Provenance(kind, name))

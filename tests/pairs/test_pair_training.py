@@ -20,7 +20,7 @@ PIPELINE = "abs_trainers: [LinearRegressionTrainer]\ndyn_trainers: []\n"
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a pipeline file, and two pairs of recordings (host and virtual machine) from different days."""
+    """A folder with a pipeline file and, for each of two days, a recording of a host and one of its virtual machine."""
     path = tmp_path_factory.mktemp("pairs")
     for number, host in enumerate((SimulatedHost(offset=2.7), SimulatedHost(offset=-1.2, seed=7))):
         content = {
@@ -84,7 +84,7 @@ def test_models_of_different_targets_are_never_mixed(folder: Path, tmp_path: Pat
     assert train(folder, "--target", "capacity", "--name", "other", store=store).returncode == 0
     compared = kepler("store", "compare", "mine", "other", "-s", store)
     assert compared.returncode == 2
-    assert "estimate different watts" in compared.stderr
+    assert "estimate different kinds of power" in compared.stderr
     recording = str(tmp_path / "machine.json")
     assert kepler("simulate", "-o", recording, "--minutes", "5").returncode == 0
     refused = kepler("recalibrate", "-s", store, "--pipeline", "mine", "-i", recording)

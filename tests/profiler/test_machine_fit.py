@@ -163,7 +163,7 @@ def test_a_model_server_without_models_of_machines_leads_to_the_store(store: Pat
         assert report["source"]["kind"] == "formula"
         (problem,) = report["not_used"]
         assert problem.startswith("machine-model: model server http://127.0.0.1:")
-        assert "no model for a described machine: " in problem
+        assert "no model can estimate power from a machine's description: " in problem
 
 
 def test_a_machine_unlike_the_training_gets_a_wide_interval(store: Path) -> None:

@@ -69,7 +69,7 @@ def test_not_a_pipeline(tmp_path: Path, change: dict[str, bytes | None], why: st
         ({}, None),
         ({"node_type_index.json": b"[]"}, "SHA-256"),
         ({"node_type_index.json": b"{}\n"}, "has 3 bytes"),
-        ({"node_type_index.json": None}, "is not there"),
+        ({"node_type_index.json": None}, "is missing"),
         ({"extra": b""}, "not in the manifest"),
     ],
 )

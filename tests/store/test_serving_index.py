@@ -122,7 +122,7 @@ def test_index_of_another_release(
     store: LocalStore, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(serving_index, "__version__", "9.9")
-    unusable(store, "this is 9.9", caplog)
+    unusable(store, "not by 9.9", caplog)
 
 
 @pytest.mark.parametrize("position", [-1, 10**6])

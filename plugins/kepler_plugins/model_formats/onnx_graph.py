@@ -29,7 +29,7 @@ If the error is larger, the model is also converted in double precision. The mor
 """
 _REASON_CHARACTERS = 160
 MAX_MEMORY_BYTES = 256 * 2**20
-"""Limit of the memory of all ONNX graphs in a process together, including the intermediate results of graph nodes."""
+"""Limit of the total memory of all ONNX graphs in a process, including the intermediate results of graph nodes."""
 _ROWS_PER_RUN = 512
 """Maximum number of rows per run of a graph. It limits the memory of a run.
 

@@ -197,7 +197,8 @@ class WeightsFormat(ModelFormat):
         if isinstance(weights, Curve):
             if weights.curve not in CURVES or len(weights.weights) != CURVES[weights.curve][0]:
                 raise ModelError(
-                    f"not a weights file: {weights.curve!r} is not a curve with {len(weights.weights)} weights"
+                    f"not a weights file: Kepler has no formula for a curve named {weights.curve!r} with "
+                    f"{len(weights.weights)} weights"
                 )
             if weights.feature not in features:
                 raise ModelError(f"the feature {weights.feature!r} of the weights is not one of the model's features")

@@ -89,9 +89,9 @@ def match_(
 ) -> None:
     """Show how similar a machine is to each node type, by attribute.
 
-    The similarity is 1 if all attributes are equal. Attributes that differ increase the looseness. Attributes
-    that only the machine or only the node type has increase the uncertainty. The formula is:
-    similarity = 1 - looseness - 0.6 x uncertainty.
+    The similarity is 1 if all attributes are equal. Each attribute whose two values differ increases the looseness.
+    Each attribute that is known only for the machine, or only for the node type, increases the uncertainty. The
+    formula is: similarity = 1 - looseness - 0.6 x uncertainty.
     """
     from kepler_profiler.node_types import match
 
@@ -229,7 +229,7 @@ def _spec(path: str | None) -> dict[str, Any]:
 
 
 def _read(store: str | None, pipeline: str | None, index: str | None) -> dict[str, dict[int, NodeType]]:
-    """Return the node types by number, for each pipeline of a store or for an index file."""
+    """Return the node types of each pipeline of a store, or of an index file. The inner keys are their numbers."""
     if (store is None) == (index is None):
         raise UsageError("which node types: give --store DIR (and --pipeline), or --index FILE")
     if index is not None:

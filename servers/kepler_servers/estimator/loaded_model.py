@@ -59,7 +59,9 @@ class LoadedModel:
         return self.check.problem
 
     def match(self, host_name: str) -> MachineMatch:
-        """Return how well this machine matches the machines of the model's training. `host_name` is its name.
+        """Return how well this machine matches the machines of the model's training.
+
+        `host_name` is the name of this machine.
 
         The result contains the similarity of this machine to the model's machine. A lower similarity makes the
         intervals wider. The model was trained on this machine if the training had a node with its name and an equal

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 MAX_REQUEST_BYTES = 4 * 2**20
 MAX_HELD_BYTES = 16 * 2**20
-"""Maximum size of all incomplete requests together. Requests that wait for a model have a separate, equal limit."""
+"""Maximum total size of all incomplete requests. Requests that wait for a model have a separate, equal limit."""
 MAX_CONNECTIONS = 1000
 REQUEST_TIMEOUT_SECONDS = 10.0
 """Time limit for a client to send its request. The time limit for receiving the reply has the same length."""

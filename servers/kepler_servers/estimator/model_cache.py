@@ -35,7 +35,7 @@ requested least recently."""
 MAX_KEYS = 500
 """Maximum number of cache entries. Entries without a model count too."""
 MAX_KEY_BYTES = 4 * 2**20
-"""Maximum size of all model keys together, because clients choose the texts in a key, and could fill the memory."""
+"""Maximum total size of all model keys. Clients choose the texts in a key, and could otherwise fill the memory."""
 MAX_QUEUED_KEYS = 64
 """Maximum number of model keys that wait for their first search. While it is reached, requests with new keys fail."""
 

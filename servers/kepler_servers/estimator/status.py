@@ -13,7 +13,7 @@ from kepler_servers.estimator.model_cache import CacheEntry
 from kepler_servers.estimator.request import ModelKey
 
 MAX_STATUS_BYTES = 48 * 2**10
-"""Maximum size of all listed models together, as JSON, so that the whole status has less than 64 KiB."""
+"""Maximum total size of all listed models, as JSON, so that the whole status has less than 64 KiB."""
 MAX_LISTED_BYTES = 8 * 2**10
 """Maximum size of the JSON of one model in the list.
 

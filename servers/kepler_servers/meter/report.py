@@ -134,7 +134,11 @@ class Report:
         return lines
 
     def _scale(self, main: Power, width: int) -> list[str]:
-        """Draw the interval as text, on a scale from 0 W to the upper end of the interval or to full power."""
+        """Draw the interval of the present power as text, on a scale that begins at 0 W.
+
+        The scale ends at the upper end of this interval, or of the interval of the power at full load if that is
+        higher.
+        """
         end = max([main.upper, *(power.upper for power in (self.reading.full,) if power is not None)])
         if end <= 0:
             return []

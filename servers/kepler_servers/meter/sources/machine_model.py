@@ -58,7 +58,9 @@ def model_of_server(url: str) -> Finder:
             model = offer.load()
             honesty = machine_honesty(model.metadata, model.features)
         except KeplerError as error:
-            raise MeterError(f"{provider.name}: no model for a described machine: {error.message}") from error
+            raise MeterError(
+                f"{provider.name}: no model can estimate power from a machine's description: {error.message}"
+            ) from error
         version = offer.why.get("version")
         return MachineModel(offer.name, "" if version is None else str(version), model, honesty)
 
