@@ -62,7 +62,8 @@ def measure(path: str) -> dict[str, Any]:
     for _, dataset in datasets(extractor, isolator, plan(spec, observations), context):
         n_datasets += 1
         rows += len(dataset.frame)
-        checksum += float(np.nansum(dataset.frame.to_numpy()[-1]))
+        checksum += float(np.nansum(dataset.frame.iloc[-1].to_numpy()))
+        del dataset  # as in a training, only one data set at a time is in memory
     done = time.perf_counter()
     return {
         "samples": samples,

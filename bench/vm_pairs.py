@@ -5,7 +5,7 @@ on the host reported for the guest (`kepler_vm_cpu_watts`), and the features tha
 have the format of the program that recorded them, and are not part of the repository. This script converts them to the
 files that `kepler-model pair` writes, and trains with `kepler-model train --host --guest`.
 
-    python bench/vm_pairs.py [--data FOLDER] [--json FILE]
+    python bench/vm_pairs.py [--data FOLDER] [--set KEY=VALUE] [--json FILE]
 """
 
 from __future__ import annotations
@@ -69,11 +69,15 @@ def joined(files: tuple[Path, Path]) -> Pair:
     )
 
 
-def train(files: tuple[Path, Path], store: Path) -> None:
-    """Train models on one session with the command `kepler-model train`, and publish them in a store."""
+def train(files: tuple[Path, Path], store: Path, settings: list[str]) -> None:
+    """Train models on one session with the command `kepler-model train`, and publish them in a store.
+
+    `settings` are further keys of the pipeline, as `KEY=VALUE`.
+    """
     host, guest = map(str, files)
     command = [sys.executable, "-m", "kepler_core", "train", "default", "--host", host, "--guest", guest, "--vm", VM]
     command += ["-s", str(store), "--set", f"abs_trainers={TRAINERS}", "--set", "dyn_trainers=[]", "--jobs", "1"]
+    command += [word for setting in settings for word in ("--set", setting)]
     subprocess.run(command, check=True, capture_output=True)
 
 
@@ -123,6 +127,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     default = Path(__file__).resolve().parents[2] / "shared" / "data" / "vm_pairs"
     parser.add_argument("--data", type=Path, default=default, help="the folder with the recordings of both sessions")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a key of the pipeline")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers as JSON")
     arguments = parser.parse_args()
     if not arguments.data.is_dir():
@@ -133,7 +138,7 @@ def main() -> None:
         files = {session: convert(arguments.data, folder, session) for session in SESSIONS}
         pairs = {session: joined(files[session]) for session in SESSIONS}
         for session, other in zip(SESSIONS, reversed(SESSIONS), strict=True):
-            train(files[session], folder / session)
+            train(files[session], folder / session, arguments.set)
             pair = pairs[session]
             result = {
                 "session": session,

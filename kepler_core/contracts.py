@@ -36,6 +36,7 @@ import attrs
 from kepler_core.arrays import FloatArray, SingleArray
 from kepler_core.metering import Collector as Collector
 from kepler_core.metering import Output as Output
+from kepler_core.metric_mappings import MachineMapping as MachineMapping
 from kepler_core.metric_mappings import MetricMapping as MetricMapping
 from kepler_core.metric_mappings import UnusedMetric as UnusedMetric
 from kepler_core.plugin import PLUGIN_API as PLUGIN_API
@@ -255,6 +256,14 @@ class MetricSchema(Plugin, ABC):
         counts as unknown. For series that are known and not used, return an `UnusedMetric` with the reason. This method
         must be quick and must not raise.
         """
+
+    def machine_mappings(self, metric: str) -> Sequence[MachineMapping]:
+        """Return what the series of a metric state about the machine of their node, e.g. its processor.
+
+        The option `--machine-specs metrics` of the command `train` groups nodes by these attributes. A metric that
+        `mappings` does not know may state attributes, too. By default, no metric states any.
+        """
+        return ()
 
     def spelling(self, level: str, name: str) -> str:
         """Return the exporter's metric name for a feature or component, for messages about missing metrics."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from typing import Any
 
 import attrs
 import numpy as np
@@ -20,6 +21,51 @@ CONTAINER_LEVELS = (*NODE_LEVELS, "container")
 def power_column(component: str) -> str:
     """Return the name of a component's power column."""
     return f"{component}_power"
+
+
+def stream_of(index: pd.MultiIndex) -> IntArray:
+    """Return the number of the stream (node in a recording) of each row of an index, shape (rows,)."""
+    recording, node = (np.asarray(index.codes[at], dtype=np.int64) for at in range(2))
+    return recording * len(index.levels[1]) + node
+
+
+def time_of(index: pd.MultiIndex) -> FloatArray:
+    """Return the Unix seconds of each row of an index, shape (rows,)."""
+    times: FloatArray = index.levels[2].to_numpy(dtype=np.float64)
+    return times[np.asarray(index.codes[2])]
+
+
+@attrs.frozen(eq=False, slots=False)
+class RowNumbers:
+    """The sample of each row of an index, and the first row of each sample, calculated when they are first needed."""
+
+    index: pd.MultiIndex
+
+    @cached_property
+    def sample(self) -> IntArray:
+        key = stream_of(self.index) * (len(self.index.levels[2]) + 1) + self.index.codes[2]
+        if len(key) == 0:
+            return key
+        step = np.diff(key)
+        if (step >= 0).all():
+            return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(step > 0)])
+        return np.asarray(np.unique(key, return_inverse=True)[1], dtype=np.int64)
+
+    @cached_property
+    def is_contiguous(self) -> bool:
+        """Whether the rows of each sample follow one another, and the samples are in sorted order."""
+        return bool((np.diff(self.sample) >= 0).all())
+
+    @cached_property
+    def first_rows(self) -> IntArray:
+        if self.is_contiguous:
+            return np.flatnonzero(np.diff(self.sample, prepend=-1))
+        return np.unique(self.sample, return_index=True)[1].astype(np.int64)
+
+    @cached_property
+    def index_of_samples(self) -> pd.Index[Any]:
+        """The recording, node and timestamp of each sample, in a data set by container."""
+        return self.index[self.first_rows].droplevel(["container"])
 
 
 @attrs.frozen(eq=False, slots=False)
@@ -53,6 +99,8 @@ class Dataset:
     """Watts that an isolator subtracted, one row per sample and one power column per component."""
     notes: tuple[str, ...] = ()
     """Remarks for the user who trains models on the data set, one line each."""
+    _row_numbers: RowNumbers | None = attrs.field(default=None, repr=False)
+    """Row numbers that several data sets share. They are used only if `frame` still has their index."""
 
     @property
     def by_container(self) -> bool:
@@ -81,38 +129,29 @@ class Dataset:
         return index
 
     @cached_property
-    def _stream_and_time(self) -> tuple[IntArray, IntArray]:
-        index = self.index
-        recording, node, time = (np.asarray(index.codes[at], dtype=np.int64) for at in range(3))
-        return recording * len(index.levels[1]) + node, time
+    def _rows(self) -> RowNumbers:
+        shared = self._row_numbers
+        return shared if shared is not None and shared.index.is_(self.index) else RowNumbers(self.index)
 
-    @cached_property
+    @property
     def sample(self) -> IntArray:
         """Index of each row's sample, shape (rows,). Samples are numbered 0, 1, … in sorted order."""
-        stream, time = self._stream_and_time
-        key = stream * (len(self.index.levels[2]) + 1) + time
-        if len(key) == 0:
-            return key
-        step = np.diff(key)
-        if (step >= 0).all():
-            return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(step > 0)])
-        return np.asarray(np.unique(key, return_inverse=True)[1], dtype=np.int64)
+        return self._rows.sample
 
     @property
     def stream(self) -> IntArray:
         """Number of each row's stream (node in a recording), shape (rows,). Numbers need not be contiguous."""
-        return self._stream_and_time[0]
+        return stream_of(self.index)
 
     @property
     def timestamps(self) -> FloatArray:
         """Unix seconds of each row, shape (rows,)."""
-        times: FloatArray = self.index.levels[2].to_numpy(dtype=np.float64)
-        return times[self._stream_and_time[1]]
+        return time_of(self.index)
 
-    @cached_property
+    @property
     def first_rows(self) -> IntArray:
         """Index of each sample's first row, shape (samples,)."""
-        return np.unique(self.sample, return_index=True)[1].astype(np.int64)
+        return self._rows.first_rows
 
     def node_sum(self, columns: Sequence[str]) -> pd.DataFrame:
         """Return `columns` with one row per sample: the sums over the containers of the sample.
@@ -121,14 +160,13 @@ class Dataset:
         """
         if not self.by_container:
             return self.frame[list(columns)]
-        starts = self.first_rows
-        contiguous = len(starts) == 0 or bool((np.diff(self.sample) >= 0).all())
+        starts, contiguous = self.first_rows, self._rows.is_contiguous
         sums = {}
         for column in columns:
             values = self.frame[column].to_numpy()
             # the rows of a sample are usually contiguous, and adding up contiguous rows is much faster
             sums[column] = np.add.reduceat(values, starts) if contiguous else sum_by(values, self.sample, len(starts))
-        return pd.DataFrame(sums, index=self.index[self.first_rows].droplevel(["container"]))
+        return pd.DataFrame(sums, index=self._rows.index_of_samples)
 
     @cached_property
     def _node_power(self) -> pd.DataFrame:
@@ -157,7 +195,8 @@ class Dataset:
             frame, sample = frame[~taken], sample[~taken]
         remaining = attrs.evolve(self, frame=frame, output_type="DynPower", background=None)
         at = sample[remaining.first_rows]
-        shared = remaining._sharing(measured.to_numpy()[at] - watts[at])
+        earlier = measured if frame is self.frame else remaining.node_power()
+        shared = remaining._sharing(measured.to_numpy()[at] - watts[at], earlier)
         subtracted = pd.DataFrame(watts[at], index=measured.index[at], columns=self.power_columns)
         return attrs.evolve(shared, background=subtracted)
 
@@ -170,15 +209,14 @@ class Dataset:
         if self.background is None:
             raise ValueError("no background power was subtracted from this data set")
         watts = self.node_power().to_numpy() + self.background[self.power_columns].to_numpy()
-        return attrs.evolve(self._sharing(watts), output_type="AbsPower", background=None)
+        return attrs.evolve(self._sharing(watts, self.node_power()), output_type="AbsPower", background=None)
 
-    def _sharing(self, watts: FloatArray) -> Dataset:
+    def _sharing(self, watts: FloatArray, earlier: pd.DataFrame) -> Dataset:
         """Return a data set with the same rows and the node power `watts`, shape (samples, components).
 
-        Each row keeps its share of its sample's power. If no row of a sample had any power, the rows share the
-        new power in the proportions of the component's main feature.
+        `earlier` is the result of `node_power`. Each row keeps its share of its sample's power. If no row of a sample
+        had any power, the rows share the new power in the proportions of the component's main feature.
         """
-        earlier = self.node_power()
         frame = self.frame.copy(deep=False)
         for at, component in enumerate(self.components):
             column = power_column(component)

@@ -91,6 +91,38 @@ class MetricMapping:
 
 
 @attrs.frozen
+class MachineMapping:
+    """An attribute of a node's machine that series of a metric state, e.g. the name of the processor.
+
+    The attribute is the value of a label (`label`), a number of series (`counted_labels`), or the value of the metric.
+    """
+
+    attribute: Literal[
+        "processor", "architecture", "vendor", "cores", "physical_cores", "chips", "memory", "frequency", "product"
+    ]
+    """Name of the attribute. "cores" are logical CPUs. "chips" are CPU sockets. "memory" is in GiB. "frequency" is the
+    highest frequency of the CPUs in MHz. "architecture" is the microarchitecture, which is used if the processor is not
+    known. "product" is the name of the computer."""
+    label: str = ""
+    """Label whose value is the attribute. Empty: no label has the attribute."""
+    counted_labels: tuple[str, ...] = ()
+    """The attribute is the number of different combinations of values that these labels have on the node."""
+    scale: float = 1.0
+    """Factor that converts the value of the metric to the unit of the attribute."""
+    where: Mapping[str, tuple[str, ...]] = attrs.field(factory=dict, converter=_values_by_label, kw_only=True)
+    """Label -> the value, or the values, of the series that state the attribute. Empty: all series of the metric."""
+
+    @property
+    def is_value(self) -> bool:
+        """Whether the attribute is the value of the metric."""
+        return not self.label and not self.counted_labels
+
+    def selects(self, labels: Mapping[str, str]) -> bool:
+        """Return whether a series with these labels states the attribute."""
+        return _selects(self.where, labels)
+
+
+@attrs.frozen
 class UnusedMetric:
     """Statement that a schema knows series of a metric, and that Kepler Core does not use them."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-PLUGIN_API = (1, 0)
+PLUGIN_API = (1, 1)
 """Version of the contracts of plugins: (major, minor). A new minor version only adds to the contracts; a new major
 version may break plugins.
 

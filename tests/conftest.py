@@ -28,6 +28,10 @@ os.environ["KEPLER_REPORT"] = "false"
 # Tests run in several processes. If each process used all cores, threads would wait for each other most of the time.
 os.environ["OMP_NUM_THREADS"] = "1"
 
+# A training without `--jobs` would start a worker process for each CPU. The imports of a worker process take more CPU
+# time than the fits of most tests. Tests of worker processes set `--jobs`.
+os.environ["LOKY_MAX_CPU_COUNT"] = "1"
+
 SLOW = (
     "offline_trainer/test_training_interruptions*",
     "offline_trainer/test_training_requests*",

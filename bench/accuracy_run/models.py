@@ -37,6 +37,7 @@ def default_spec(settings: Settings, name: str, output_type: OutputType, **chang
     keys: dict[str, Any] = {"name": name, "energy_sources": [SOURCE], other: [], **changes}
     if settings.quick:
         keys |= {"max_rows": 400, own: [PluginSpec(trainer) for trainer in QUICK_TRAINERS]}
+        keys["validation"] = attrs.evolve(keys.get("validation", spec.validation), regimes=2)
     return attrs.evolve(spec, **keys)
 
 

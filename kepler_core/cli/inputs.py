@@ -65,12 +65,17 @@ def machine_spec_option() -> Callable[[F], F]:
 
 
 def machine_specs_option(use: str) -> Callable[[F], F]:
-    """Return the click option `--machine-specs FILE`. `use` is the end of the option's help text."""
+    """Return the click option `--machine-specs FILE|metrics`. `use` is the end of the option's help text."""
     return click.option(
         "--machine-specs",
-        metavar="FILE",
-        help=f"JSON file with the description of each node's machine, by name of the node{use}",
+        metavar="FILE|metrics",
+        help="JSON file with the description of each node's machine, by name of the node; or the word `metrics`, if "
+        f"metrics in the recordings describe the machines{use}",
     )
+
+
+FROM_METRICS = "metrics"
+"""Value of --machine-specs if the recordings' own metrics describe the machines. A file of this name is `./metrics`."""
 
 
 def read_machine_specs(path: str) -> dict[str, MachineSpec]:

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 import click
 
 from kepler_core.cli.examples import examples
+from kepler_core.cli.fleet_machines import fleet_machines
 from kepler_core.cli.inputs import (
+    FROM_METRICS,
     input_option,
     machine_specs_option,
     metric_prefix_option,
     open_all,
-    read_machine_specs,
     store_option,
 )
 from kepler_core.cli.output import json_option, print_json, print_table
@@ -36,6 +37,12 @@ _SHOWN_NODES = 20
 @store_option(required=False)
 @machine_specs_option(" (default: all nodes are of one type).")
 @click.option(
+    "--write-specs",
+    metavar="FILE",
+    help="Write the descriptions of the machines from metrics (--machine-specs metrics) to a JSON file. Complete or "
+    "correct it, and use it with --machine-specs FILE.",
+)
+@click.option(
     "--least",
     type=click.FloatRange(0, 1000),
     metavar="PERCENT",
@@ -51,6 +58,7 @@ def nodes(
     inputs: tuple[str, ...],
     store: str | None,
     machine_specs: str | None,
+    write_specs: str | None,
     least: float | None,
     show_all: bool,
     metric_prefix: str | None,
@@ -69,12 +77,15 @@ def nodes(
     if (store is None) == (not inputs) or (store is None) != (pipeline is None):
         raise UsageError("give recordings with --input, or the name of a pipeline and --store")
     if store is not None and pipeline is not None:
-        only = {"--machine-specs": machine_specs, "--least": least, "--metric-prefix": metric_prefix}
+        only = {"--machine-specs": machine_specs, "--write-specs": write_specs, "--least": least}
+        only["--metric-prefix"] = metric_prefix
         if unusable := [option for option, value in only.items() if value is not None]:
             raise UsageError(f"{unusable[0]} needs recordings (--input)")
         tables = _stored(store, pipeline)
     else:
-        tables = _compared(inputs, machine_specs, least, metric_prefix)
+        if write_specs is not None and machine_specs != FROM_METRICS:
+            raise UsageError("--write-specs needs --machine-specs metrics")
+        tables = _compared(inputs, machine_specs, write_specs, least, metric_prefix)
     if as_json:
         print_json(tables)
     else:
@@ -93,20 +104,28 @@ def _stored(location: str, pipeline: str) -> list[NodeTable]:
 
 
 def _compared(
-    inputs: Sequence[str], machine_specs: str | None, least: float | None, metric_prefix: str | None
+    inputs: Sequence[str],
+    machine_specs: str | None,
+    write_specs: str | None,
+    least: float | None,
+    metric_prefix: str | None,
 ) -> list[NodeTable]:
     """Compare the nodes in recordings."""
-    from kepler_core.pipeline.machine_groups import machine_groups, most_cores
     from kepler_core.pipeline.node_comparison import LEAST_DIFFERENCE, compare_nodes
     from kepler_core.pipeline.node_tables import by_source
     from kepler_core.recording import observe
 
-    specs = None if machine_specs is None else read_machine_specs(machine_specs)
-    cpus = None if specs is None else most_cores(specs)
+    fleet = fleet_machines(machine_specs, inputs, metric_prefix)
+    cpus = None if fleet is None else fleet.most_cores()
     observations = observe(open_all(inputs, metric_prefix=metric_prefix), cpus=cpus)
     groups: list[Observations] = [observations]
-    if specs is not None:
-        groups = [group.observations for group in machine_groups(observations, specs)]
+    if fleet is not None:
+        if write_specs is not None:
+            fleet.write(observations, write_specs)
+        machine_groups, notes = fleet.groups(observations)
+        groups = [group.observations for group in machine_groups]
+        for note in notes:
+            click.echo(f"kepler-model: {note}", err=True)
     threshold = LEAST_DIFFERENCE if least is None else least / 100
     tables = [table for number, group in enumerate(groups) for table in compare_nodes(group, number, least=threshold)]
     if not tables:

@@ -60,6 +60,7 @@ class _Request:
     """Digest of the request headers; None if there are none. A header may select the tenant whose samples are
     returned."""
     metric_prefix: str | None
+    machines: bool
 
 
 @click.command(
@@ -89,6 +90,12 @@ class _Request:
     "--pipeline", metavar="P", help="Query only the metrics that the pipeline P needs; by default all known metrics."
 )
 @metric_prefix_option()
+@click.option(
+    "--machines",
+    is_flag=True,
+    help="Also query the metrics that describe the nodes' machines, one sample per hour. `train --machine-specs "
+    "metrics` needs them.",
+)
 @access_options
 @click.option(
     "-o",
@@ -126,6 +133,7 @@ def query(
     step: float | None,
     pipeline: str | None,
     metric_prefix: str | None,
+    machines: bool,
     username: str | None,
     password_file: str | None,
     token_file: str | None,
@@ -154,8 +162,9 @@ def query(
     configuration = Configuration()
     own_headers = headers_of(headers, configuration)
     request = _Request(
-        start, end, last, step, pipeline, list(settings), instance, selector, _digest(own_headers), metric_prefix
-    )
+        start, end, last, step, pipeline, list(settings), instance, selector, _digest(own_headers), metric_prefix,
+        machines,
+    )  # fmt: skip
     _check_usage(request, output, to_csv)
     try:
         client = open_client(
@@ -268,7 +277,7 @@ def _write_csv(recording: str, folder: str) -> list[str]:
 
 def _plan(client: PrometheusClient, request: _Request, jobs: int, instances_per_query: int | None) -> list[Query]:
     """Return the queries for all metrics that the server has and that the pipeline needs."""
-    from kepler_core.prometheus import plan_queries, select_metrics
+    from kepler_core.prometheus import plan_machine_queries, plan_queries, select_machine_metrics, select_metrics
     from kepler_core.prometheus.scrape_interval import rounded_step, scrape_interval
     from kepler_core.prometheus.sharding import choose_shards, instances_by_label, sample_of_many
 
@@ -297,7 +306,13 @@ def _plan(client: PrometheusClient, request: _Request, jobs: int, instances_per_
             click.echo(f"--step {step:g} is changed to {rounded:g}: samples are scraped every {interval:g} s", err=True)
             step = rounded
     shards = choose_shards(client, selections, instances, (since, until), step, most=instances_per_query, jobs=jobs)
-    return plan_queries(selections, since, until, step, shards)
+    queries = plan_queries(selections, since, until, step, shards)
+    if request.machines:
+        others = select_machine_metrics(
+            names, selections, instance=request.instance, matchers=matchers, metric_prefix=request.metric_prefix
+        )
+        queries += plan_machine_queries(others, since, until)
+    return queries
 
 
 def _window(client: PrometheusClient, request: _Request) -> tuple[float, float]:

@@ -12,7 +12,9 @@ import click
 
 from kepler_core.cli.examples import examples
 from kepler_core.cli.findings import finding_lines
+from kepler_core.cli.fleet_machines import fleet_machines
 from kepler_core.cli.inputs import (
+    FROM_METRICS,
     idle_option,
     input_option,
     machine_spec_option,
@@ -20,7 +22,6 @@ from kepler_core.cli.inputs import (
     metric_prefix_option,
     parse_vm_guests,
     profile_option,
-    read_machine_specs,
     read_object,
     store_option,
     vm_guest_option,
@@ -160,7 +161,8 @@ def train(
     With --machine-spec, the models belong to the node type of the described machine. The pipeline's models
     of other node types stay in the store.
 
-    With --machine-specs, nodes with equal machines are one node type, and each type gets models of its own. If a type
+    With --machine-specs, nodes with equal machines are one node type, and each type gets models of its own. The
+    descriptions of the machines are in a file, or (--machine-specs metrics) in the recordings' own metrics. If a type
     has at least 5 nodes, the report lists the outliers: nodes whose power differs from that of the other nodes at the
     same work (see also the command `nodes`).
 
@@ -261,7 +263,6 @@ def run(
     Shows a progress bar if standard error is a terminal.
     """
     from kepler_core.machine import Machine, MachineSpec
-    from kepler_core.pipeline.machine_groups import machine_groups, most_cores
     from kepler_core.pipeline.train import train as train_pipeline
     from kepler_core.plugins.hooks import hooks
     from kepler_core.recording.findings import findings
@@ -269,8 +270,10 @@ def run(
 
     check_part_options((*inputs, *idle), part_samples, sample_rows)
     spec = _load_pipeline(pipeline, settings, name, store)
-    specs = None if machine_specs is None else read_machine_specs(machine_specs)
-    largest = machine if specs is None else Machine(MachineSpec(cores=most_cores(specs)))
+    if machine_specs == FROM_METRICS and spec.use_vm_metrics:
+        raise UsageError("--machine-specs metrics describes hosts, but use_vm_metrics trains on virtual machines")
+    fleet = fleet_machines(machine_specs, (*inputs, *idle), metric_prefix)
+    largest = machine if fleet is None else Machine(MachineSpec(cores=fleet.most_cores()))
     with _shown(listeners := hooks(), trace_hooks), nullcontext() if with_page else listeners.without(REPORT_LISTENER):
         stored_profile = None if profile is None else read_object(profile)
         started = time.perf_counter()
@@ -286,6 +289,7 @@ def run(
         if strict and (lines := finding_lines(findings(observations.counts))):
             raise RecordingError(f"--strict: {len(lines)} kinds of findings; {' | '.join(lines)}")
         idle_observations = observed(idle) if idle else None
+        groups, machine_notes = ([], ()) if fleet is None else fleet.groups(observations, idle_observations)
         read_seconds = time.perf_counter() - started
         try:
             report = train_pipeline(
@@ -300,11 +304,12 @@ def run(
                 idle=idle_observations,
                 profile=stored_profile,
                 tables=table_data,
-                groups=() if specs is None else machine_groups(observations, specs, idle_observations),
+                groups=groups,
             )
         except KeplerError:
-            _print_severe(findings(observations.counts))
+            _print_severe(findings(observations.counts), machine_notes)
             raise
+    report.machine_notes = list(machine_notes)
     total_seconds = time.perf_counter() - started
     report.seconds = {"read": round(read_seconds, 3), **report.seconds, "total": round(total_seconds, 3)}
     return report
@@ -318,9 +323,10 @@ def _read_tables(
     return read_pairs(tables, spec, machine) if isinstance(tables, PairFiles) else read_tables(tables, spec, machine)
 
 
-def _print_severe(all_findings: Sequence[Finding]) -> None:
-    """Print findings with the severity "error" to standard error, because they may explain why a training failed."""
-    for line in finding_lines([finding for finding in all_findings if finding.severity == "error"]):
+def _print_severe(all_findings: Sequence[Finding], machine_notes: Sequence[str]) -> None:
+    """Print what may explain why a training failed: findings with the severity "error", and notes about machines."""
+    severe = finding_lines([finding for finding in all_findings if finding.severity == "error"])
+    for line in (*severe, *machine_notes):
         click.echo(f"kepler-model: {line}", err=True)
 
 

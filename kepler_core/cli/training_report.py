@@ -55,6 +55,10 @@ def print_report(report: Report) -> None:
             )
             more = f" and {len(outliers) - _SHOWN_OUTLIERS} more" if len(outliers) > _SHOWN_OUTLIERS else ""
             click.echo(f"\nOutliers, {headline(table)}: {shown}{more}")
+    if report.machine_notes:
+        click.echo("\nMachines described by metrics:")
+        for note in report.machine_notes:
+            click.echo(f"  - {note}")
     if report.findings:
         click.echo("\nFindings in the data:")
         for line in finding_lines([Finding(**finding) for finding in report.findings]):

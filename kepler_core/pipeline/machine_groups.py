@@ -13,6 +13,7 @@ from kepler_core.errors import UsageError
 from kepler_core.honesty.node_names import host_of
 from kepler_core.machine import Machine, MachineSpec, identity, machine_spec_from
 from kepler_core.messages import quoted
+from kepler_core.pipeline.recorded_machines import RecordedMachines
 from kepler_core.recording.observations import Observations
 from kepler_core.recording.subsets import of_streams
 
@@ -75,17 +76,43 @@ def machine_groups(
     Machines whose identifying attributes are equal are of one type. A node's description is found under the name of the
     node, or under its name without the port. Raises `UsageError` if a node of `observations` has no description.
     """
-    types = _types(observations, specs)
+    idle_types = None if idle is None else _types(idle, specs)
+    return _groups(observations, _types(observations, specs), idle, idle_types, "add them to --machine-specs")
+
+
+def groups_from_metrics(
+    observations: Observations, machines: RecordedMachines, idle: Observations | None = None
+) -> tuple[list[MachineGroup], tuple[str, ...]]:
+    """Divide observations as `machine_groups` does, by the descriptions in the recordings' own metrics.
+
+    Also return notes about what is missing, impossible or contradictory in these descriptions.
+    """
+    nodes = machines.of_streams([*observations.streams, *([] if idle is None else idle.streams)])
+    types = [nodes.specs.get(stream) for stream in observations.streams]
+    idle_types = None if idle is None else [nodes.specs.get(stream) for stream in idle.streams]
+    advice = "no metric states the processor, the CPUs or the memory of them; describe all nodes in a file"
+    return _groups(observations, types, idle, idle_types, f"{advice} (--machine-specs FILE)"), nodes.notes
+
+
+def _groups(
+    observations: Observations,
+    types: Sequence[MachineSpec | None],
+    idle: Observations | None,
+    idle_types: Sequence[MachineSpec | None] | None,
+    advice: str,
+) -> list[MachineGroup]:
+    """Divide observations by the descriptions of their streams' machines.
+
+    `types` and `idle_types` have a description for each stream. `advice` ends the error for a stream without one.
+    """
     if missing := sorted(
         {stream.node for stream, spec in zip(observations.streams, types, strict=True) if spec is None}
     ):
         shown = ", ".join(quoted(node, 60) for node in missing[:_SHOWN_NODES])
         more = f" and {len(missing) - _SHOWN_NODES} more" if len(missing) > _SHOWN_NODES else ""
-        raise UsageError(
-            f"no description of {len(missing)} of the recordings' nodes: {shown}{more}; add them to --machine-specs"
-        )
+        raise UsageError(f"no description of {len(missing)} of the recordings' nodes: {shown}{more}; {advice}")
     keys = np.array([_key(spec) for spec in types])
-    idle_keys = None if idle is None else np.array([_key(spec) for spec in _types(idle, specs)])
+    idle_keys = None if idle_types is None else np.array([_key(spec) for spec in idle_types])
     samples = np.bincount(observations.sample_stream, minlength=len(keys))
     groups = {}
     for key in dict.fromkeys(keys.tolist()):

@@ -22,6 +22,15 @@ from kepler_core.plugins.settings import OWN
 Backend = Literal["loky", "threading", "dask"]
 
 
+def usable_cpus() -> int:
+    """Return the number of CPUs that this process may use.
+
+    A container's CPU limit, the CPU affinity of the process and the environment variable LOKY_MAX_CPU_COUNT can make
+    this number smaller than the number of CPUs of the machine.
+    """
+    return int(joblib.cpu_count())
+
+
 def _numbered(index: int, job: FitJob) -> tuple[int, FitResult]:
     return index, fit(job)
 
@@ -37,7 +46,7 @@ def fit_all(
 ) -> Iterator[tuple[int, FitResult]]:
     """Fit all jobs of `work`; yield each result as soon as it is ready, with the index of its job.
 
-    `jobs` is the number of fits that run at the same time; None means one per CPU.
+    `jobs` is the number of fits that run at the same time; None means `usable_cpus()`.
     """
     # A limit of threadpoolctl applies to the whole process. If each thread set its own limit, the first thread to
     # finish would remove the limit for the other threads.
@@ -56,7 +65,7 @@ def _results(
             # joblib's Dask backend does not support return_as="generator_unordered"
             yield from joblib.Parallel(n_jobs=-1)(joblib.delayed(_numbered)(*numbered) for numbered in enumerate(work))
             return
-        n_jobs = min(jobs or os.cpu_count() or 1, len(work))
+        n_jobs = min(jobs or usable_cpus(), len(work))
         if n_jobs == 1 and backend == "loky" and not all(_is_own(job) for job in work):
             yield from _in_another_process(work)
             return
@@ -140,7 +149,7 @@ def _backend(backend: Backend, scheduler: str | None, jobs: int | None) -> Itera
     if scheduler is None:
         with (
             distributed.LocalCluster(
-                n_workers=jobs or os.cpu_count() or 1,
+                n_workers=jobs or usable_cpus(),
                 threads_per_worker=1,
                 processes=True,
                 dashboard_address=":0",  # any free port: Dask's default may be in use by another cluster

@@ -6,7 +6,6 @@ cluster. So no process needs more memory than one part and the sample need.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
 
@@ -15,7 +14,7 @@ import attrs
 from kepler_core.errors import RecordingError
 from kepler_core.machine import Machine
 from kepler_core.pipeline.observing import observe_for
-from kepler_core.pipeline.parallel import Backend, executor
+from kepler_core.pipeline.parallel import Backend, executor, usable_cpus
 from kepler_core.pipeline.spec import PipelineSpec
 from kepler_core.plugins.hooks import hooks
 from kepler_core.recording import Observations, Recording, RecordingParts
@@ -67,9 +66,9 @@ def observe_sample(
         else:
             schemas_of(recording)  # raises an error now if no metric of the recording is known
             parts += [_Task(spec, recording.whole, part, cpus, max_rows, 0.0) for part in recording.parts]
-    workers = min(jobs or os.cpu_count() or 1, len(parts))
+    workers = min(jobs or usable_cpus(), len(parts))
     if workers > 1 or (backend == "dask" and parts):
-        with executor(backend, scheduler, jobs or os.cpu_count() or 1 if backend == "dask" else workers) as pool:
+        with executor(backend, scheduler, jobs or usable_cpus() if backend == "dask" else workers) as pool:
             _observe_in(pool, parts, sample, 2 * workers)
     else:
         for task in parts:

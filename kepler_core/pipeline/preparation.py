@@ -85,6 +85,7 @@ class Preparation:
                 yield wanted, Prepared(skipped=[Skipped(*wanted[:3], reason)])
             else:
                 yield wanted, self._prepared(wanted, dataset, context)
+            del dataset  # otherwise, two data sets at a time would be in memory
 
     def _prepared(self, wanted: Wanted, dataset: Dataset, context: IsolationContext) -> Prepared:
         dataset = attrs.evolve(dataset, node_type=self._slot.node_type)

@@ -36,6 +36,8 @@ class Report:
     """Number of the node type of the models. With several node types, it is the type with the most samples."""
     node_types: list[int] = attrs.field(factory=list)
     """Numbers of all node types for which this training has published models."""
+    machine_notes: list[str] = attrs.field(factory=list)
+    """What is missing, impossible or contradictory in the descriptions of machines that come from metrics."""
     nodes: list[dict[str, Any]] = attrs.field(factory=list)
     """The tables of nodes, which compare the nodes of a type (`kepler_core.pipeline.node_tables.NodeTable`)."""
     seconds: dict[str, float] = attrs.field(factory=dict)

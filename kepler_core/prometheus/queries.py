@@ -9,6 +9,7 @@ Samples are queried in one of two ways:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import attrs
@@ -20,6 +21,8 @@ MAX_POINTS = 11_000
 """Largest number of samples per series that Prometheus returns for a range query."""
 SCRAPED_SECONDS = 3600.0
 """A query for samples at their own times (not at a step) covers a time range of this length."""
+_MACHINE_STEP_SECONDS = 3600.0
+"""Largest time between two samples of a metric that describes machines. Its values hardly ever change."""
 _LONGEST_REST_SECONDS = 60.0
 """A shorter rest of a time range is added to the query before it, because each request has a cost of its own."""
 
@@ -124,3 +127,13 @@ def plan_queries(
         for shard in ((None,) if shards is None else shards[selection])
         for span in spans
     ]
+
+
+def plan_machine_queries(selections: Sequence[Selection], start: float, end: float) -> list[Query]:
+    """Return queries for metrics that describe machines: for the last sample in each hour, or in the whole time range.
+
+    The result has the same order as that of `plan_queries`.
+    """
+    first, last = round(start * 1000), round(end * 1000)
+    steps = max(math.ceil((last - first) / (1000 * _MACHINE_STEP_SECONDS)), 1)
+    return plan_queries(selections, start, end, max((last - first) // steps, 1) / 1000)

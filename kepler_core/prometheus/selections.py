@@ -10,7 +10,7 @@ import attrs
 
 from kepler_core.contracts import MetricMapping, MetricSchema
 from kepler_core.plugins import registry
-from kepler_core.recording.schemas import SchemaUse, find_schemas
+from kepler_core.recording.schemas import SchemaUse, find_schemas, is_machine_metric
 from kepler_core.vocabulary import FEATURE_GROUPS, group_features
 
 if TYPE_CHECKING:
@@ -81,6 +81,47 @@ def select_metrics(
             if instance is not None and schema is uses.schemas[0][1]:
                 own.append(f"{schema.node_label}=~{promql_string(instance)}")
             selections.append(Selection(name, (*own, *matchers), schema.node_label))
+    return selections
+
+
+def select_machine_metrics(
+    names: Sequence[str],
+    others: Sequence[Selection],
+    *,
+    instance: str | None = None,
+    matchers: Sequence[str] = (),
+    metric_prefix: str | None = None,
+) -> list[Selection]:
+    """Return a selection for each metric in `names` that describes machines and that `others` lacks.
+
+    `instance`, `matchers` and `metric_prefix` are those of `select_metrics`.
+
+    A counter is left out: with few samples of it, readers of the recording would calculate wrong rates. A gauge that is
+    a part of a feature comes with the other parts of the feature.
+    """
+    uses = find_schemas(names, metric_prefix)
+    selected = {selection.metric for selection in others}
+    chosen: set[str] = set()
+    for name in set(names) - selected:
+        mappings = [mapping for mapping in uses.mappings(name) if mapping.kind != "cpus"]
+        if is_machine_metric(name, metric_prefix) and not any(mapping.counter for mapping in mappings):
+            chosen.add(name)
+            parts = {mapping.name for mapping in mappings if mapping.part}
+            chosen |= {
+                other
+                for other, use in uses.metrics.items()
+                if other not in selected and any(m.name in parts and not m.counter for m in use.mappings)
+            }
+    selections = []
+    for name in sorted(chosen):
+        own = []
+        if (
+            instance is not None
+            and name in uses.metrics
+            and (schema := uses.metrics[name].schema) is uses.schemas[0][1]
+        ):
+            own.append(f"{schema.node_label}=~{promql_string(instance)}")
+        selections.append(Selection(name, (*own, *matchers)))
     return selections
 
 

@@ -32,6 +32,7 @@ from kepler_core.recording.cpu_shares import with_cpu_shares
 from kepler_core.recording.exporters import join_exporters, one_exporter_each
 from kepler_core.recording.false_counters import without_false_counters
 from kepler_core.recording.layout import lay_out
+from kepler_core.recording.machine_samples import without_machine_samples
 from kepler_core.recording.malformed import without_malformed_energy
 from kepler_core.recording.meters import Meter, installed_meters
 from kepler_core.recording.metric_mapping import (
@@ -188,7 +189,7 @@ def _observe_one(
         mapped = with_sorted_units(mapped, codes)
     mapped = tell_nodes_apart_by_schema(mapped, schemas, codes, counts)
     mapped = join_exporters(mapped, schemas, codes.nodes, counts)
-    mapped = with_cpu_shares(mapped, codes.nodes, counts)
+    mapped = without_machine_samples(with_cpu_shares(mapped, codes.nodes, counts))
     aliases = node_aliases(mapped, codes.nodes)
     if vm_guests:
         mapped = join_vm_guests(mapped, vm_guests, codes.nodes, counts)

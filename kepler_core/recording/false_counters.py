@@ -45,10 +45,11 @@ def _are_counters(item: MappedMetric, counts: Counts) -> BoolArray:
     The series of a node and an energy source are no counters if their values fall often.
     """
     metric = item.metric
+    at = np.flatnonzero(metric.values[1:] < metric.values[:-1])
+    if not ((metric.series[at] == metric.series[at + 1]) & (metric.values[at + 1] >= 0)).any():
+        return np.ones(metric.n_series, dtype=bool)  # nearly all metrics
     same = (metric.series[1:] == metric.series[:-1]) & (metric.values[1:] >= 0) & (metric.values[:-1] >= 0)
     change = np.diff(metric.values)
-    if not (same & (change < 0)).any():
-        return np.ones(metric.n_series, dtype=bool)
     meters: dict[tuple[int, str | None], int] = {}
     meter = np.array([meters.setdefault(key, len(meters)) for key in zip(item.node.tolist(), item.source, strict=True)])
     of_interval, n = meter[metric.series[1:]], len(meters)

@@ -33,7 +33,7 @@ from kepler_core.recording.node_values import (
     value_of_node,
 )
 from kepler_core.recording.observations import Observations, Stream
-from kepler_core.recording.points import Points, Position, points_of
+from kepler_core.recording.points import Points, Position, Samples, points_of, position_of
 from kepler_core.recording.screening import screen
 
 _DENSE_CELLS = 2**22
@@ -43,18 +43,6 @@ _DENSE_FACTOR = 8
 If nodes have no timestamps in common, the array would be larger, and most of its cells would be empty. Then
 `_number_samples` sorts the values instead.
 """
-
-
-@attrs.frozen(eq=False)
-class _Samples:
-    """The samples of a recording: a sample is a node at a timestamp at which the node has any value."""
-
-    stream: IntArray
-    """Index of each sample's stream, shape (samples,)."""
-    node: IntArray
-    """Index of each stream's node in `SeriesCodes.nodes`, shape (streams,)."""
-    time: FloatArray
-    """Time of each sample in Unix seconds, shape (samples,)."""
 
 
 @attrs.frozen(eq=False)
@@ -84,15 +72,17 @@ def lay_out(
     """
     grid = _time_grid(mapped)
     positions: ArrayMemo[Position] = ArrayMemo()
-    points = [points_of(item, grid, positions, counts) for item in mapped if item.metric.n_samples]
-    samples = _number_samples(points, positions.results, grid, len(codes.nodes))
-    by_container = [p for p in points if p.is_feature and p.mapping.level != "node"]
-    rows = _number_rows(by_container, max(len(codes.units), 1))
-    container_features, upcoming = _container_features(by_container, rows, len(samples.time))
+    mapped = [item for item in mapped if item.metric.n_samples]
+    position_of_item = [position_of(item, grid, positions) for item in mapped]
+    samples = _number_samples(positions.results, grid, len(codes.nodes))
+    of_containers = [at for at, item in zip(position_of_item, mapped, strict=True) if _is_of_containers(item)]
+    rows = _number_rows(of_containers, max(len(codes.units), 1))
+    by_container, points, values, upcoming = _points(mapped, position_of_item, samples, rows, counts)
+    container_features = {name: combined(entries) for name, entries in _by_name(values).items()}
     _forget_totals(container_features, rows, codes, counts)
     node_features = _sums_of_containers(by_container, container_features, upcoming, rows, samples, counts)
     of_node = [p for p in points if p.is_feature and p.mapping.level == "node"]
-    for name, entries in _by_name((p, value_of_node(p, len(samples.time))) for p in of_node).items():
+    for name, entries in _by_name((p.mapping, value_of_node(p, len(samples.time))) for p in of_node).items():
         node_features[name] = known_first(node_features.get(name), combined(entries))
     power = _power([p for p in points if not p.is_feature], samples, meters, counts)
     gauges = frozenset(p.mapping.name for p in of_node if not p.mapping.counter)
@@ -148,16 +138,19 @@ def _time_grid(mapped: list[MappedMetric]) -> FloatArray:
     return grid
 
 
-def _number_samples(
-    points: Sequence[Points], positions: Sequence[Position], grid: FloatArray, n_nodes: int
-) -> _Samples:
+def _is_of_containers(item: MappedMetric) -> bool:
+    """Return whether a metric is a feature that is measured per container (or process or virtual machine)."""
+    return item.mapping.kind == "feature" and item.mapping.level != "node"
+
+
+def _number_samples(positions: Sequence[Position], grid: FloatArray, n_nodes: int) -> Samples:
     """Number all samples in which any series has a value, and write these numbers into `Position.sample`."""
     n_times = max(len(grid), 1)
     n_points = sum(len(position.sample) for position in positions)
     if n_nodes * n_times <= max(_DENSE_CELLS, _DENSE_FACTOR * n_points):
         present: BoolArray = np.zeros(n_nodes * n_times, dtype=bool)
-        for p in points:
-            present[p.position.sample] = True
+        for position in positions:
+            present[position.sample] = True
         cells = np.flatnonzero(present)
         number_of_cell = np.cumsum(present) - 1
         for position in positions:
@@ -170,12 +163,15 @@ def _number_samples(
     begins = np.diff(node_of_sample, prepend=-1) > 0  # `cells` are sorted by node
     nodes, stream = node_of_sample[begins], np.cumsum(begins) - 1
     time = grid[time_of_sample] if len(grid) else np.empty(0)
-    return _Samples(stream, nodes, time)
+    return Samples(stream, nodes, time)
 
 
-def _number_rows(by_container: Sequence[Points], n_units: int) -> _Rows:
-    """Number all rows in which any series has a value, and write these numbers into `Position.row`."""
-    positions = {id(p.position): p.position for p in by_container}.values()
+def _number_rows(of_containers: Sequence[Position], n_units: int) -> _Rows:
+    """Number all rows in which any series has a value, and write these numbers into `Position.row`.
+
+    `of_containers` are the positions of the metrics that are measured per container.
+    """
+    positions = {id(position): position for position in of_containers}.values()
     keys = [position.sample * n_units + position.unit for position in positions]
     rows = _union(keys)
     for position, key in zip(positions, keys, strict=True):
@@ -194,16 +190,16 @@ def _union(keys: Sequence[IntArray]) -> IntArray:
     return rows
 
 
-def _by_name(values: Iterable[tuple[Points, FloatArray]]) -> dict[str, list[tuple[MetricMapping, FloatArray]]]:
+def _by_name(values: Iterable[tuple[MetricMapping, FloatArray]]) -> dict[str, list[tuple[MetricMapping, FloatArray]]]:
     """Group values, together with their metric mappings, by feature. The keys of the result are names of features."""
     by_name: dict[str, list[tuple[MetricMapping, FloatArray]]] = {}
-    for p, of_points in values:
-        by_name.setdefault(p.mapping.name, []).append((p.mapping, of_points))
+    for mapping, of_mapping in values:
+        by_name.setdefault(mapping.name, []).append((mapping, of_mapping))
     return by_name
 
 
 def _power(
-    points: Sequence[Points], samples: _Samples, meters: Mapping[str, Meter], counts: Counts
+    points: Sequence[Points], samples: Samples, meters: Mapping[str, Meter], counts: Counts
 ) -> dict[tuple[str, str], FloatArray]:
     """Return the watts of each sample, by (energy source, component)."""
     entries: dict[tuple[str, str], list[tuple[MetricMapping, FloatArray]]] = {}
@@ -213,13 +209,28 @@ def _power(
     return {key: combined(of_key) for key, of_key in entries.items()}
 
 
-def _container_features(
-    by_container: Sequence[Points], rows: _Rows, n_samples: int
-) -> tuple[dict[str, FloatArray], dict[str, FloatArray]]:
-    """Return two dictionaries by feature: the rate in each row, and an estimate of the unknown rates in each sample."""
-    upcoming = {p.mapping.name: np.zeros(n_samples) for p in by_container}
-    values = [(p, _values_of_rows(p, rows, upcoming[p.mapping.name])) for p in by_container]
-    return {name: combined(entries) for name, entries in _by_name(values).items()}, upcoming
+def _points(
+    mapped: Sequence[MappedMetric], positions: Sequence[Position], samples: Samples, rows: _Rows, counts: Counts
+) -> tuple[list[Points], list[Points], list[tuple[MetricMapping, FloatArray]], dict[str, FloatArray]]:
+    """Return the points of all metrics, with the rates of the containers in rows.
+
+    Returns four things: the points of the metrics that are measured per container, without their values; the points of
+    all other metrics; for each metric that is measured per container, its mapping and the rate of each row; and by
+    feature, the estimated sum of the unknown rates in each sample.
+    """
+    by_container: list[Points] = []
+    others: list[Points] = []
+    values: list[tuple[MetricMapping, FloatArray]] = []
+    upcoming: dict[str, FloatArray] = {}
+    for item, position in zip(mapped, positions, strict=True):
+        p = points_of(item, position, samples, counts)
+        if not _is_of_containers(item):
+            others.append(p)
+            continue
+        of_feature = upcoming.setdefault(item.mapping.name, np.zeros(len(samples.time)))
+        values.append((item.mapping, _values_of_rows(p, rows, of_feature)))
+        by_container.append(p.without_values())
+    return by_container, others, values, upcoming
 
 
 def _values_of_rows(p: Points, rows: _Rows, upcoming: FloatArray) -> FloatArray:
@@ -267,13 +278,13 @@ def _sums_of_containers(
     container_features: Mapping[str, FloatArray],
     upcoming: Mapping[str, FloatArray],
     rows: _Rows,
-    samples: _Samples,
+    samples: Samples,
     counts: Counts,
 ) -> dict[str, FloatArray]:
     """Return each feature's sum over the containers of each sample; NaN where the sum is not the node's usage.
 
-    `by_container` has the values of the features that are measured per container. `container_features` and
-    `upcoming` are the results of `_container_features`.
+    `by_container` are the features that are measured per container. `container_features` has the rate of each row, by
+    feature. `upcoming` is the last result of `_points`.
     """
     sums = {
         name: sum_of_containers(values, rows.sample, upcoming[name], name, counts)

@@ -147,15 +147,19 @@ def map_metric(metric: Metric, use: MetricUse, codes: SeriesCodes, counts: Count
             names = sorted({label for mapping in use.mappings for label in (*mapping.where, *mapping.where_not)})
             words = ", ".join(f"{label}={labels.get(label, '')}" for label in names)
             counts.count("unmapped_series", metric.name, 1, printable(words, 100))
-    count_irregular(metric, counts)
+    count_irregular(metric, counts, has_values=any(mapping.kind != "cpus" for mapping in use.mappings))
     return mapped
 
 
-def count_irregular(metric: Metric, counts: Counts) -> None:
-    """Count the samples of a metric that were left out while it was read, and its series with a single sample."""
+def count_irregular(metric: Metric, counts: Counts, *, has_values: bool = True) -> None:
+    """Count the samples of a metric that were left out while it was read, and its series with a single sample.
+
+    A single sample is no irregularity of a metric without values, which only names the node's CPUs.
+    """
     counts.not_finite.update({metric.name: metric.not_finite})
     counts.repeated_timestamps.update({metric.name: metric.repeated})
-    counts.one_sample_series.update({metric.name: int(np.count_nonzero(metric.lengths == 1))})
+    if has_values:
+        counts.one_sample_series.update({metric.name: int(np.count_nonzero(metric.lengths == 1))})
 
 
 def map_series(
@@ -175,6 +179,8 @@ def map_series(
     node, unit, exporter, share = (np.zeros(n, dtype=np.int64) for _ in range(4))
     sources: list[str | None] = []
     shares = Codes()
+    # Joining the values of labels takes longer than finding a tuple of them, and most series have known values.
+    exporters: dict[tuple[str | None, ...], int] = {}
     for index, labels in enumerate(metric.labels):
         if schema.node_label not in labels:
             counts.missing_labels[f"{metric.name} {schema.node_label}"] += 1
@@ -187,8 +193,12 @@ def map_series(
         unit[index] = codes.units.code(word)
         if not codes.unit_names.get(word):
             codes.unit_names[word] = _unit_name(mapping, labels)
-        exporter[index] = codes.exporters.code("\0".join(labels.get(label, "") for label in EXPORTER_LABELS))
-        share[index] = shares.code("\0".join(labels.get(label, "") for label in mapping.summed_labels))
+        words = tuple(map(labels.get, EXPORTER_LABELS))
+        if words not in exporters:
+            exporters[words] = codes.exporters.code("\0".join(word or "" for word in words))
+        exporter[index] = exporters[words]
+        if mapping.summed_labels:
+            share[index] = shares.code("\0".join(labels.get(label, "") for label in mapping.summed_labels))
         sources.append(labels.get(schema.source_label, mapping.source))
     conflicting = metric.conflicting
     if conflicting is not None:

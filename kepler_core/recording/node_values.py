@@ -81,9 +81,9 @@ def sum_of_containers(
     """
     n = len(upcoming)
     is_known = np.isfinite(values)
-    totals = sum_by(values[is_known], row_sample[is_known], n)
-    n_known = np.bincount(row_sample[is_known], minlength=n)
+    totals = sum_by(np.where(is_known, values, 0.0), row_sample, n)
     n_rows = np.bincount(row_sample, minlength=n)
+    n_known = n_rows - np.bincount(row_sample[~is_known], minlength=n)
     complete = (n_known > 0) & (n_known >= COVERAGE * n_rows) & (upcoming <= NEGLIGIBLE_FRACTION * (totals + upcoming))
     counts.incomplete[name] += int(np.count_nonzero((n_known > 0) & ~complete))
     return np.where(complete, totals, np.nan)
@@ -100,12 +100,15 @@ def units_of_totals(container_features: Mapping[str, FloatArray], row_sample: In
     for name in (name for name in _WORK if name in container_features):
         values = container_features[name]
         works = np.isfinite(values) & (values > 0)
-        sample, unit, used = row_sample[works], row_unit[works], values[works]
-        n_samples, n_units = int(sample.max(initial=-1)) + 1, int(unit.max(initial=-1)) + 1
-        sums = sum_by(used, sample, n_samples)[sample]
-        of_others = np.bincount(sample[used > _NOTABLE_FRACTION * sums], minlength=n_samples)[sample]
-        is_half = (np.abs(2 * used - sums) <= _EQUAL_FRACTION * sums) & (of_others > 2)
-        n_half, n_rows = (np.bincount(units, minlength=n_units) for units in (unit[is_half], unit))
+        n_samples, n_units = int(row_sample.max(initial=-1)) + 1, int(row_unit.max(initial=-1)) + 1
+        used = np.where(works, values, 0.0)
+        sums = sum_by(used, row_sample, n_samples)[row_sample]
+        is_half = works & (np.abs(2 * used - sums) <= _EQUAL_FRACTION * sums)
+        if np.count_nonzero(is_half) < _FEWEST_SAMPLES:
+            return np.empty(0, dtype=np.int64)
+        of_others = np.bincount(row_sample[used > _NOTABLE_FRACTION * sums], minlength=n_samples)[row_sample]
+        is_half &= of_others > 2
+        n_half, n_rows = (np.bincount(row_unit[rows], minlength=n_units) for rows in (is_half, works))
         found = np.flatnonzero((n_half >= _FEWEST_SAMPLES) & (n_half >= _MOST_SAMPLES * n_rows))
         totals = found if totals is None else np.intersect1d(totals, found)
     return np.empty(0, dtype=np.int64) if totals is None else totals

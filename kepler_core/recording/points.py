@@ -31,6 +31,20 @@ _SMALL_FALL = 0.9
 _LARGEST_ROUNDING = 0.01
 """Maximum rounding error of a counter, as a fraction of the counter's usual increase."""
 
+_NONE = np.empty(0)
+
+
+@attrs.frozen(eq=False)
+class Samples:
+    """The samples of a recording: a sample is a node at a timestamp at which the node has any value."""
+
+    stream: IntArray
+    """Index of each sample's stream, shape (samples,)."""
+    node: IntArray
+    """Index of each stream's node in `SeriesCodes.nodes`, shape (streams,)."""
+    time: FloatArray
+    """Time of each sample in Unix seconds, shape (samples,)."""
+
 
 @attrs.define(eq=False)
 class Position:
@@ -90,14 +104,21 @@ class Points:
         """Whether the values belong to a feature; otherwise they are watts."""
         return self.mapping.kind == "feature"
 
+    def without_values(self) -> Points:
+        """Return the points without the arrays that are needed only to calculate the values of samples and rows.
 
-def points_of(item: MappedMetric, grid: FloatArray, positions: ArrayMemo[Position], counts: Counts) -> Points:
-    """Return the points of a metric.
+        The arrays of all metrics together would take much memory.
+        """
+        return attrs.evolve(self, values=_NONE, reset=_NONE.astype(bool), upcoming=None)
+
+
+def position_of(item: MappedMetric, grid: FloatArray, positions: ArrayMemo[Position]) -> Position:
+    """Return the position of each point of a metric.
 
     `grid` holds all timestamps of the recording, sorted. `positions` caches one `Position` for each combination of
-    timestamps, series, nodes and containers. Irregularities of the metric are added to `counts`.
+    timestamps, series, nodes and containers.
     """
-    metric, mapping = item.metric, item.mapping
+    metric = item.metric
 
     def locate() -> Position:
         return Position(
@@ -106,7 +127,15 @@ def points_of(item: MappedMetric, grid: FloatArray, positions: ArrayMemo[Positio
             item.unit[metric.series],
         )
 
-    position = positions.get((metric.timestamps, metric.series, item.node, item.unit), locate)
+    return positions.get((metric.timestamps, metric.series, item.node, item.unit), locate)
+
+
+def points_of(item: MappedMetric, position: Position, samples: Samples, counts: Counts) -> Points:
+    """Return the points of a metric. Irregularities of the metric are added to `counts`.
+
+    `samples` are all samples of the recording. `position` refers to them.
+    """
+    metric, mapping = item.metric, item.mapping
     impossible = impossible_values(item, counts)
     if item.ambiguous is not None:
         ambiguous = item.ambiguous[metric.series]
@@ -126,7 +155,7 @@ def points_of(item: MappedMetric, grid: FloatArray, positions: ArrayMemo[Positio
         counts.count("falls", metric.name, int(np.count_nonzero(falls)), _example(item, falls) if falls.any() else "")
         impossible = falls if impossible is None else impossible | falls
     if mapping.kind == "feature" and mapping.level != "node" and not item.third_party:
-        possible = _start_new_series(metric, values, position, grid)
+        possible = _start_new_series(metric, values, position, samples)
     if impossible is not None:
         impossible[1:] |= impossible[:-1] & (metric.series[1:] == metric.series[:-1])
         values[impossible] = np.nan
@@ -147,7 +176,7 @@ def points_of(item: MappedMetric, grid: FloatArray, positions: ArrayMemo[Positio
 
 
 def _start_new_series(
-    metric: Metric, values: FloatArray, position: Position, grid: FloatArray
+    metric: Metric, values: FloatArray, position: Position, samples: Samples
 ) -> tuple[IntArray, FloatArray]:
     """Set the rate of the first point of a series that appears while its node is already being scraped.
 
@@ -156,8 +185,8 @@ def _start_new_series(
     node's power contains its work. If the first value is much larger than the next increase, a part of it may have been
     counted earlier. The rate of such a first point is not set.
 
-    `grid` holds all timestamps of the recording, sorted. Return the indices of the first points whose rate is not set.
-    Return also the largest possible rate of each of these points.
+    `samples` are all samples of the recording. Return the indices of the first points whose rate is not set. Return
+    also the largest possible rate of each of these points.
     """
     at = metric.starts[metric.lengths > 0]
     if position.scrapes is None:
@@ -165,9 +194,9 @@ def _start_new_series(
     scrapes = position.scrapes
     before = np.searchsorted(scrapes, position.sample[at]) - 1
     at, before = at[before >= 0], before[before >= 0]
-    same_node = scrapes[before] // len(grid) == position.sample[at] // len(grid)
+    same_node = samples.stream[scrapes[before]] == samples.stream[position.sample[at]]
     at, before = at[same_node], before[same_node]
-    seconds = metric.timestamps[at] - grid[scrapes[before] % len(grid)]
+    seconds = metric.timestamps[at] - samples.time[scrapes[before]]
     usable = (seconds > 0) & (seconds <= GAP_FACTOR * position.spacing.usual_step) & (metric.values[at] >= 0)
     at = at[usable]
     rate = metric.values[at] / seconds[usable]

@@ -158,8 +158,7 @@ def _columns(
     Malformed series are left out and added to `malformed`; returns None if all series of the metric are
     malformed. With `in_parts`, series with equal labels are joined.
     """
-    n_samples = sum(_most_samples(item) for item in series)
-    timestamps, values = np.empty(n_samples), np.empty(n_samples)
+    timestamps, values = np.empty(0), np.empty(0)
     labels: list[Mapping[str, str]] = []
     lengths: list[int] = []
     number_of: list[int] = []
@@ -178,6 +177,9 @@ def _columns(
             labels.append(item.metric)
         lengths.append(n := len(flat) // 2)
         number_of.append(number)
+        if filled + n > len(values):
+            length = filled + max(_likely_samples(series[index:], n), filled // 2)
+            timestamps, values = _longer(timestamps, length), _longer(values, length)
         timestamps[filled : filled + n] = flat[0::2]
         values[filled : filled + n] = flat[1::2]
         filled += n
@@ -202,9 +204,15 @@ def _samples(series: Series) -> FloatArray:
     return decode_samples(series.values, strict=False)
 
 
-def _most_samples(series: Series) -> int:
-    """Return a number that is at least as high as the number of samples of a series."""
-    if _is_export(series):
-        return bytes(series.timestamps).count(b",") + 1
-    # Each sample has an opening bracket. Strings may contain brackets, too, so the count may be too high.
-    return max(bytes(series.values).count(b"[") - 1, 0)
+def _longer(array: FloatArray, length: int) -> FloatArray:
+    longer = np.empty(length)
+    longer[: len(array)] = array
+    return longer
+
+
+def _likely_samples(series: Sequence[Series], n: int) -> int:
+    """Return how many samples some series have if each of them has as many samples as the first, which has `n`.
+
+    The result is not larger than the text of the series allows: a sample has at least two characters.
+    """
+    return max(n, min(n * len(series), sum(memoryview(item.values).nbytes for item in series) // 2))

@@ -7,6 +7,7 @@ sample, to accept NaN and infinity, and to name the first wrong value in the err
 from __future__ import annotations
 
 import itertools
+import struct
 
 import msgspec
 import numpy as np
@@ -19,9 +20,13 @@ from kepler_core.messages import quoted
 LATEST_UNIX_SECONDS = 1e11
 """Highest timestamp that is accepted, in the year 5138. Higher timestamps must be in another unit than seconds."""
 
+_flat_numbers = msgspec.json.Decoder(list[float])
 _numbers = msgspec.json.Decoder(list[tuple[float, float]], strict=False)
 _values = msgspec.json.Decoder(list[str | float | None])
 _pairs = msgspec.json.Decoder(list[tuple[str | float, str | float | None]])
+_NUMBER_BYTES = b"0123456789+-.eE"
+_SHORT_BYTES = 1500
+"""Shorter texts are decoded faster as pairs: up to about 50 samples."""
 
 
 def decode_samples(raw: bytes | msgspec.Raw, *, strict: bool = True) -> FloatArray:
@@ -31,6 +36,10 @@ def decode_samples(raw: bytes | msgspec.Raw, *, strict: bool = True) -> FloatArr
     pair of a timestamp and a value always raises `RecordingError`. The error's `path` leads from the series to the
     value.
     """
+    if isinstance(raw, msgspec.Raw):
+        text = bytes(raw)
+        if len(text) > _SHORT_BYTES and (flat := _decode_flat(text)) is not None:
+            return flat
     try:
         pairs = decode_json(raw, _numbers)
     except DocumentError:
@@ -38,8 +47,28 @@ def decode_samples(raw: bytes | msgspec.Raw, *, strict: bool = True) -> FloatArr
     return np.fromiter(itertools.chain.from_iterable(pairs), np.float64, 2 * len(pairs))
 
 
+def _decode_flat(text: bytes) -> FloatArray | None:
+    """Decode samples as one list of numbers, without a Python object for each sample.
+
+    `text` must be valid JSON; msgspec has checked this for the content of a `msgspec.Raw`. Return None if `text` is not
+    `[[number,"number"],...]` without spaces, or if a number is not written as JSON demands.
+    """
+    # Without its numbers, such a text has only the commas, brackets and quotation marks of its samples.
+    skeleton = text.translate(None, _NUMBER_BYTES)
+    n = len(skeleton) // len(b'[,""],')
+    if not n or skeleton != b"[" + (b'[,""],' * n)[:-1] + b"]":
+        return None
+    try:
+        numbers = decode_json(b"[" + text.translate(None, b'[]"') + b"]", _flat_numbers)
+        return np.frombuffer(struct.pack(f"{2 * n}d", *numbers))
+    except (DocumentError, struct.error):
+        return None
+
+
 def check_times(timestamps: FloatArray) -> None:
     """Raise `RecordingError` if a timestamp cannot be in Unix seconds."""
+    if len(timestamps) and timestamps.min() >= 0 and timestamps.max() < LATEST_UNIX_SECONDS:
+        return  # no timestamp is NaN
     finite = timestamps[np.isfinite(timestamps)]
     if len(finite) and not (finite.min() >= 0 and finite.max() < LATEST_UNIX_SECONDS):
         wrong = finite.max() if finite.max() >= LATEST_UNIX_SECONDS else finite.min()

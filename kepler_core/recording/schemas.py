@@ -8,7 +8,7 @@ from functools import lru_cache
 
 import attrs
 
-from kepler_core.contracts import MetricMapping, MetricSchema, UnusedMetric
+from kepler_core.contracts import MachineMapping, MetricMapping, MetricSchema, UnusedMetric
 from kepler_core.errors import PluginError, UsageError
 from kepler_core.messages import one_line
 from kepler_core.plugins import registry
@@ -161,9 +161,35 @@ def mappings_of(schema: MetricSchema, metric: str) -> tuple[MetricMapping | Unus
             if not isinstance(entry, (MetricMapping, UnusedMetric)):
                 raise TypeError(f"{entry!r} is no MetricMapping and no UnusedMetric")
     except Exception as error:  # a plugin may raise any exception
-        if type(schema) not in _reported:
-            _reported.add(type(schema))
-            name = registry.metric_schemas.full_name(type(schema))
-            log.warning("metric schema %s: mappings(%.40r) failed: %s", name, metric, one_line(error))
+        _report(schema, "mappings", metric, error)
         return ()
     return entries
+
+
+def machine_mappings_of(schema: MetricSchema, metric: str) -> tuple[MachineMapping, ...]:
+    """Return what a metric states about machines; nothing if the schema raises an exception, as in `mappings_of`."""
+    try:
+        entries = tuple(schema.machine_mappings(metric))
+        for entry in entries:
+            if not isinstance(entry, MachineMapping):
+                raise TypeError(f"{entry!r} is no MachineMapping")
+    except Exception as error:  # a plugin may raise any exception
+        _report(schema, "machine_mappings", metric, error)
+        return ()
+    return entries
+
+
+def is_machine_metric(metric: str, prefix: str | None = None) -> bool:
+    """Return whether any installed metric schema finds attributes of machines in the metric.
+
+    `prefix` has the same meaning as in `find_schemas`.
+    """
+    return any(machine_mappings_of(schema, metric) for schema in installed_schemas(prefix))
+
+
+def _report(schema: MetricSchema, method: str, metric: str, error: Exception) -> None:
+    """Log the first error of a schema class."""
+    if type(schema) not in _reported:
+        _reported.add(type(schema))
+        name = registry.metric_schemas.full_name(type(schema))
+        log.warning("metric schema %s: %s(%.40r) failed: %s", name, method, metric, one_line(error))

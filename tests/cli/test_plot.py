@@ -41,7 +41,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pipeline = {
         "energy_sources": ["rapl-sysfs"],
         "feature_groups": ["CounterOnly", "BPFOnly"],
-        "validation": {"folds": 2},
+        "validation": {"folds": 2, "regimes": 2},
         "abs_trainers": TRAINERS,
         "dyn_trainers": TRAINERS[1:],
     }

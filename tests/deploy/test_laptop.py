@@ -11,7 +11,7 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +123,11 @@ def test_grafana_finds_prometheus_and_the_dashboards() -> None:
         assert variable["query"] == source["type"]
 
 
+def wait_slowly(condition: Callable[[], bool], message: str) -> None:
+    """Wait as `wait_for` does, but only evaluate the condition every 2 s, because each evaluation starts a process."""
+    wait_for(condition, message, START_SECONDS, pause_seconds=2.0)
+
+
 @pytest.fixture(scope="module")
 def laptop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComposeServices]:
     """The running services, all healthy. At the end, stop them and check their exit codes."""
@@ -138,7 +143,7 @@ def laptop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComposeServices
             services.start(name, [other] if other else [], **({"user": "65534:65534"} if other else {}))
         for name in names:
             if name not in OTHER_PROGRAMS and name != "first-models":
-                wait_for(lambda name=name: services.healthy(name), f"{name}: {services.log(name)}", START_SECONDS)
+                wait_slowly(lambda name=name: services.healthy(name), f"{name}: {services.log(name)}")
         yield services
     finally:
         codes = services.stop()
@@ -156,7 +161,7 @@ def query(services: ComposeServices, expression: str) -> list[dict[str, Any]]:
 
 
 def test_all_targets_are_scraped(laptop: ComposeServices) -> None:
-    wait_for(lambda: len(query(laptop, "up == 1")) == 7, "not all targets are up", START_SECONDS)
+    wait_slowly(lambda: len(query(laptop, "up == 1")) == 7, "not all targets are up")
     watts = "sum by (instance) (rate(kepler_node_platform_joules_total[30s]))"
 
     def watts_of_the_machine() -> bool:
@@ -164,13 +169,13 @@ def test_all_targets_are_scraped(laptop: ComposeServices) -> None:
         nodes = query(laptop, watts)
         return [node["metric"] for node in nodes] == [{"instance": "node-0"}] and 50 < float(nodes[0]["value"][1]) < 400
 
-    wait_for(watts_of_the_machine, "the simulated node has no plausible power", START_SECONDS)
+    wait_slowly(watts_of_the_machine, "the simulated node has no plausible power")
     assert query(laptop, "node_memory_MemTotal_bytes")
 
 
 def test_the_model_server_serves_the_first_models(laptop: ComposeServices) -> None:
     assert laptop.wait("first-models", TRAIN_SECONDS) == 0, laptop.log("first-models")
-    wait_for(lambda: bool(query(laptop, "kepler_model_server_models > 0")), "no models are served", START_SECONDS)
+    wait_slowly(lambda: bool(query(laptop, "kepler_model_server_models > 0")), "no models are served")
 
 
 def test_the_dashboards_have_values(laptop: ComposeServices) -> None:

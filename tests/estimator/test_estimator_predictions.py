@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import Any
 import attrs
 import numpy as np
 import pytest
+from support.command import kepler
 from support.estimator_clients import checked_reply, watts_request
 from support.estimator_process import EstimatorProcess, running_estimator
 
@@ -26,13 +25,14 @@ from kepler_core.simulate import Simulation, write
 from kepler_core.store import open_store
 from kepler_servers.estimator.replies import READ_LIMIT, watts_reply
 
-_PIPELINE = """
+_FEW_TREES = "{name: GradientBoostingRegressorTrainer, args: {n_estimators: 20}}"
+_PIPELINE = f"""
 name: trained
 energy_sources: [rapl-sysfs, acpi]
 feature_groups: [BPFOnly, CounterOnly]
-abs_trainers: [SGDRegressorTrainer, GradientBoostingRegressorTrainer, KNeighborsRegressorTrainer]
-dyn_trainers: [SGDRegressorTrainer, GradientBoostingRegressorTrainer]
-validation: {folds: 2}
+abs_trainers: [SGDRegressorTrainer, {_FEW_TREES}, KNeighborsRegressorTrainer]
+dyn_trainers: [SGDRegressorTrainer, {_FEW_TREES}]
+validation: {{folds: 2, regimes: 2}}
 max_rows: 400
 """
 
@@ -51,9 +51,7 @@ def trained(folder: Path, recording: Path) -> Iterator[Trained]:
     """Train a pipeline on a recording, and start an estimator with the trained models."""
     pipeline = folder / "trained.yaml"
     pipeline.write_text(_PIPELINE)
-    command = [sys.executable, "-m", "kepler_core", "train", str(pipeline), "-i", str(recording), "-s", str(folder)]
-    command += ["--jobs", "1"]  # fitting these small models takes less time than starting further processes
-    completed = subprocess.run(command, check=False, capture_output=True, text=True)
+    completed = kepler("train", pipeline, "-i", recording, "-s", folder, "--jobs", "1")
     # The exit code is 3 if the recording lacks the features of one of the feature groups.
     assert completed.returncode in (0, 3), completed.stderr
     with running_estimator(folder / "e.sock", "-s", folder, "--reply-limit", "0") as estimator:

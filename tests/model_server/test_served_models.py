@@ -19,6 +19,7 @@ from support.model_server import (
 )
 from support.server_process import ServerProcess, serving
 from support.small_pipelines import BPF, CAPTURED, evaluate
+from support.training import train
 
 from kepler_core.models.loading import load_model
 from kepler_core.selection import read_catalogue
@@ -37,11 +38,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "small.yaml").write_text(
         "energy_sources: [rapl-sysfs]\nfeature_groups: [BPFOnly]\n"
         "abs_trainers: [SGDRegressorTrainer, GradientBoostingRegressorTrainer]\ndyn_trainers: [SGDRegressorTrainer]\n"
+        "validation: {folds: 2, regimes: 2}\n"
     )
-    command = kepler_process(
-        "train", folder / "small.yaml", "-i", folder / "recording.json.gz", "-s", folder / "store", seconds=240
-    )
-    assert command.returncode == 0, command.stderr
+    train(folder / "small.yaml", "-i", folder / "recording.json.gz", "-s", folder / "store")
     return folder / "store"
 
 

@@ -35,7 +35,7 @@ from kepler_servers.online_trainer.fetching import Fetcher
 from kepler_servers.online_trainer.sample_store import SampleStore
 from kepler_servers.online_trainer.state_folder import StateFolder
 
-KILLS = 20
+KILLS = 10
 SPEED = 15
 
 

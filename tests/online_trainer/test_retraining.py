@@ -32,10 +32,10 @@ from kepler_core.store import open_store
 from kepler_servers.online_trainer.app import make_app
 from kepler_servers.online_trainer.retraining.process import MODULE
 
-GRADIENT_BOOSTING = PIPELINE.replace("PolynomialRegressionTrainer", "GradientBoostingRegressorTrainer")
-CONSTANT = GRADIENT_BOOSTING.replace(
-    "{name: GradientBoostingRegressorTrainer}", "{name: GradientBoostingRegressorTrainer, args: {n_estimators: 1}}"
+GRADIENT_BOOSTING = PIPELINE.replace(
+    "{name: PolynomialRegressionTrainer}", "{name: GradientBoostingRegressorTrainer, args: {n_estimators: 40}}"
 )
+CONSTANT = GRADIENT_BOOSTING.replace("n_estimators: 40", "n_estimators: 1")
 """The pipeline `GRADIENT_BOOSTING` with a single tree, so that its models predict nearly constant watts."""
 
 

@@ -17,6 +17,7 @@ DATA = SHARED / "data" / "vm_pairs"
 def test_a_model_of_one_session_holds_on_the_other_session(tmp_path: Path) -> None:
     output = tmp_path / "figures.json"
     command = [sys.executable, ROOT / "bench" / "vm_pairs.py", "--data", DATA, "--json", output]
+    command += ["--set", "validation.folds=3", "--set", "validation.regimes=2"]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     for result in json.loads(output.read_text()):

@@ -38,6 +38,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "train", "quickstart", "-i", folder / "r.json", "-s", folder / "store", "--jobs", "1",
         "--set", "abs_trainers=[]", "--set", f"dyn_trainers=[{','.join(TRAINERS)}]",
         "--set", "energy_sources=[rapl-sysfs]", "--set", "feature_groups=[CounterOnly]",
+        "--set", "validation.folds=2", "--set", "validation.regimes=2",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "zero W" in done.stdout

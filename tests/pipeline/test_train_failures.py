@@ -114,7 +114,7 @@ def workers(leader: int) -> list[Path]:
 def test_interrupted_training_publishes_nothing(simulated: Path, tmp_path: Path, how: signal.Signals) -> None:
     command = [sys.executable, "-m", "kepler_core", "train", "default", "-i", str(simulated), "-s", str(tmp_path)]
     running = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        [*command, "--jobs", "2"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
     wait_for(lambda: len(workers(running.pid)) > 1, "the training has no worker processes", 60)
     time.sleep(4)  # the workers fit models, whose results are larger than the buffer of a pipe

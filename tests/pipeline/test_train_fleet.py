@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from support.machine_metrics import added, kepler_cpu_info
 
 from kepler_core.cli.main import cli
 from kepler_core.cli.train import run
+from kepler_core.pipeline.report import Report
 from kepler_core.simulate import Simulation, write
 from kepler_core.store import open_store
 from kepler_core.store.models import read_models, read_node_types
@@ -36,14 +38,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def train(folder: Path, specs: str = "specs.json") -> object:
+def train(folder: Path, specs: str = "specs.json", recording: str = "fleet.json", store: str = "store") -> object:
     return run(
         "quickstart",
-        (str(folder / "fleet.json"),),
-        str(folder / "store"),
+        (str(folder / recording),),
+        str(folder / store),
         backend="threading",
         settings=SETTINGS,
-        machine_specs=str(folder / specs),
+        machine_specs=specs if specs == "metrics" else str(folder / specs),
     )
 
 
@@ -58,6 +60,20 @@ def test_one_version_has_the_models_of_all_node_types(folder: Path) -> None:
     page = snapshot.read("report.html").decode()
     assert "Nodes compared with their twins" in page
     assert "node-6" in page
+
+
+def test_metrics_that_describe_machines_give_the_same_types_as_a_file(folder: Path) -> None:
+    content = json.loads((folder / "fleet.json").read_text())
+    times = [time for time, _ in content["kepler_node_node_info"][0]["values"][:2]]
+    machines = {f"node-{number}": 32 if number < 5 else 16 for number in range(7)}
+    infos = [kepler_cpu_info(node, times, model="Intel Xeon Gold 6130", cores=n) for node, n in machines.items()]
+    (folder / "described.json").write_text(json.dumps(added(content, *infos)))
+    report = train(folder, "metrics", "described.json", "store-of-metrics")
+    assert isinstance(report, Report)
+    types = read_node_types(open_store(str(folder / "store-of-metrics")).snapshot("quickstart", 1))
+    assert {number: entry.spec["cores"] for number, entry in types.items()} == {0: 32, 1: 16}
+    assert types[1].members == ("node-5", "node-6")
+    assert report.machine_notes == ["memory and frequency of all 7 nodes: not stated by any metric"]
 
 
 def test_the_command_nodes_shows_the_stored_comparison(folder: Path) -> None:

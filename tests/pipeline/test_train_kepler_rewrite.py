@@ -16,6 +16,7 @@ abs_trainers: [LinearRegressionTrainer, GradientBoostingRegressorTrainer]
 dyn_trainers: [LinearRegressionTrainer]
 feature_groups: [CPUTime]
 energy_sources: [rapl-sysfs]
+validation: {folds: 2, regimes: 2}
 """
 BUSY = np.array([0.1, 0.3, 0.5, 0.7])
 RATES = BUSY * CORES_PER_SOCKET * 1000.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import attrs
 import numpy as np
 import pandas as pd
 import pytest
@@ -88,3 +89,12 @@ def test_rows_with_an_unknown_value_are_left_out(small: Document) -> None:
     np.testing.assert_array_equal(data.timestamps, observations.sample_time[is_known])
     assert list(data.frame.columns) == [*BASIC_FEATURES, *data.power_columns]
     assert not extracted(observations, BASIC_FEATURES, "rapl-sysfs", by_container=True).frame.isna().any(axis=None)
+
+
+def test_a_data_set_with_other_rows_has_samples_of_its_own() -> None:
+    dataset = extracted(observed(machine()), tuple(FEATURES), "rapl-sysfs", by_container=True)
+    assert dataset.sample[-1] == len(TIMES) - 2
+    later_rows = attrs.evolve(dataset, frame=dataset.frame[dataset.sample >= 3])
+    assert later_rows.sample.tolist() == [number - 3 for number in dataset.sample.tolist() if number >= 3]
+    assert len(later_rows.node_power()) == len(later_rows.first_rows) == len(TIMES) - 4
+    assert attrs.evolve(dataset, output_type="DynPower").sample is dataset.sample

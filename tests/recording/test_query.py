@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support import machine_metrics
+from support.machine_metrics import added, kepler_cpu_info, node_exporter_info
 from support.process import wait_for
 from support.prometheus_process import (
     PrometheusProcess,
@@ -27,9 +29,12 @@ from support.slow_servers import GENEROUS, SLOW_SERVERS, slow_server
 
 from kepler_core.cli.main import cli
 from kepler_core.errors import UsageError
+from kepler_core.machine import MachineSpec
+from kepler_core.pipeline.recorded_machines import read_machines
 from kepler_core.prometheus import PrometheusClient, Selection, Server
 from kepler_core.prometheus.scrape_interval import scrape_interval
 from kepler_core.recording import Observations, observe, read_recording
+from kepler_core.recording.observations import Stream
 from kepler_core.recording.schemas import is_used_metric
 from kepler_core.simulate import START, Simulation, recording
 
@@ -159,6 +164,38 @@ def test_pipeline_instance_and_selector_limit_the_series(tmp_path: Path) -> None
         nothing = query(server.url, "--last", "1h", "-o", tmp_path / "c.json")
         assert nothing.returncode == 1
         assert "no metric at all" in nothing.stderr
+
+
+def test_metrics_that_describe_machines_are_queried_at_few_times(tmp_path: Path) -> None:
+    times, available = range(START, START + 7200, 60), "node_memory_MemAvailable_bytes"
+    content = added(
+        recording(Simulation(containers=1, timestamps=120, step=60, churn=0)),
+        kepler_cpu_info("node-0", times, model="Intel Xeon Gold 6130", cores=8),
+        node_exporter_info("node-0:9100", times, memory=2.0**36, hertz=3e9, product="R740"),
+        {available: [machine_metrics.series(available, times, 9, instance="node-0:9100")]},
+    )
+    out = tmp_path / "a.json"
+    span = ["--start", str(START), "--end", str(START + 7190), "-o", str(out)]
+    chosen = ["--pipeline", "quickstart", "--set", "feature_groups=[BPFOnly]"]
+    with prometheus(tmp_path / "prometheus", content) as server:
+        queried(server.url, *span, *chosen, "--machines")
+    described = json.loads(out.read_text())
+    about_machines = {
+        "kepler_node_cpu_info", "kepler_node_node_info", "node_cpu_frequency_max_hertz", "node_dmi_info", available,
+        "node_memory_MemTotal_bytes",
+    }  # fmt: skip
+    plain = {metric: all_series for metric, all_series in described.items() if metric not in about_machines}
+    assert about_machines < set(described)
+    assert {"kepler_container_bpf_cpu_time_ms_total", "kepler_node_platform_joules_total"} <= set(plain)
+    for metric, all_series in described.items():
+        for one in all_series:
+            # metrics about machines have samples at the start, one hour later, and at the end
+            assert len(one["values"]) == (3 if metric in about_machines else 120)
+    machines = read_machines([str(out)]).of_streams([Stream(str(out), "node-0")])
+    assert list(machines.specs.values()) == [
+        MachineSpec("intel_xeon_gold_6130", 8, 2, 64, 3000, "genuineintel", 2),
+    ]
+    assert observed(out).counts.as_dict() == observed(plain).counts.as_dict()
 
 
 @pytest.fixture

@@ -8,12 +8,14 @@ import json
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.recording_json import ENCODED, all_samples, plain_reading
 
 from kepler_core.errors import RecordingError
 from kepler_core.recording.reader import read_recording
+from kepler_core.recording.samples import _decode_flat, decode_samples
 
 
 def read_or_reject(content: bytes) -> None:
@@ -99,6 +101,25 @@ timestamp = st.one_of(
     st.sampled_from(["1.7e9", "1.7E+9", "17e8", "0", "0.5"]),
     st.floats(0, 9e10).map(repr),
 )
+
+
+@given(st.lists(st.tuples(timestamp, plain_value), min_size=1, max_size=5))
+def test_samples_of_a_long_series_are_decoded_as_those_of_a_short_one(pairs: list[tuple[str, str]]) -> None:
+    text = f"[{','.join(f'[{time},{value}]' for time, value in pairs)}]".encode()
+    flat = _decode_flat(text)
+    assert flat is not None
+    assert flat.tobytes() == decode_samples(text).tobytes()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("[]", "[[1,2]]", '[["1","2"]]', '[["1",2]]', '[[1,"2",3]]', '[[1,"nan"]]', '[[1,""]]', '[[1,"2"],[3]]'),
+        *('[[1, "2"]]', '[[1,"2,3"]]', '[[1,"-"]]', '[[1,"02"]]', '[[[1,"2"]]]', "[[1,null]]", '[1,"2"]'),
+    ],
+)
+def test_only_plain_samples_are_decoded_as_one_list(text: str) -> None:
+    assert _decode_flat(text.encode()) is None
 
 
 label = st.dictionaries(st.text(max_size=5), st.text(max_size=5), max_size=3)

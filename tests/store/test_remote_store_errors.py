@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.command import kepler
 from support.remote_store import FILES, SECRET, file_names, put
 from support.server_process import free_port
 
@@ -25,8 +26,7 @@ from kepler_core.store.local import LocalStore
 
 def test_commands_on_a_bucket(s3: str, tmp_path: Path) -> None:
     def run(*arguments: str, code: int = 0) -> str:
-        command = [sys.executable, "-m", "kepler_core", "store", *arguments, "-s", s3]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = kepler("store", *arguments, "-s", s3)
         assert done.returncode == code, done.stderr
         return done.stdout
 

@@ -89,6 +89,8 @@ class ComposeServices:
         scratch = self._folder / f"{name}.root"
         scratch.mkdir()
         settings = {"HOME": "/tmp", "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin:/usr/sbin"}
+        # conftest.py sets these variables, so that trainings need less CPU time
+        settings |= {key: os.environ[key] for key in ("KEPLER_REPORT", "LOKY_MAX_CPU_COUNT", "OMP_NUM_THREADS")}
         settings |= {**service.get("environment", {})}
         command = [
             "nsenter", "-t", str(self._network.pid), "-n", "-m", "--",

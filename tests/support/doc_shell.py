@@ -80,6 +80,7 @@ class Shell:
             "KEPLER_REPORT": "false",
             "LC_ALL": "C.UTF-8",
             "OMP_NUM_THREADS": "1",
+            "LOKY_MAX_CPU_COUNT": "1",  # a training starts no worker processes
             **{key: str(self.ports[port]) for port, key in PORTS.items()},
         }
 

@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 SECONDS_VARIABLE = "KEPLER_FUZZ_SECONDS"
 """Environment variable with the number of seconds that each call of `fuzz` runs."""
-DEFAULT_SECONDS = 8.0
+DEFAULT_SECONDS = 4.0
 FIRST_SEED = int(os.environ.get("KEPLER_FUZZ_SEED", "0"))
 """Seed of the first batch of inputs. The seed rises by one with each batch.
 

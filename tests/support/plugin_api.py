@@ -17,7 +17,16 @@ from typing import Any
 import attrs
 
 from kepler_core import contracts, testing
-from kepler_core.contracts import CONTRACTS, PLUGIN_API, FitTask, IsolationContext, MetricMapping, Plugin, UnusedMetric
+from kepler_core.contracts import (
+    CONTRACTS,
+    PLUGIN_API,
+    FitTask,
+    IsolationContext,
+    MachineMapping,
+    MetricMapping,
+    Plugin,
+    UnusedMetric,
+)
 from kepler_core.dataset import Dataset
 from kepler_core.frames import container_dataset, node_dataset
 from kepler_core.metering import Observation, Power, Provenance, Reading
@@ -43,7 +52,7 @@ def public_api() -> dict[str, Any]:
         "classes": {plugin.__name__: _class(plugin) for plugin in classes},
         "values": {
             kind.__name__: _fields(kind)
-            for kind in (FitTask, IsolationContext, MetricMapping, UnusedMetric, *METER_DATA)
+            for kind in (FitTask, IsolationContext, MachineMapping, MetricMapping, UnusedMetric, *METER_DATA)
         },
         "data": {kind.__name__: {**_fields(kind), **_members(kind)} for kind in (Dataset, Observations)},
         "functions": {

@@ -95,9 +95,15 @@ class ProcessUnderTest:
             assert word not in self.log, self.log[-3000:]
 
 
-def wait_for(condition: Callable[[], bool], message: str, seconds: float = PATIENCE) -> None:
-    """Wait until the condition is true. Fail with `message` if it is still false after `seconds`."""
+def wait_for(
+    condition: Callable[[], bool], message: str, seconds: float = PATIENCE, *, pause_seconds: float = 0.05
+) -> None:
+    """Wait until the condition is true. Fail with `message` if it is still false after `seconds`.
+
+    The function waits `pause_seconds` between two evaluations of the condition. Use a longer pause for a condition that
+    starts a process.
+    """
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, message
-        time.sleep(0.05)
+        time.sleep(pause_seconds)

@@ -14,12 +14,14 @@ from support.training import only_model, train
 from kepler_core.simulate import Simulation
 from kepler_core.simulate import write as write_recording
 
-PIPELINE = """
+FEW_TREES = "{name: GradientBoostingRegressorTrainer, args: {n_estimators: 5}}"
+PIPELINE = f"""
 name: p
 energy_sources: [rapl]
 feature_groups: [CounterOnly]
-abs_trainers: [GradientBoostingRegressorTrainer, LinearRegressionTrainer, KNeighborsRegressorTrainer]
-dyn_trainers: [GradientBoostingRegressorTrainer, SGDRegressorTrainer]
+abs_trainers: [{FEW_TREES}, LinearRegressionTrainer, KNeighborsRegressorTrainer]
+dyn_trainers: [{FEW_TREES}, SGDRegressorTrainer]
+validation: {{regimes: 2}}
 """
 
 

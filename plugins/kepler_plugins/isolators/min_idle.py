@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import attrs
 import numpy as np
@@ -10,7 +11,7 @@ import pandas as pd
 
 from kepler_core.arrays import FloatArray
 from kepler_core.contracts import IsolationContext, Isolator
-from kepler_core.dataset import Dataset
+from kepler_core.dataset import Dataset, stream_of, time_of
 from kepler_core.recording.quiet import FEWEST_IDLE_SAMPLES, idle_samples
 from kepler_core.vocabulary import load_feature
 
@@ -45,8 +46,8 @@ class MinIdleIsolator(Isolator):
     def isolate(self, dataset: Dataset, context: IsolationContext) -> Dataset:
         power = dataset.node_power()
         background = power * 0.0
-        stream = dataset.stream[dataset.first_rows]
-        time = dataset.timestamps[dataset.first_rows]
+        index = cast("pd.MultiIndex", power.index)
+        stream, time = stream_of(index), time_of(index)
         load = _load(dataset)
         codes = {(s.recording, s.node): code for code, s in enumerate(context.observations.streams)}
         notes = list(dataset.notes)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from kepler_core.contracts import MetricMapping, MetricSchema, UnusedMetric
+from kepler_core.contracts import MachineMapping, MetricMapping, MetricSchema, UnusedMetric
 
 CPU_TIME = "container_cpu_usage_seconds_total"
 _UNIT_LABELS = ("id", "namespace", "pod", "container")
@@ -44,6 +44,12 @@ _METRICS: dict[str, tuple[MetricMapping | UnusedMetric, ...]] = {
     "container_cpu_user_seconds_total": (UnusedMetric(f"a part of {CPU_TIME}"),),
     "container_cpu_system_seconds_total": (UnusedMetric(f"a part of {CPU_TIME}"),),
 }
+_MACHINE: dict[str, tuple[MachineMapping, ...]] = {
+    "machine_cpu_cores": (MachineMapping("cores"),),
+    "machine_cpu_physical_cores": (MachineMapping("physical_cores"),),
+    "machine_cpu_sockets": (MachineMapping("chips"),),
+    "machine_memory_bytes": (MachineMapping("memory", scale=2.0**-30),),
+}
 
 
 class CAdvisor(MetricSchema):
@@ -55,6 +61,9 @@ class CAdvisor(MetricSchema):
 
     def mappings(self, metric: str) -> Sequence[MetricMapping | UnusedMetric]:
         return _METRICS.get(metric, ())
+
+    def machine_mappings(self, metric: str) -> Sequence[MachineMapping]:
+        return _MACHINE.get(metric, ())
 
     def spelling(self, level: str, name: str) -> str:
         return CPU_TIME if name == "bpf_cpu_time_ms" else name

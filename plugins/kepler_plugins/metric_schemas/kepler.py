@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 
-from kepler_core.contracts import MetricMapping, MetricSchema
+from kepler_core.contracts import MachineMapping, MetricMapping, MetricSchema
 from kepler_core.errors import PluginError
 from kepler_core.messages import quoted
 from kepler_core.vocabulary import (
@@ -129,6 +129,10 @@ class Kepler07(MetricSchema):
     def mappings(self, metric: str) -> Sequence[MetricMapping]:
         mapping = _mapping(metric.removeprefix(self._begin)) if metric.startswith(self._begin) else None
         return () if mapping is None else (mapping,)
+
+    def machine_mappings(self, metric: str) -> Sequence[MachineMapping]:
+        is_info = metric in (f"{self._begin}node_info", f"{self._begin}node_node_info")
+        return (MachineMapping("architecture", label="cpu_architecture"),) if is_info else ()
 
     def spelling(self, level: str, name: str) -> str:
         if name in (*RAPL_COMPONENTS, *PLATFORM_COMPONENTS):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from kepler_core.contracts import MetricMapping, MetricSchema, UnusedMetric
+from kepler_core.contracts import MachineMapping, MetricMapping, MetricSchema, UnusedMetric
 from kepler_core.vocabulary import RAPL_COMPONENTS
 
 _RUNNING = ("running", "")
@@ -104,6 +104,14 @@ _CPUS = MetricMapping(
     counter=False,
     ignored_labels=("vendor_id", "model_name", "physical_id", "core_id"),
 )
+_MACHINE = (
+    MachineMapping("processor", label="model_name"),
+    MachineMapping("vendor", label="vendor_id"),
+    MachineMapping("cores", counted_labels=("processor",)),
+    MachineMapping("physical_cores", counted_labels=("physical_id", "core_id")),
+    MachineMapping("chips", counted_labels=("physical_id",)),
+)
+"""Attributes in kepler_node_cpu_info, which has a series for each logical CPU."""
 _BMC_LABELS = ("bmc_id", "chassis_id", "source_id", "power_control_id")
 """Labels of a reading of the baseboard controller. In the first releases, `source_id` was called `power_control_id`."""
 _PLATFORM = (
@@ -170,6 +178,9 @@ class Kepler010(MetricSchema):
     def mappings(self, metric: str) -> Sequence[MetricMapping | UnusedMetric]:
         begin, _, rest = metric.partition("_")
         return _METRICS.get(rest, ()) if begin == "kepler" else ()
+
+    def machine_mappings(self, metric: str) -> Sequence[MachineMapping]:
+        return _MACHINE if metric == "kepler_node_cpu_info" else ()
 
     def spelling(self, level: str, name: str) -> str:
         if name in RAPL_COMPONENTS:

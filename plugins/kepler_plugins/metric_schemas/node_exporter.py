@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from kepler_core.contracts import MetricMapping, MetricSchema, UnusedMetric
+from kepler_core.contracts import MachineMapping, MetricMapping, MetricSchema, UnusedMetric
 from kepler_core.vocabulary import RAPL_COMPONENTS
 
 USER_MODES = ("user", "nice")
@@ -98,6 +98,21 @@ _OTHER_BEGINNINGS = (
 )  # fmt: skip
 _OTHERS = (UnusedMetric("describes CPUs or sensors, and is no usage, energy or power that Kepler Core knows"),)
 
+_MACHINE: dict[str, tuple[MachineMapping, ...]] = {
+    "node_cpu_info": (
+        MachineMapping("processor", label="model_name"),
+        MachineMapping("vendor", label="vendor"),
+        MachineMapping("cores", counted_labels=("cpu",)),
+        MachineMapping("physical_cores", counted_labels=("package", "core")),
+        MachineMapping("chips", counted_labels=("package",)),
+    ),
+    "node_cpu_seconds_total": (MachineMapping("cores", counted_labels=("cpu",), where={"mode": "user"}),),
+    "node_memory_MemTotal_bytes": (MachineMapping("memory", scale=2.0**-30),),
+    "node_cpu_frequency_max_hertz": (MachineMapping("frequency", scale=1e-6),),
+    "node_dmi_info": (MachineMapping("product", label="product_name"),),
+}
+"""Attributes of machines. node_exporter has node_cpu_info only with the option --collector.cpu.info."""
+
 _SPELLINGS = {
     mapping.name: metric
     for metric, mappings in reversed(_METRICS.items())
@@ -119,6 +134,9 @@ class NodeExporter(MetricSchema):
 
     def mappings(self, metric: str) -> Sequence[MetricMapping | UnusedMetric]:
         return _METRICS.get(metric) or (_OTHERS if metric.startswith(_OTHER_BEGINNINGS) else ())
+
+    def machine_mappings(self, metric: str) -> Sequence[MachineMapping]:
+        return _MACHINE.get(metric, ())
 
     def spelling(self, level: str, name: str) -> str:
         return _SPELLINGS.get(name, name)

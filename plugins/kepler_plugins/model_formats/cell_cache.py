@@ -1,9 +1,9 @@
 """A cache of the watts in the cells of a tree ensemble's grid.
 
-The thresholds of an ensemble form a grid over its features, and the ensemble is constant in each cell of this grid. A
-table of all cells would be the fastest predictor, but with three features and a hundred thresholds each it would take
-megabytes per model. Most requests need only few cells: most processes use nearly nothing of a machine, and the counters
-of a machine rise together. So the cache keeps only cells that a request has needed, up to a fixed number.
+The thresholds of all ensembles of a model form a grid over their features. Each ensemble is constant in each cell of
+this grid. A table of all cells would be the fastest predictor, but with three features and a hundred thresholds each it
+would take megabytes per model. Most requests need only few cells: most processes use nearly nothing of a machine, and
+the counters of a machine rise together. So the cache keeps only cells that a request has needed, up to a fixed number.
 
 The cached watts are those that the leaf masks have computed for another row in the same cell. So they are exactly equal
 to the watts that the leaf masks would compute for the row itself.
@@ -11,6 +11,7 @@ to the watts that the leaf masks would compute for the row itself.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Sequence
 from functools import cached_property
@@ -20,15 +21,16 @@ import numpy as np
 from kepler_core.arrays import BoolArray, FloatArray, IntArray, SingleArray
 from kepler_core.contracts import JointPredictor, Predictor, RowFunction
 from kepler_core.models.power_model import any_true
-from kepler_plugins.model_formats.leaf_masks import FeatureMasks, JointLeafMasks, LeafMasks, join_leaf_masks
+from kepler_plugins.model_formats.leaf_masks import JointLeafMasks, LeafMasks, join_leaf_masks
 from kepler_plugins.model_formats.row_masks import MAX_ROWS, RowMasks, row_masks
 
 MIN_ROWS = 8
 """Minimum number of rows for which the cache is used. For fewer rows, the leaf masks alone are as fast."""
-FIRST_SLOT_BITS = 12
+FIRST_SLOT_BITS = 13
 """A new cache has 2 to this power slots. Such a small cache stays in the processor's cache."""
-SLOT_BITS = 16
-"""A cache has at most 2 to this power slots. Each slot takes 12 bytes, so the largest cache takes 768 KiB."""
+SLOT_BITS = 15
+"""A cache has at most 2 to this power slots. Each slot takes 8 bytes, and 4 bytes more for each ensemble. So with four
+ensembles, the largest cache takes 768 KiB."""
 _GROWTH_BITS = 2
 _MAX_FILL = 0.25
 """A cache grows by the factor 2^`_GROWTH_BITS` if this fraction of its slots is in use. More cells in use would compete
@@ -41,7 +43,7 @@ cell's key. The highest bits of the key are the number of the slot. The products
 _OTHER_SLOTS = np.array([[1], [2], [3]])
 """A cell has four possible slots. The key states the first slot. The others have its number XOR 1, XOR 2 and XOR 3."""
 _MAX_CELLS = 2**62
-"""Upper limit of the number of cells of all ensembles together. Below it, each cell has a different number."""
+"""Upper limit of the number of cells. Below it, each cell has a different number."""
 
 
 class CellCache:
@@ -56,7 +58,7 @@ class CellCache:
         self._max_slot_bits = max_slot_bits
         self._edges = [of_feature.edges for of_feature in masks.features]
         self._offsets = _offsets(masks)
-        """For each feature, values of shape (ensembles, intervals). A cell's key is a sum of one value per feature."""
+        """For each feature, values of shape (intervals,). A cell's key is a sum of one value per feature."""
         self._make_slots(min(FIRST_SLOT_BITS, max_slot_bits))
         self._lock = threading.Lock()
 
@@ -93,17 +95,17 @@ class CellCache:
         self._shift = np.uint64(64 - slot_bits)
         self._keys = np.zeros(1 << slot_bits, dtype=np.int64)
         """Key of the cell in each slot; 0 for an empty slot. No cell has the key 0, because cell numbers start at 1."""
-        self._watts = np.zeros(1 << slot_bits, dtype=np.float32)
-        """Watts of the cell in each slot, in single precision, as the leaf masks compute them."""
+        self._watts = np.zeros((1 << slot_bits, len(self._masks.base)), dtype=np.float32)
+        """Watts of the cell in each slot, shape (slots, ensembles), in the single precision of the leaf masks."""
 
     def _predict(self, X: SingleArray) -> FloatArray:
         columns = zip(X.T, self._edges, self._offsets, strict=True)
         values, edges, offsets = next(columns)
-        keys = offsets.take(edges.searchsorted(values), axis=1)
+        keys = offsets.take(edges.searchsorted(values))
         for values, edges, offsets in columns:
-            keys += offsets.take(edges.searchsorted(values), axis=1)
+            keys += offsets.take(edges.searchsorted(values))
         slots = (keys.view(np.uint64) >> self._shift).view(np.int64)
-        watts: FloatArray = self._watts.take(slots).astype(np.float64)
+        watts: FloatArray = self._watts.take(slots, axis=0).T.astype(np.float64, order="C")
         missing = self._keys.take(slots) != keys
         if any_true(missing):
             self._fill(X, keys, slots, missing, watts)
@@ -111,22 +113,23 @@ class CellCache:
 
     def _fill(self, X: SingleArray, keys: IntArray, slots: IntArray, missing: BoolArray, watts: FloatArray) -> None:
         """Set the missing watts from the other three slots of a cell or, if they lack the cell, from the leaf masks."""
-        cells = np.flatnonzero(missing)
-        slot = slots.take(cells) ^ _OTHER_SLOTS
-        is_here = self._keys.take(slot) == keys.take(cells)
+        rows = np.flatnonzero(missing)
+        slot = slots.take(rows) ^ _OTHER_SLOTS
+        is_here = self._keys.take(slot) == keys.take(rows)
         choice = is_here.argmax(axis=0)
-        positions = choice, np.arange(len(cells))
-        watts.put(cells, self._watts.take(slot[positions]))
-        nowhere = cells[~is_here[positions]]
+        positions = choice, np.arange(len(rows))
+        watts[:, rows] = self._watts.take(slot[positions], axis=0).T
+        nowhere = rows[~is_here[positions]]
         if len(nowhere):
-            missing[:] = False
-            missing.put(nowhere, True)
-            rows = np.flatnonzero(np.logical_or.reduce(missing, axis=0))
-            watts[:, rows] = self._masks.predict(X.take(rows, axis=0))
-            self._keep(keys[missing], slots[missing], watts[missing])
+            of_masks = self._masks.predict(X.take(nowhere, axis=0))
+            watts[:, nowhere] = of_masks
+            self._keep(keys.take(nowhere), slots.take(nowhere), of_masks.T)
 
     def _keep(self, keys: IntArray, slots: IntArray, watts: FloatArray) -> None:
-        """Store new cells. Each cell is written to its first empty slot or, if none is empty, to its last slot."""
+        """Store new cells. Each cell is written to its first empty slot or, if none is empty, to its last slot.
+
+        `watts` have the shape (cells, ensembles).
+        """
         chosen = slots
         for other in _OTHER_SLOTS[:, 0]:
             chosen = np.where(self._keys.take(chosen) == 0, chosen, slots ^ other)
@@ -146,49 +149,20 @@ def join_with_cache(ensembles: Sequence[LeafMasks]) -> CellCache | JointLeafMask
 
 def cell_cache(masks: JointLeafMasks) -> CellCache | JointLeafMasks:
     """Return the leaf masks with a cache of their cells, or without a cache if the ensembles have too many cells."""
-    return CellCache(masks) if sum(_numbers_of_cells(masks)) < _MAX_CELLS else masks
-
-
-def _numbers_of_cells(masks: JointLeafMasks) -> list[int]:
-    """Return for each ensemble the number of cells of the grid that its thresholds form."""
-    numbers = [1] * len(masks.base)
-    for of_feature in masks.features:
-        for ensemble, intervals in zip(_users(masks, of_feature), _own_intervals(of_feature), strict=True):
-            numbers[ensemble] *= int(intervals[-1]) + 1
-    return numbers
+    cells = math.prod(len(of_feature.edges) + 1 for of_feature in masks.features)
+    return CellCache(masks) if cells < _MAX_CELLS else masks
 
 
 def _offsets(masks: JointLeafMasks) -> list[IntArray]:
-    """Return for each feature the values that its intervals add to the key of a cell, shape (ensembles, intervals).
+    """Return for each feature the values that its intervals add to the key of a cell, shape (intervals,).
 
-    The first feature also adds the number of the ensemble's first cell. So no two cells have the same key.
+    The first feature also adds 1, the number of the first cell. So no two cells have the same key.
     """
-    ensembles = len(masks.base)
-    first = np.cumsum([1, *_numbers_of_cells(masks)[:-1]]).astype(np.uint64)
-    strides = np.ones(ensembles, dtype=np.uint64)
     offsets: list[IntArray] = []
+    first, stride = 1, 1
     for of_feature in masks.features:
-        numbers = np.zeros((ensembles, len(of_feature.edges) + 1), dtype=np.uint64)
-        users = list(_users(masks, of_feature))
-        intervals = _own_intervals(of_feature).astype(np.uint64)
-        numbers[users] = intervals * strides[users, None]
-        strides[users] *= intervals[:, -1] + np.uint64(1)
-        if not offsets:
-            numbers += first[:, None]
+        intervals = len(of_feature.edges) + 1
+        numbers = np.arange(intervals, dtype=np.uint64) * np.uint64(stride) + np.uint64(first)
         offsets.append((numbers * np.uint64(_MULTIPLIER)).view(np.int64))  # the product is taken modulo 2^64
+        first, stride = 0, stride * intervals
     return offsets
-
-
-def _users(masks: JointLeafMasks, of_feature: FeatureMasks) -> range:
-    """Return the indices of the ensembles that use a feature."""
-    return range(len(masks.base))[of_feature.users or slice(None)]
-
-
-def _own_intervals(of_feature: FeatureMasks) -> IntArray:
-    """Return for each merged interval the number of the ensemble's own interval, shape (users, intervals).
-
-    The merged thresholds of all ensembles divide the feature's values into merged intervals. Each merged interval is
-    inside an interval between two thresholds of the ensemble itself. The array has the number of this own interval, for
-    each ensemble that uses the feature.
-    """
-    return of_feature.positions - of_feature.positions[:, :1]
