@@ -27,8 +27,6 @@ import attrs
 import numpy as np
 
 from kepler_core.arrays import FloatArray
-from kepler_plugins.trainers.machine_power import RatioRegressor
-from kepler_plugins.trainers.machine_trend import trend_columns
 from kepler_profiler.similarity import SpecTable
 
 SAMPLES = 60
@@ -165,6 +163,10 @@ def _ridge(X: FloatArray, Y: FloatArray, penalty: float) -> tuple[FloatArray, fl
 
 
 def trees(types: Sequence[TypeData]) -> Predict:
+    # scikit-learn is slow to import, and the other methods do not need it
+    from kepler_plugins.trainers.machine_power import RatioRegressor
+    from kepler_plugins.trainers.machine_trend import trend_columns
+
     names = [
         "machine_load",
         "machine_cores",

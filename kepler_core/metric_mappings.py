@@ -7,7 +7,7 @@ can stand for the components package and DRAM. `kepler_core.contracts.MetricSche
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, get_args
 
 import attrs
 
@@ -90,6 +90,13 @@ class MetricMapping:
         return not excluded and _selects(self.where, labels)
 
 
+MachineAttribute = Literal[
+    "processor", "architecture", "vendor", "cores", "physical_cores", "chips", "memory", "frequency", "product"
+]
+MACHINE_ATTRIBUTES: tuple[MachineAttribute, ...] = get_args(MachineAttribute)
+"""The attributes of machines that a metric may state."""
+
+
 @attrs.frozen
 class MachineMapping:
     """An attribute of a node's machine that series of a metric state, e.g. the name of the processor.
@@ -97,9 +104,7 @@ class MachineMapping:
     The attribute is the value of a label (`label`), a number of series (`counted_labels`), or the value of the metric.
     """
 
-    attribute: Literal[
-        "processor", "architecture", "vendor", "cores", "physical_cores", "chips", "memory", "frequency", "product"
-    ]
+    attribute: MachineAttribute
     """Name of the attribute. "cores" are logical CPUs. "chips" are CPU sockets. "memory" is in GiB. "frequency" is the
     highest frequency of the CPUs in MHz. "architecture" is the microarchitecture, which is used if the processor is not
     known. "product" is the name of the computer."""

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from kepler_core.contracts import MetricMapping, UnusedMetric
+from kepler_core.contracts import MachineMapping, MetricMapping, UnusedMetric
 from kepler_core.errors import PluginError
 from kepler_core.messages import one_line
+from kepler_core.metric_mappings import MACHINE_ATTRIBUTES
 from kepler_core.plugins import registry
 from kepler_core.plugins.arguments import create
 from kepler_core.recording import observe, read_recording
@@ -113,6 +114,24 @@ def uses_known_words(subject: Subject) -> None:
     for metric in _metrics(subject):
         for mapping in _mappings(schema, metric):
             _check_words(metric, mapping)
+    for metric in {*_metrics(subject), *scraped_families(subject)}:
+        for entry in schema.machine_mappings(metric):
+            _check_machine_words(metric, entry)
+
+
+def _check_machine_words(metric: str, entry: Any) -> None:
+    require(
+        isinstance(entry, MachineMapping),
+        f"machine_mappings({metric!r}) has {entry!r}; return a tuple of MachineMapping",
+    )
+    require(
+        entry.attribute in MACHINE_ATTRIBUTES,
+        f"{metric}: {entry.attribute!r} is no attribute of a machine; known are {', '.join(MACHINE_ATTRIBUTES)}",
+    )
+    require(
+        not (entry.label and entry.counted_labels),
+        f"{metric}: {entry.attribute} is the value of a label or a number of values; set label or counted_labels",
+    )
 
 
 def _check_words(metric: str, mapping: MetricMapping) -> None:

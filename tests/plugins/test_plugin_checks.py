@@ -19,6 +19,7 @@ from kepler_core.contracts import (
     EnergySource,
     Extractor,
     Isolator,
+    MachineMapping,
     MetricMapping,
     MetricSchema,
     ModelFormat,
@@ -420,6 +421,16 @@ def stranger(metric):
     return MetricMapping("feature", "heartbeats", "container", ()) if metric == "a_cpu" else None
 
 
+class DescribesNothing(schema(stranger)):
+    """Metric schema that finds an attribute of machines that does not exist."""
+
+    def mappings(self, metric):
+        return ()
+
+    def machine_mappings(self, metric):
+        return (MachineMapping("age"),) if metric == "a_cpu" else ()
+
+
 def scraped(metrics):
     """Return a metric schema class whose method `mappings` looks up a metric's mappings in the dict `metrics`."""
 
@@ -545,6 +556,7 @@ class Pickles(ModelFormat):
         (schema(greedy), "ignores_other_metrics", "return () for a metric of another exporter"),
         (schema(slow), "mapping_is_quick", "look names up"),
         (schema(stranger), "uses_known_words", "'heartbeats' is no feature"),
+        (DescribesNothing, "uses_known_words", "'age' is no attribute of a machine; known are processor"),
         (Pickles, "has_a_suffix", "write it with its dot"),
         (Pickles, "supports_only_regressors", "no regressor"),
         (Pickles, "rejects_other_bytes", "raise ModelError"),

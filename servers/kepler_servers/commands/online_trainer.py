@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import threading
 from pathlib import Path
@@ -32,17 +31,12 @@ if TYPE_CHECKING:
     from kepler_core.prometheus import PrometheusClient
     from kepler_core.store import Store
     from kepler_servers.online_trainer.fetching import Fetcher
-    from kepler_servers.online_trainer.rounds import Rounds, Schedule
+    from kepler_servers.online_trainer.rounds import Schedule
 
 DEFAULT_PORT = 8103
 DEFAULT_INTERVAL_SECONDS = 300.0
 PROMETHEUS_RETRY_SECONDS = 30.0
 """Time during which a round retries a query if the Prometheus server does not answer."""
-
-STOP_SECONDS = 1.5
-"""After SIGTERM or SIGINT, the process waits at most this time for the running round to end. It then exits."""
-
-_POLL_SECONDS = 0.1
 
 log = logging.getLogger(__name__)
 
@@ -259,6 +253,7 @@ def online_trainer(context: click.Context, /, **values: Any) -> None:
         from kepler_core.store import open_store
         from kepler_servers.http.side_port import start_side_port
         from kepler_servers.online_trainer.app import make_app
+        from kepler_servers.online_trainer.round_thread import run_until_stopped
         from kepler_servers.online_trainer.rounds import Rounds
         from kepler_servers.online_trainer.sample_store import SampleStore
         from kepler_servers.online_trainer.state_folder import locked_state
@@ -291,38 +286,8 @@ def online_trainer(context: click.Context, /, **values: Any) -> None:
         port = start_side_port(make_app(rounds), options.host, options.port)
         log.info("fetching from %s every %g s", client.location, schedule.interval)
         log.info("serving /healthz and /metrics on %s:%d", options.host, port)
-        _run(rounds, stop)
+        run_until_stopped(rounds, stop)
         log.info("stopped")
-
-
-def _run(rounds: Rounds, stop: threading.Event) -> None:
-    """Run rounds until `stop` is set. If the running round then takes more than `STOP_SECONDS`, end the process.
-
-    A round usually ends in time. It takes longer only while it waits for the model store or calculates.
-    It is safe to end the process at any point of a round, because the files in the sample store and in the
-    model store are always replaced as a whole.
-    """
-    errors: list[BaseException] = []
-
-    def work() -> None:
-        try:
-            rounds.run()
-        except BaseException as error:  # the main thread raises the error again at the end of `_run`
-            errors.append(error)
-
-    thread = threading.Thread(target=work, name="rounds", daemon=True)
-    thread.start()
-    # The loop does not call `stop.wait`. The signal handler that sets `stop` runs in this thread. If it ran while this
-    # thread held the lock of `stop`, it would wait for ever.
-    while thread.is_alive() and not stop.is_set():
-        thread.join(_POLL_SECONDS)
-    thread.join(STOP_SECONDS)
-    if thread.is_alive():
-        log.warning("stopped in the middle of a round; the next start continues from the stored samples")
-        logging.shutdown()
-        os._exit(0)
-    if errors:
-        raise errors[0]
 
 
 def _state_location(configuration: Configuration, option: str | None) -> Path:
