@@ -19,7 +19,7 @@ from kepler_core.deadlines import Deadline, DeadlineError, TooLargeError
 from kepler_core.documents import DocumentError
 from kepler_core.errors import PrometheusError, UsageError
 from kepler_core.messages import quoted, single_line
-from kepler_core.prometheus.error_texts import has_too_many_series, kind_of_reason
+from kepler_core.prometheus.error_texts import has_too_many_series, is_temporary, kind_of_reason
 from kepler_core.prometheus.pacing import Pace
 from kepler_core.prometheus.replies import decode_answer, decode_names, decode_time, matrix_result
 from kepler_core.prometheus.transport import ANSWER_ERRORS, Reply, Transport
@@ -300,7 +300,7 @@ class PrometheusClient:
             return error
         if status == _GATEWAY_TIMEOUT_STATUS or (kind == "timeout" and status in _TIMEOUT_STATUS):
             return PrometheusError(f"{self.location}: {reason or f'status {status}'}", "timeout")
-        kind = "unavailable" if status in _TEMPORARY_STATUS else "refused"
+        kind = "unavailable" if status in _TEMPORARY_STATUS or is_temporary(reason) else "refused"
         error = PrometheusError(f"{self.location}: status {status}{': ' if reason else ''}{reason}", kind)
         error.retry_after = _retry_after(reply.headers)
         error.rate_limited = status == _TOO_MANY_REQUESTS_STATUS

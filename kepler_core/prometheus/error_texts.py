@@ -22,6 +22,12 @@ and the length of the query's text."""
 _TIMEOUT = re.compile(r"timed out|timeout|deadline exceeded|-search\.maxQueryDuration")
 """Matches error texts which say that a query exceeded the server's own time limit."""
 
+_TEMPORARY = re.compile(r"rpc error: code = (Unavailable|Internal|Aborted)|connection (refused|reset)")
+"""Matches the error texts of Thanos and Mimir about one of their stores that does not answer at the moment.
+
+Both servers send them with the status 422, which otherwise means that the query itself is wrong.
+"""
+
 
 def kind_of_reason(reason: str) -> str | None:
     """Return "too large" or "timeout" if an error means that a smaller query may succeed, else None."""
@@ -33,3 +39,8 @@ def kind_of_reason(reason: str) -> str | None:
 def has_too_many_series(reason: str) -> bool:
     """Return whether a query that is too large needs fewer series; a shorter time range does not help then."""
     return _TOO_MANY_SERIES.search(reason) is not None
+
+
+def is_temporary(reason: str) -> bool:
+    """Return whether an error is about a store behind the server, so that the same query may succeed later."""
+    return _TEMPORARY.search(reason) is not None

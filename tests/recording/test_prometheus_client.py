@@ -139,6 +139,7 @@ def test_wrong_credentials_are_rejected() -> None:
         (failing(422, "the number of matching timeseries exceeds 30; see -search.maxUniqueTimeseries"), "too large"),
         (failing(422, "the query exceeded the maximum number of chunks (limit: 5) (err-mimir-...)"), "too large"),
         (failing(422, "exceeded series limit: rpc error: limit 1 violated (got 2)"), "too large"),
+        (failing(422, "proxy Series(): rpc error: code = Unavailable desc = no connection"), "unavailable"),
         ((413, {}, b"<html>Request Entity Too Large</html>"), "too large"),
         (
             failing(429, "the request has been rejected because the tenant exceeded the request rate limit"),
