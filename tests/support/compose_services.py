@@ -75,7 +75,12 @@ class ComposeServices:
         hosts.write_text("127.0.0.1 localhost " + " ".join(self.services) + "\n")
         self._network = subprocess.Popen(["unshare", "-n", "-m", "sh", "-c", _NETWORK, "sh", hosts])
         self._running: dict[str, subprocess.Popen[bytes]] = {}
-        wait_for(lambda: self.inside(["true"]).returncode == 0, "the network namespace is not ready")
+        # A service that starts before the names are in /etc/hosts would never find the other services.
+        wait_for(lambda: self._resolves(next(iter(self.services))), "the network namespace is not ready")
+
+    def _resolves(self, name: str) -> bool:
+        """Return whether a service's name is in /etc/hosts of the new namespace."""
+        return self.inside(["grep", "-qw", name, "/etc/hosts"]).returncode == 0
 
     def inside(self, command: Sequence[str | Path]) -> subprocess.CompletedProcess[str]:
         """Run a program in the network of the services."""
