@@ -25,6 +25,7 @@ from kepler_core.deadlines import TooLargeError
 from kepler_core.documents import MAX_NUMBER, DocumentError, Text, decode_json
 from kepler_core.errors import StoreError
 from kepler_core.gzip_files import GzipError, unpacked
+from kepler_core.hashes import mixed
 from kepler_core.honesty.document import SplitName
 from kepler_core.models.power_model import HELD_OUT_FILE
 from kepler_core.pipeline.evidence import Evidence
@@ -143,15 +144,10 @@ def _chosen(evidence: Evidence, most: int) -> HeldOutSamples:
 
 
 def _hashes(names: tuple[str, ...], node: IntArray, time: FloatArray) -> FloatArray:
-    """Return a number for each sample that depends only on the name of its node and on its time.
-
-    The bits are mixed by the finalizer of SplitMix64 (S. Vigna, 2015).
-    """
+    """Return a number for each sample that depends only on the name of its node and on its time."""
     of_node = np.array([zlib.crc32(name.encode("utf-8", "replace")) for name in names], dtype=np.uint64)
-    mixed = (of_node[node] << np.uint64(32)) ^ np.round(time * 1000).astype(np.int64).astype(np.uint64)
-    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-        mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
-    return (mixed ^ (mixed >> np.uint64(31))).astype(np.float64)
+    keys = (of_node[node] << np.uint64(32)) ^ np.round(time * 1000).astype(np.int64).astype(np.uint64)
+    return mixed(keys).astype(np.float64)
 
 
 def _file(samples: HeldOutSamples) -> bytes:

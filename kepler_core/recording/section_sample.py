@@ -16,10 +16,10 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
-from numpy.typing import NDArray
 
 from kepler_core.arrays import BoolArray, FloatArray, IntArray
 from kepler_core.errors import RecordingError
+from kepler_core.hashes import Hashes, mixed
 from kepler_core.recording.counts import Counts
 from kepler_core.recording.observations import Observations
 from kepler_core.recording.section_join import joined, section_number, sections_of, taken
@@ -27,7 +27,6 @@ from kepler_core.vocabulary import LOAD_FEATURES
 
 Stratum = tuple[str, str, int]
 """Key of a stratum (sections with similar load): node, load feature, and logarithm of the load to base 2."""
-Hashes = NDArray[np.uint64]
 
 _NONE_DROPPED = 2**64 - 1
 _IDLE = -1000
@@ -210,11 +209,8 @@ def _strata(piece: Observations, section: IntArray, stream: IntArray) -> list[St
 
 
 def _mixed(values: Hashes) -> Hashes:
-    """Return the mixing function of SplitMix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators)."""
-    values = values + np.uint64(0x9E3779B97F4A7C15)
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
+    """Return the output of the random number generator SplitMix64 after each value."""
+    return mixed(values + np.uint64(0x9E3779B97F4A7C15))
 
 
 def _uniform(hashes: Hashes) -> FloatArray:

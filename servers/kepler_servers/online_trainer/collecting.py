@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from kepler_core.arrays import FloatArray, IntArray
+from kepler_core.hashes import mixed
 from kepler_core.recording.observations import Observations
 from kepler_servers.online_trainer import sample_table
 from kepler_servers.online_trainer.sample_store import AppendResult, SampleStore
@@ -128,10 +129,6 @@ def _ranks(observations: Observations) -> FloatArray:
     """Return the ranks of all samples, numbers from 0 to 1 that depend only on the node and the time."""
     digests = [hashlib.blake2b(stream.node.encode(), digest_size=8).digest() for stream in observations.streams]
     of_stream = np.frombuffer(b"".join(digests), dtype=np.uint64)
-    mixed = of_stream[observations.sample_stream] ^ observations.sample_time.view(np.uint64)
-    # the last steps of the hash function SplitMix64 (Steele, Lea and Flood, 2014)
-    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    mixed ^= mixed >> np.uint64(31)
-    ranks: FloatArray = mixed / 2.0**64
+    keys = of_stream[observations.sample_stream] ^ observations.sample_time.view(np.uint64)
+    ranks: FloatArray = mixed(keys) / 2.0**64
     return ranks
