@@ -120,8 +120,7 @@ class Bench:
 
     def _train_on_last_interval(self, at: int) -> None:
         fetcher = self.rounds.fetcher
-        observations = fetcher.fetch(at - INTERVAL_SECONDS, at, threading.Event())
-        if observations is not None:
+        for observations in fetcher.fetch_groups(at - INTERVAL_SECONDS, at, threading.Event()):
             # if there are too few samples, training fails, and the models of an earlier interval stay in the store
             with contextlib.suppress(KeplerError):
                 train(fetcher.spec, observations, self.last_interval_store, jobs=1)

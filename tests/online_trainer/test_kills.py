@@ -173,8 +173,7 @@ def test_the_stored_samples_are_those_of_the_server(survivor: Survivor) -> None:
     stored = sorted(time for _, time in survivor.samples)
     spec = load_pipeline(survivor.folder / "live.yaml")
     fetcher = Fetcher(PrometheusClient(Server(survivor.url)), spec, None, None, ())
-    observations = fetcher.fetch(survivor.started - 10, time.time(), threading.Event())
-    assert observations is not None
+    (observations,) = fetcher.fetch_groups(survivor.started - 10, time.time(), threading.Event())
     complete = sample_table.completeness(observations)
     fetched = [
         float(at)

@@ -59,8 +59,7 @@ def test_a_step_is_rounded_to_the_scrape_interval(tmp_path: Path) -> None:
     with prometheus(tmp_path / "prometheus", whole) as server:
         client = PrometheusClient(Server(server.url), patience=0)
         fetcher = Fetcher(client, load_pipeline(pipeline), 3.0, None, ())
-        observations = fetcher.fetch(START, START + 5 * 59, threading.Event())
-    assert observations is not None
+        (observations,) = fetcher.fetch_groups(START, START + 5 * 59, threading.Event())
     assert observations.sample_time.tolist() == expected.sample_time.tolist()
     for key, watts in observations.power.items():
         np.testing.assert_allclose(watts, expected.power[key])

@@ -18,6 +18,7 @@ from kepler_core.recording.schemas import is_used_metric
 from kepler_core.simulate import START, Simulation, recording
 from kepler_servers.online_trainer import sample_store as sample_store_module
 from kepler_servers.online_trainer import sample_table
+from kepler_servers.online_trainer.collecting import SampleCollector
 from kepler_servers.online_trainer.sample_files import SampleStoreError
 from kepler_servers.online_trainer.sample_store import SampleStore
 from kepler_servers.online_trainer.stratified_sampling import assign_strata, select_samples, water_fill
@@ -48,13 +49,20 @@ def between(content: Content, since: float, until: float, late: str = "-") -> Ob
     return observe([read_recording(part, name="x", wanted=is_used_metric)]) if part else None
 
 
+def add(store: SampleStore, observations: Observations, since: float, until: float) -> None:
+    """Add the new samples of a fetch from `since` to `until` to the store."""
+    collector = SampleCollector(store, since, until)
+    collector.add(observations)
+    collector.store()
+
+
 def fetch(store: SampleStore, content: Content, until: float, late: str = "-") -> None:
     """Append the samples that a round of the online trainer would fetch at time `until`."""
     cursor = store.cursor(until)
     since = START - 60.0 if cursor is None else cursor - 2 * store.reach
     observations = between(content, since, until, late)
     if observations is not None:
-        store.append(observations, since=since, until=until)
+        add(store, observations, since, until)
 
 
 def observed(content: Content, until: float) -> Observations:
@@ -172,7 +180,7 @@ def test_a_clock_that_was_wrong_for_a_while_does_not_stop_fetching(two_nodes: Co
     fetch(store, two_nodes, START + 100)
     observations = between(two_nodes, START + 40, START + 110)
     assert observations is not None
-    store.append(observations, since=START + 40, until=START + 1e6)
+    add(store, observations, START + 40, START + 1e6)
     assert store.cursor(START + 110) == START + 100
     fetch(store, two_nodes, START + 110)
     fetch(store, two_nodes, START + 200)

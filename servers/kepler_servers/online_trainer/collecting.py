@@ -68,7 +68,7 @@ class SampleCollector:
         self._left_out += int(np.count_nonzero(~kept))
         chosen = found.chosen[kept]
         if len(chosen):
-            table = sample_table.to_table(observations, chosen, found.complete, 0)
+            table = sample_table.to_table(observations, chosen, found.complete)
             table = table.append_column(_FRESH, pa.array(np.isin(chosen, found.fresh)))
             self._tables.append(table.append_column(_RANK, pa.array(ranks[kept])))
         while self._exceeds_limits():
@@ -105,7 +105,7 @@ class SampleCollector:
             self._tables = []
             rows = np.flatnonzero(collected.column(_FRESH).to_numpy(zero_copy_only=False))
             table = collected.drop_columns([_FRESH, _RANK])
-            self._store.append_table(table, len(rows), since=self._since, until=self._until, step=step)
+            self._store.append(table, len(rows), since=self._since, until=self._until, step=step)
             n_stored = len(table)
             if self._only is not None and not self._left_out:
                 observations, fresh = self._only, self._fresh

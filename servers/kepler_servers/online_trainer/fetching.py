@@ -49,16 +49,6 @@ class Fetcher:
     instances_per_query: int | None = None
     """Number of instances whose series a query fetches; None chooses the number by the size of the answers."""
 
-    def fetch(self, since: float, until: float, stop: threading.Event) -> Observations | None:
-        """Fetch the samples of all nodes from `since` to `until` (Unix seconds); return None if the server has none.
-
-        Raises `PrometheusError` if any query fails, so incomplete samples are never returned.
-        """
-        selections = self._selections(since, until)
-        if not selections:
-            return None
-        return self._fetch_group(selections, None, since, until, self._step(selections, since, until, None), stop)
-
     def fetch_groups(self, since: float, until: float, stop: threading.Event) -> Iterator[Observations]:
         """Fetch the samples from `since` to `until` (Unix seconds), and yield the observations of groups of nodes.
 

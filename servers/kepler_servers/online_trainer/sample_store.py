@@ -288,18 +288,6 @@ class SampleStore:
 
     # --- writing ---
 
-    def append(self, observations: Observations, *, since: float, until: float, node_type: int = 0) -> AppendResult:
-        """Add the new samples of a fetch from `since` to `until` (Unix seconds).
-
-        If an error occurs, no sample is added.
-        """
-        new = self.find_new(observations, until)
-        if len(new.chosen):
-            table = sample_table.to_table(observations, new.chosen, new.complete, node_type)
-            self.append_table(table, len(new.fresh), since=since, until=until, step=float(observations.step))
-        n_fresh = len(new.fresh)
-        return AppendResult(n_fresh, len(new.chosen) - n_fresh, new.known, new.unusable, new.waiting, new.fresh)
-
     def find_new(self, observations: Observations, until: float) -> NewSamples:
         """Return which samples of a fetch up to `until` (Unix seconds) are new."""
         complete = sample_table.completeness(observations)
@@ -329,9 +317,10 @@ class SampleStore:
         unusable = int(np.count_nonzero(complete == 0))
         return NewSamples(chosen, np.flatnonzero(is_fresh), complete, known, unusable, waiting)
 
-    def append_table(self, table: pa.Table, fresh: int, *, since: float, until: float, step: float) -> None:
+    def append(self, table: pa.Table, fresh: int, *, since: float, until: float, step: float) -> None:
         """Add samples of a fetch from `since` to `until` (Unix seconds), of which `fresh` replace no stored sample.
 
+        If an error occurs, no sample is added.
         `step` is the number of seconds between two samples of a node; NaN if no node had two samples.
         """
         number = max((file.number for file in self._files), default=0) + 1

@@ -53,7 +53,7 @@ def completeness(observations: Observations) -> IntArray:
     return np.where((features > 0) & (power > 0), features + power + container_values, 0)
 
 
-def to_table(observations: Observations, chosen: IntArray, complete: IntArray, node_type: int) -> pa.Table:
+def to_table(observations: Observations, chosen: IntArray, complete: IntArray) -> pa.Table:
     """Return the chosen samples as a table.
 
     `chosen` has the indices of the chosen samples in the observations, in ascending order. `complete` is the result of
@@ -75,7 +75,7 @@ def to_table(observations: Observations, chosen: IntArray, complete: IntArray, n
 
     columns: dict[str, pa.Array] = {
         "node": pa.array([nodes[code] for code in stream], pa.string()),
-        "node_type": pa.array(np.full(len(chosen), node_type, dtype=np.int32)),
+        "node_type": pa.array(np.zeros(len(chosen), dtype=np.int32)),
         "time": pa.array(observations.sample_time[chosen]),
         "complete": pa.array(complete[chosen].astype(np.int32)),
         "schema": pa.array([",".join(observations.schemas)] * len(chosen), pa.string()),
