@@ -37,7 +37,7 @@ import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from kepler_core.messages import printable
+from kepler_core.messages import first_of, printable
 
 MAX_KEY_CHARACTERS = 200
 """Maximum number of characters of a key in an error message. Longer keys are cut."""
@@ -258,5 +258,4 @@ def close_matches(name: str, known: Iterable[str]) -> str:
     matches += [folded for folded in by_folded if name and name.casefold() in folded and folded not in matches][:3]
     if matches:
         return "did you mean " + " or ".join(by_folded[folded] for folded in matches) + "?"
-    more = f" and {len(names) - _MOST_NAMES_SHOWN} more" if len(names) > _MOST_NAMES_SHOWN else ""
-    return "known: " + ", ".join(names[:_MOST_NAMES_SHOWN]) + more
+    return "known: " + first_of(names, _MOST_NAMES_SHOWN)

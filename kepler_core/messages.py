@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 QUOTED_CHARACTERS = 60
 LINE_CHARACTERS = 500
 
@@ -43,3 +45,9 @@ def reason_of(error: object, limit: int | None = None) -> str:
     lines = text.strip().splitlines()
     text = lines[0] if lines and lines[0].strip() else type(error).__name__
     return text if limit is None else shortened(text, limit)
+
+
+def first_of(texts: Sequence[str], most: int) -> str:
+    """Return at most `most` texts, separated by commas, and the number of the others, e.g. "a, b and 3 more"."""
+    more = f" and {len(texts) - most} more" if len(texts) > most else ""
+    return ", ".join(texts[:most]) + more

@@ -108,12 +108,13 @@ def access_options(command: F) -> F:
 
 def open_client(
     url: str,
+    configuration: Configuration,
     *,
     username: str | None,
     password_file: str | None,
     token_file: str | None,
     ca_file: str | None,
-    insecure: bool,
+    insecure: bool | None,
     headers: Mapping[str, str],
     patience: float,
     rate: float,
@@ -124,7 +125,7 @@ def open_client(
 
     `headers` are added to the client's own headers (see `headers_of`). If the server does not answer, the
     client repeats a request for at most `patience` seconds. It sends at most `rate` requests per second.
-    See `Server.compress` for `compress`.
+    See `Server.compress` for `compress`. If `insecure` or `compress` is None, the configuration decides.
     """
     from kepler_core.prometheus import PrometheusClient, Server
 
@@ -136,9 +137,9 @@ def open_client(
         password=None if password_file is None else _secret(password_file),
         token=None if token_file is None else _secret(token_file),
         ca_file=ca_file,
-        verify=not insecure,
+        verify=not configuration.flag("PROM_SSL_DISABLE", insecure),
         headers=headers,
-        compress=compress,
+        compress=configuration.flag("PROM_COMPRESS", compress),
     )
     return PrometheusClient(server, patience=patience, requests_per_second=rate, stop=stop)
 

@@ -169,15 +169,16 @@ def query(
     try:
         client = open_client(
             server,
+            configuration,
             username=username,
             password_file=password_file,
             token_file=token_file,
             ca_file=ca_file,
-            insecure=bool(configuration.flag("PROM_SSL_DISABLE", insecure)),
+            insecure=insecure,
             headers=own_headers,
             patience=seconds_of(patience, "--patience"),
             rate=rate,
-            compress=configuration.flag("PROM_COMPRESS", compress),
+            compress=compress,
         )
     except ModuleNotFoundError as error:
         raise missing_extra(error, "query") or error from error

@@ -10,6 +10,7 @@ from msgspec import convert
 from kepler_core.cli.findings import finding_lines
 from kepler_core.cli.output import print_table, watts
 from kepler_core.honesty.flags import ONE_RECORDING
+from kepler_core.messages import first_of
 from kepler_core.pipeline.node_tables import NodeTable, headline
 from kepler_core.pipeline.report import Report
 from kepler_core.recording.findings import Finding
@@ -50,11 +51,8 @@ def print_report(report: Report) -> None:
         click.echo(f"\n{ONE_RECORDING}")
     for table in (convert(table, NodeTable) for table in report.nodes):
         if outliers := table.outliers:
-            shown = ", ".join(
-                f"{node.node} {100 * ((node.gain or 1) - 1):+.1f} %" for node in outliers[:_SHOWN_OUTLIERS]
-            )
-            more = f" and {len(outliers) - _SHOWN_OUTLIERS} more" if len(outliers) > _SHOWN_OUTLIERS else ""
-            click.echo(f"\nOutliers, {headline(table)}: {shown}{more}")
+            shown = [f"{node.node} {100 * ((node.gain or 1) - 1):+.1f} %" for node in outliers]
+            click.echo(f"\nOutliers, {headline(table)}: {first_of(shown, _SHOWN_OUTLIERS)}")
     if report.machine_notes:
         click.echo("\nMachines described by metrics:")
         for note in report.machine_notes:
@@ -115,5 +113,4 @@ def _print_grouped(entries: list[dict[str, Any]], key: str) -> None:
             f"{entry['source']} {entry['output_type']} {entry['feature_group']}".rstrip()
         )
     for text, names in datasets.items():
-        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        click.echo(f"  {text}: {', '.join(names[:3])}{more}")
+        click.echo(f"  {text}: {first_of(names, 3)}")

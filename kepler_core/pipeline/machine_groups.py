@@ -12,7 +12,7 @@ import numpy as np
 from kepler_core.errors import UsageError
 from kepler_core.honesty.node_names import host_of
 from kepler_core.machine import Machine, MachineSpec, identity, machine_spec_from
-from kepler_core.messages import quoted
+from kepler_core.messages import first_of, quoted
 from kepler_core.pipeline.recorded_machines import RecordedMachines
 from kepler_core.recording.observations import Observations
 from kepler_core.recording.subsets import of_streams
@@ -108,9 +108,8 @@ def _groups(
     if missing := sorted(
         {stream.node for stream, spec in zip(observations.streams, types, strict=True) if spec is None}
     ):
-        shown = ", ".join(quoted(node, 60) for node in missing[:_SHOWN_NODES])
-        more = f" and {len(missing) - _SHOWN_NODES} more" if len(missing) > _SHOWN_NODES else ""
-        raise UsageError(f"no description of {len(missing)} of the recordings' nodes: {shown}{more}; {advice}")
+        shown = first_of([quoted(node, 60) for node in missing], _SHOWN_NODES)
+        raise UsageError(f"no description of {len(missing)} of the recordings' nodes: {shown}; {advice}")
     keys = np.array([_key(spec) for spec in types])
     idle_keys = None if idle_types is None else np.array([_key(spec) for spec in idle_types])
     samples = np.bincount(observations.sample_stream, minlength=len(keys))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache, partial
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 from kepler_core.errors import UsageError
 from kepler_core.honesty.node_names import host_of
 from kepler_core.machine import MachineSpec, differences
-from kepler_core.messages import printable, quoted
+from kepler_core.messages import first_of, printable, quoted
 from kepler_core.parquet import is_parquet
 from kepler_core.parquet.locations import as_location
 from kepler_core.parquet.series_values import series_values
@@ -195,9 +195,7 @@ def _named(nodes: Sequence[str], n_all: int) -> str:
     """Return how many nodes there are, and the names of the first nodes."""
     if len(nodes) == n_all > 1:
         return f"all {n_all} nodes"
-    shown = ", ".join(printable(node, 60) for node in nodes[:_SHOWN_NODES])
-    more = f" and {len(nodes) - _SHOWN_NODES} more" if len(nodes) > _SHOWN_NODES else ""
-    return f"{_nodes(len(nodes))} ({shown}{more})"
+    return f"{_nodes(len(nodes))} ({first_of([printable(node, 60) for node in nodes], _SHOWN_NODES)})"
 
 
 def _nodes(n: int) -> str:
@@ -230,9 +228,9 @@ def _facts_of(path: str, metric_prefix: str | None) -> MachineFacts:
     return facts
 
 
-def _json_series(path: str, wanted: object) -> Iterator[tuple[str, list[Values]]]:
+def _json_series(path: str, wanted: Callable[[str], bool]) -> Iterator[tuple[str, list[Values]]]:
     """Yield each described metric of a recording in JSON, with its series that have samples."""
-    recording = read_recording(path, wanted=wanted)  # type: ignore[arg-type]
+    recording = read_recording(path, wanted=wanted)
     for name, metric in recording.metrics.items():
         used = np.flatnonzero(metric.lengths)
         if len(used):

@@ -129,7 +129,7 @@ class Spool:
                 for metric, of_metric in groups.items():
                     separator_of_series = separator + msgspec.json.encode(metric) + b":["
                     for indices in of_metric:
-                        series = joined_series(result for index in indices for result in self._results(index))[1:-1]
+                        series = joined_series(self._results(indices))[1:-1]
                         if series:
                             file.write(separator_of_series + series)
                             separator_of_series = b",\n"
@@ -146,19 +146,22 @@ class Spool:
             with RecordingWriter(self.target, f"query-{plan[:12]}") as writer:
                 for metric, of_metric in groups.items():
                     for indices in of_metric:
-                        for result in (result for index in indices for result in self._results(index)):
+                        for result in self._results(indices):
                             for series in decode_series(result):
                                 samples = decode_samples(series.values)
                                 writer.write(metric, series.metric, samples[0::2], samples[1::2])
                         writer.end_series()
             shutil.rmtree(self.folder)
 
-    def _results(self, index: int) -> list[bytes]:
-        path = self.folder / f"{index}.json"
-        try:
-            return [bytes(raw) for raw in decode_json(path.read_bytes(), list[msgspec.Raw])]
-        except DocumentError as error:
-            raise UsageError(f"{path} is damaged; remove {self.folder} and run the command again: {error}") from error
+    def _results(self, indices: Sequence[int]) -> Iterator[bytes]:
+        """Yield the results of the queries with these indices, one file after another."""
+        for index in indices:
+            path = self.folder / f"{index}.json"
+            try:
+                yield from map(bytes, decode_json(path.read_bytes(), list[msgspec.Raw]))
+            except DocumentError as error:
+                problem = f"{path} is damaged; remove {self.folder} and run the command again: {error}"
+                raise UsageError(problem) from error
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:

@@ -16,7 +16,7 @@ import numpy as np
 
 from kepler_core.arrays import BoolArray, IndexArray
 from kepler_core.errors import NoModelError, PluginError, close_matches
-from kepler_core.messages import shortened
+from kepler_core.messages import first_of, shortened
 from kepler_core.models.kepler_weights import KEPLER_CURVES, LINEAR_TRAINER
 from kepler_core.plugins import registry
 from kepler_core.selection.columns import ModelColumns
@@ -176,12 +176,7 @@ def _missing_features(columns: ModelColumns, rows: IndexArray, metrics: Collecti
     missing: set[str] = set()
     for code in columns.feature_sets.codes_of(rows):
         missing |= columns.feature_sets.values[code] - set(metrics)
-    return _joined(sorted(missing))
-
-
-def _joined(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _MAX_NAMED_FEATURES} more" if len(names) > _MAX_NAMED_FEATURES else ""
-    return ", ".join(names[:_MAX_NAMED_FEATURES]) + more
+    return first_of(sorted(missing), _MAX_NAMED_FEATURES)
 
 
 def _with_usable_weights(columns: ModelColumns, request: ModelRequest) -> BoolArray:

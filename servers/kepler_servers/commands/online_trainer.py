@@ -301,15 +301,16 @@ def _state_location(configuration: Configuration, option: str | None) -> Path:
 def _open_client(options: Options, configuration: Configuration, url: str, stop: threading.Event) -> PrometheusClient:
     return open_client(
         url,
+        configuration,
         username=options.username,
         password_file=options.password_file,
         token_file=options.token_file,
         ca_file=options.ca_file,
-        insecure=bool(configuration.flag("PROM_SSL_DISABLE", options.insecure)),
+        insecure=options.insecure,
         headers=headers_of(options.headers, configuration),
         patience=PROMETHEUS_RETRY_SECONDS,
         rate=options.rate,
-        compress=configuration.flag("PROM_COMPRESS", options.compress),
+        compress=options.compress,
         stop=stop,
     )
 
