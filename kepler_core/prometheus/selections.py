@@ -78,9 +78,7 @@ def select_metrics(
         elif mappings := needed.get(name, []):
             schema = uses.metrics[name].schema
             own = [*_where(mappings), *([] if spec is None else _matchers(spec, mappings, schema))]
-            if instance is not None and schema is uses.schemas[0][1]:
-                own.append(f"{schema.node_label}=~{promql_string(instance)}")
-            selections.append(Selection(name, (*own, *matchers), schema.node_label))
+            selections.append(_selection(name, uses, own, instance, matchers))
     return selections
 
 
@@ -112,17 +110,23 @@ def select_machine_metrics(
                 for other, use in uses.metrics.items()
                 if other not in selected and any(m.name in parts and not m.counter for m in use.mappings)
             }
-    selections = []
-    for name in sorted(chosen):
-        own = []
-        if (
-            instance is not None
-            and name in uses.metrics
-            and (schema := uses.metrics[name].schema) is uses.schemas[0][1]
-        ):
-            own.append(f"{schema.node_label}=~{promql_string(instance)}")
-        selections.append(Selection(name, (*own, *matchers)))
-    return selections
+    return [
+        _selection(name, uses, [], instance, matchers) if name in uses.metrics else Selection(name, tuple(matchers))
+        for name in sorted(chosen)
+    ]
+
+
+def _selection(
+    metric: str, uses: SchemaUse, own: Sequence[str], instance: str | None, matchers: Sequence[str]
+) -> Selection:
+    """Return the selection of a metric that a metric schema uses. `own` are label matchers for this metric alone.
+
+    The regular expression `instance` is applied only to metrics of the exporter that has the most metrics.
+    """
+    schema = uses.metrics[metric].schema
+    if instance is not None and schema is uses.schemas[0][1]:
+        own = [*own, f"{schema.node_label}=~{promql_string(instance)}"]
+    return Selection(metric, (*own, *matchers), schema.node_label)
 
 
 def _from_one_exporter(
