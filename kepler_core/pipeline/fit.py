@@ -53,7 +53,7 @@ class FitJob:
     splits: Mapping[SplitName, Sequence[Fold]]
     """Folds of each split (kind of held-out data) for which there are enough data.
 
-    If the validation scheme is one of these splits, this split has the list `folds`.
+    For the split that is the pipeline's validation scheme, these are the folds in the attribute `folds`.
     """
     seen: Seen
     baselines: Mapping[str, Mapping[str, float]]

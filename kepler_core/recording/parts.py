@@ -11,14 +11,14 @@ from kepler_core.recording.columns import Recording
 
 @attrs.frozen(eq=False)
 class Part:
-    """The series of some machines in a slice (period of time). Another process can unpickle and read it."""
+    """The series of some machines in a period of time. A part can be pickled, and read in another process."""
 
     start: float
-    """Start of the slice (period of time) in Unix seconds; minus infinity if it has no start."""
+    """Start of the period in Unix seconds; minus infinity if it has no start."""
     end: float
-    """End of the slice (period of time) in Unix seconds. This time itself is not in the slice."""
+    """End of the period in Unix seconds. The period does not include this time."""
     read: Callable[[], Recording]
-    """Read the part. It also has the minutes before and after its slice (period of time), for rates at the edges."""
+    """Function that reads the part, with some minutes before and after the period. Rates at its edges need them."""
 
 
 @attrs.frozen(eq=False)

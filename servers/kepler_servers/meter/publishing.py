@@ -60,7 +60,7 @@ class Publisher:
     """
 
     def __init__(self, outputs: Mapping[str, Output], valid_seconds: float) -> None:
-        """`outputs` has the outputs by name. Messages use these names. See `EnergyCounters` for `valid_seconds`."""
+        """Take the outputs, by the name that messages use. See `EnergyCounters` for `valid_seconds`."""
         self._outputs = dict(outputs)
         self._valid_seconds = valid_seconds
         self._energy = EnergyCounters()
